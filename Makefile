@@ -1,0 +1,31 @@
+# Every target works alone from a fresh clone: the first one makes the environment in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := outputs/demo
+
+.PHONY: setup demo test test-slow lint clean
+
+setup: .venv/installed
+
+.venv/installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or 3.12 is needed, found " + sys.version.split()[0] + "; set PYTHON=python3.12, say")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[digits,test]'
+	@touch $@
+
+demo: setup
+	JAX_PLATFORMS=cpu $(BIN)/python scripts/demo.py --output=$(DEMO)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv .cache outputs build *.egg-info

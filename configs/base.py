@@ -1,0 +1,127 @@
+"""Every configuration key, its default, its unit and where it comes from. Other configs change it.
+
+The defaults are the published LightningDiT recipe on ImageNet 256x256 (Yao et al., CVPR 2025,
+arXiv 2501.01423) and the VA-VAE f16d32 tokenizer. Keys that a job does not need are ignored by it;
+a key that is not listed here is an error.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The configuration that all others start from."""
+    c = ConfigDict()
+    c.kind = "lightningdit"  # what is trained: "lightningdit" (generator) or "vavae" (tokenizer)
+    c.seed = 0  # every random draw is a function of (seed, step or sample index)
+
+    c.mesh = ConfigDict()  # device mesh; one axis may be -1 and takes what is left
+    c.mesh.data = -1  # pure data parallelism
+    c.mesh.fsdp = 1  # data parallelism with parameters and optimizer state sharded
+    c.mesh.tensor = 1  # attention heads and MLP width sharded
+
+    c.compute = ConfigDict()
+    c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
+    c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"
+    c.compute.scan_unroll = 1  # blocks per iteration of the layer scan
+    c.compute.attention = "xla"  # "xla" or "cudnn" (NVIDIA GPUs, bfloat16)
+
+    c.model = ConfigDict()  # LightningDiT; sec. 4 of the paper, the release's yaml
+    c.model.variant = "XL/1"  # sets depth, hidden_size, num_heads and patch_size
+    c.model.depth = placeholder(int)  # these four override the variant
+    c.model.hidden_size = placeholder(int)
+    c.model.num_heads = placeholder(int)
+    c.model.patch_size = placeholder(int)
+    c.model.input_size = 16  # height and width of the latents
+    c.model.in_channels = 32  # channels of the latents
+    c.model.num_classes = 1000
+    c.model.mlp_ratio = 4.0  # MLP width over hidden_size; SwiGLU takes two thirds of it
+    c.model.class_dropout_prob = 0.1  # share of labels replaced by the null class in training
+    c.model.learn_sigma = False  # doubled output channels, second half dropped (DiT)
+    c.model.use_qknorm = False  # cures loss spikes on long runs, costs FID (release, issue 23)
+    c.model.use_swiglu = True
+    c.model.use_rope = True
+    c.model.use_rmsnorm = True
+    c.model.wo_shift = False  # adaLN without its shift
+
+    c.tokenizer = ConfigDict()  # VA-VAE; Rombach et al. 2022, release's vavae/configs
+    c.tokenizer.resolution = 256  # nominal; decides where attention sits
+    c.tokenizer.in_channels = 3
+    c.tokenizer.ch = 128  # channels of the first level
+    c.tokenizer.ch_mult = (1, 1, 2, 2, 4)  # per level; f = 2 ** (levels - 1)
+    c.tokenizer.num_res_blocks = 2
+    c.tokenizer.encoder_attn_resolutions = (16,)
+    c.tokenizer.decoder_attn_resolutions = (16,)
+    c.tokenizer.z_channels = 32
+    c.tokenizer.embed_dim = 32  # d: channels of the latents
+
+    c.data = ConfigDict()
+    c.data.source = "latents"  # "latents", "digits", "folder" or "tfds"
+    c.data.path = ""  # folder of latent shards, of class folders, or TFDS data_dir
+    c.data.split = "train"  # of digits ("train", "test", "all") and of TFDS
+    c.data.tfds_name = "imagenet2012"
+    c.data.augment = "random_crop"  # of images in training: "random_crop" or "center_crop"
+    c.data.flip = True  # horizontal flip with probability 1/2
+    c.data.latent_norm = True  # (x - mean) / std per channel
+    c.data.latent_multiplier = 1.0  # 0.18215 for the Stable Diffusion VAE
+    c.data.num_threads = 8  # decoding and reading threads
+    c.data.prefetch_batches = 4
+
+    c.optimizer = ConfigDict()  # AdamW
+    c.optimizer.learning_rate = 2e-4  # constant, never scaled by the batch
+    c.optimizer.warmup_steps = 0  # linear from 0
+    c.optimizer.beta1 = 0.9
+    c.optimizer.beta2 = 0.95
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as in the published configs
+
+    c.flow = ConfigDict()  # training of the generator
+    c.flow.timesteps = "logit_normal"  # or "uniform"
+    c.flow.logit_mean = 0.0
+    c.flow.logit_std = 1.0
+    c.flow.uniform_from_step = -1  # step at which timesteps become uniform; -1 is never
+    c.flow.cosine_weight = 1.0  # of 1 - cos(prediction, target) beside the squared error
+
+    c.vae_loss = ConfigDict()  # training of the tokenizer
+    c.vae_loss.pixel_weight = 1.0  # L1, summed over the image
+    c.vae_loss.kl_weight = 1e-6
+
+    c.train = ConfigDict()
+    c.train.num_steps = 80_000
+    c.train.batch_size = 1024  # global
+    c.train.ema_decay = 0.9999  # 0 keeps no average
+    c.train.log_every_steps = 100
+    c.train.checkpoint_every_steps = 20_000
+    c.train.keep_checkpoints = 2  # older ones are deleted
+    c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"
+    c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same
+
+    c.sample = ConfigDict()  # guided sampling, sec. 5.1 of the paper
+    c.sample.checkpoint = ""  # of the generator; empty is the newest in the workdir
+    c.sample.tokenizer = ""  # checkpoint that decodes the latents
+    c.sample.num_samples = 50_000
+    c.sample.batch_size = 256  # global; changes no result
+    c.sample.labels = "random"  # "random", "balanced", or a list such as "207,387"
+    c.sample.num_steps = 250  # grid points: 250 is 249 evaluations
+    c.sample.solver = "euler"
+    c.sample.cfg_scale = 10.0  # 1 is no guidance
+    c.sample.cfg_channels = 3  # guided channels; 0 is all. Published scales mean 3
+    c.sample.cfg_interval_start = 0.10  # no guidance at earlier times
+    c.sample.timestep_shift = 0.3  # t -> s t / (1 + (s - 1) t); 0 is off
+    c.sample.use_ema = True
+
+    c.extract = ConfigDict()  # latents of every image of data.source
+    c.extract.path = ""  # output folder; empty is WORKDIR/latents
+    c.extract.checkpoint = ""  # of the tokenizer; empty is the newest in the workdir
+    c.extract.batch_size = 64  # global
+    c.extract.shard_size = 10_000  # images per file
+
+    c.evaluate = ConfigDict()
+    c.evaluate.metric = "fid"  # of a generator: "fid", or "digits" (recognised by a classifier)
+    c.evaluate.split = "test"  # images a tokenizer is evaluated on
+    c.evaluate.num_images = 50_000  # at most
+    c.evaluate.batch_size = 64  # global
+
+    c.lock()
+    return c

@@ -1,0 +1,38 @@
+"""A small tokenizer on scikit-learn's handwritten digits: no download, minutes on a laptop.
+
+1,797 digits of 8x8 pixels (Alpaydin & Kaynak 1998), upscaled to 32x32.
+
+    python main.py --config=configs/digits_vavae.py --workdir=outputs/demo/tokenizer
+"""
+
+from configs import base
+
+
+def get_config():
+    """f8d8 on 32x32 images."""
+    c = base.get_config()
+    c.kind = "vavae"
+    c.compute.dtype = "float32"
+    c.tokenizer.resolution = 32
+    c.tokenizer.ch = 32
+    c.tokenizer.ch_mult = (1, 1, 2, 2)
+    c.tokenizer.num_res_blocks = 1
+    c.tokenizer.encoder_attn_resolutions = ()
+    c.tokenizer.decoder_attn_resolutions = ()
+    c.tokenizer.z_channels = 8
+    c.tokenizer.embed_dim = 8
+    c.data.source = "digits"
+    c.data.augment = "center_crop"
+    c.data.flip = False
+    c.data.num_threads = 2
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.warmup_steps = 50
+    c.optimizer.beta2 = 0.99
+    c.vae_loss.kl_weight = 1e-3
+    c.train.num_steps = 400
+    c.train.batch_size = 64
+    c.train.ema_decay = 0.0
+    c.train.log_every_steps = 20
+    c.train.checkpoint_every_steps = 200
+    c.extract.path = "outputs/demo/latents"
+    return c

@@ -1,0 +1,13 @@
+"""LightningDiT-B/1 on VA-VAE f16d32 latents: 131 M parameters; the paper's tokenizer tables train it for 160 epochs.
+
+python main.py --config=configs/dit_b.py --workdir=runs/dit_b --config.data.path=LATENTS
+"""
+
+from configs import base
+
+
+def get_config():
+    """The recipe of base with another size."""
+    c = base.get_config()
+    c.model.variant = "B/1"
+    return c

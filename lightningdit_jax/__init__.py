@@ -1,0 +1,1 @@
+"""LightningDiT and VA-VAE in JAX and Flax, for TPU pods and GPUs."""

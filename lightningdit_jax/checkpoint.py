@@ -1,0 +1,132 @@
+"""Orbax checkpoints over plain pytrees: every part of a run is an item of its own.
+
+A checkpoint is a directory with one Orbax item per array tree (`params`, and where they exist
+`ema`, `opt_state`) and JSON items (`meta`: kind, architecture, step, config; `loop`: data position,
+metrics of the unfinished logging window). A training run keeps them as WORKDIR/checkpoints/STEP;
+a converted checkpoint is one such directory alone.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+FORMAT_VERSION = 1
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint read back: `arrays` and `json` by item name."""
+
+    step: int
+    arrays: dict[str, Tree]
+    json: dict[str, dict]
+
+
+class TrainingCheckpoints:
+    """The checkpoints of one run under WORKDIR/checkpoints, written in the background."""
+
+    def __init__(self, workdir: str, *, keep: int):
+        self.directory = epath.Path(workdir) / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, enable_async_checkpointing=True
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint; half-written ones do not count."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
+        """Starts writing and returns when the arrays have left the device."""
+        self._manager.save(step, args=_save_args(arrays, json))
+
+    def restore(
+        self, abstract: Mapping[str, Tree], json: tuple[str, ...], step: int | None = None
+    ) -> Restored:
+        """Reads the items of `abstract` (ShapeDtypeStruct with sharding) and the JSON items."""
+        self.wait()
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint under {self.directory}")
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
+                **{name: ocp.args.JsonRestore() for name in json},
+            ),
+        )
+        return Restored(
+            step, {name: items[name] for name in abstract}, {name: items[name] for name in json}
+        )
+
+    def wait(self) -> None:
+        """Blocks until everything started is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the writer."""
+        self._manager.close()
+
+
+def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
+    """Writes one checkpoint directory; it appears under its name only when complete."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        writer.save(epath.Path(path), args=_save_args(arrays, json))
+
+
+def find_checkpoint(path: str) -> epath.Path:
+    """The checkpoint directory that `path` means: itself, or the newest of a run.
+
+    path: a checkpoint directory, a workdir, or its `checkpoints` folder. Raises FileNotFoundError.
+    """
+    root = epath.Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no checkpoint at {root}: there is no such directory")
+    if (root / "meta").is_dir():
+        return root
+    for folder in (root / "checkpoints", root):
+        if folder.is_dir():
+            steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+            if steps:
+                return folder / str(max(steps))
+    raise FileNotFoundError(
+        f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or a workdir with "
+        "'checkpoints/STEP'; train first, or convert weights with convert_torch_weights.py"
+    )
+
+
+def read_meta(checkpoint: epath.Path) -> dict:
+    """What the checkpoint says of itself: kind, architecture, step, config, latent statistics."""
+    handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+    meta = handler.restore(checkpoint / "meta", args=ocp.args.JsonRestore())
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{checkpoint} has format version {meta.get('format_version')}; "
+            f"this program reads version {FORMAT_VERSION}"
+        )
+    return meta
+
+
+def item_names(checkpoint: epath.Path) -> set[str]:
+    """Names of the items in a checkpoint directory."""
+    return {p.name for p in checkpoint.iterdir() if p.is_dir()}
+
+
+def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
+    """Reads one item into the shapes, types and shardings of `abstract`."""
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(checkpoint / item, abstract)
+
+
+def _save_args(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> ocp.args.Composite:
+    return ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+        **{name: ocp.args.JsonSave(value) for name, value in json.items()},
+    )

@@ -1,0 +1,273 @@
+"""Frozen dataclasses built from a ConfigDict; unknown, missing and mistyped keys are errors.
+
+Defaults, units and sources of the keys stand in configs/base.py and nowhere else.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lightningdit_jax.errors import unknown_name
+
+Kind = Literal["lightningdit", "vavae"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+    dtype: Literal["float32", "bfloat16"]
+    remat: str
+    scan_unroll: int
+    attention: Literal["xla", "cudnn"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    variant: str
+    depth: int | None
+    hidden_size: int | None
+    num_heads: int | None
+    patch_size: int | None
+    input_size: int
+    in_channels: int
+    num_classes: int
+    mlp_ratio: float
+    class_dropout_prob: float
+    learn_sigma: bool
+    use_qknorm: bool
+    use_swiglu: bool
+    use_rope: bool
+    use_rmsnorm: bool
+    wo_shift: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    resolution: int
+    in_channels: int
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    encoder_attn_resolutions: tuple[int, ...]
+    decoder_attn_resolutions: tuple[int, ...]
+    z_channels: int
+    embed_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: Literal["latents", "digits", "folder", "tfds"]
+    path: str
+    split: str
+    tfds_name: str
+    augment: Literal["random_crop", "center_crop"]
+    flip: bool
+    latent_norm: bool
+    latent_multiplier: float
+    num_threads: int
+    prefetch_batches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    timesteps: Literal["logit_normal", "uniform"]
+    logit_mean: float
+    logit_std: float
+    uniform_from_step: int
+    cosine_weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class VAELossConfig:
+    pixel_weight: float
+    kl_weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    num_steps: int
+    batch_size: int
+    ema_decay: float
+    log_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    nonfinite: Literal["stop", "skip", "rollback"]
+    max_nonfinite: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    checkpoint: str
+    tokenizer: str
+    num_samples: int
+    batch_size: int
+    labels: str
+    num_steps: int
+    solver: str
+    cfg_scale: float
+    cfg_channels: int
+    cfg_interval_start: float
+    timestep_shift: float
+    use_ema: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    path: str
+    checkpoint: str
+    batch_size: int
+    shard_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    metric: Literal["fid", "digits"]
+    split: str
+    num_images: int
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run. The keys are explained in configs/base.py."""
+
+    kind: Kind
+    seed: int
+    mesh: MeshConfig
+    compute: ComputeConfig
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    flow: FlowConfig
+    vae_loss: VAELossConfig
+    train: TrainConfig
+    sample: SampleConfig
+    extract: ExtractConfig
+    evaluate: EvaluateConfig
+
+
+# Smallest sensible value per key; anything below is refused before work begins.
+_MINIMUM = {
+    "seed": 0,
+    "compute.scan_unroll": 1,
+    "model.num_classes": 1,
+    "data.num_threads": 1,
+    "data.prefetch_batches": 1,
+    "optimizer.learning_rate": 0.0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.max_grad_norm": 0.0,
+    "train.num_steps": 1,
+    "train.batch_size": 1,
+    "train.ema_decay": 0.0,
+    "train.log_every_steps": 1,
+    "train.checkpoint_every_steps": 1,
+    "train.keep_checkpoints": 1,
+    "train.max_nonfinite": 1,
+    "sample.num_samples": 1,
+    "sample.batch_size": 1,
+    "sample.num_steps": 2,
+    "sample.cfg_channels": 0,
+    "sample.timestep_shift": 0.0,
+    "extract.batch_size": 1,
+    "extract.shard_size": 1,
+    "evaluate.num_images": 1,
+    "evaluate.batch_size": 1,
+}
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Builds a Config from a ConfigDict or nested dict.
+
+    Raises ValueError naming the key for unknown (with the nearest known name), missing, mistyped
+    and out-of-range values.
+    """
+    config = _build(Config, values, "")
+    for key, minimum in _MINIMUM.items():
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value < minimum:
+            raise ValueError(f"config.{key} is {value}; expected at least {minimum}")
+    return config
+
+
+def key_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """All dotted keys, leaves only: ["kind", "seed", "mesh.data", ...]."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            names += key_names(hint, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Checks the keys of `--config.a.b=value` arguments.
+
+    Raises ValueError naming the unknown key and the nearest known one.
+    """
+    for argument in arguments:
+        if argument.startswith("--config."):
+            key = argument.removeprefix("--config.").partition("=")[0]
+            if key not in key_names():
+                raise ValueError(unknown_name("config key", key, key_names()))
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ValueError(unknown_name("config key", prefix + key, key_names()))
+    fields = {}
+    for name, hint in hints.items():
+        if name not in values:
+            raise ValueError(f"config.{prefix}{name} is missing; configs/base.py sets every key")
+        if dataclasses.is_dataclass(hint):
+            fields[name] = _build(hint, values[name], f"{prefix}{name}.")
+        else:
+            fields[name] = _convert(values[name], hint, prefix + name)
+    return cls(**fields)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ValueError(unknown_name(f"value of config.{key}", str(value), choices))
+        return value
+    if origin in (types.UnionType, typing.Union):
+        inner = next(h for h in typing.get_args(hint) if h is not types.NoneType)
+        return None if value is None else _convert(value, inner, key)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f"config.{key} is {value!r}; expected a tuple of {inner.__name__}")
+        return tuple(_convert(v, inner, key) for v in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"config.{key} is {value!r}; expected {hint.__name__}")
+    return value

@@ -1,0 +1,156 @@
+"""Images with labels: what a source of them is, folders of class folders, and cropping."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+# Those of torchvision's ImageFolder.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class ImageSource(Protocol):
+    """Random access to labelled images; safe to read from several threads."""
+
+    class_names: Sequence[str]
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """An RGB image of its own size."""
+        ...
+
+    def label(self, index: int) -> int:
+        """In [0, num_classes)."""
+        ...
+
+
+class ImageFolder:
+    """A folder with one folder of images per class, in the order of torchvision's ImageFolder.
+
+    Classes are the subfolders by name; images are found at any depth below, by path.
+    `labels` int64 [N]; `paths` are those of the images.
+    Raises FileNotFoundError if the folder or its class folders are missing, or a class folder
+    holds no image (named).
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        folder = pathlib.Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder}: no such folder of images. Set config.data.path to a folder with one "
+                "folder of images per class"
+            )
+        self.class_names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        if not self.class_names:
+            raise FileNotFoundError(
+                f"{folder} holds no folders; expected one folder of images per class"
+            )
+        self.paths: list[str] = []
+        labels = []
+        for label, name in enumerate(self.class_names):
+            found = _images_below(folder / name)
+            if not found:
+                raise FileNotFoundError(
+                    f"{folder / name} holds no images ({' '.join(EXTENSIONS)}). Every folder in "
+                    f"{folder} counts as a class: fill it or move it away"
+                )
+            self.paths += found
+            labels += [label] * len(found)
+        self.labels = np.array(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def image(self, index: int) -> Image.Image:
+        """Raises ValueError naming the file if it cannot be decoded."""
+        return decode_rgb(self.paths[index], self.paths[index])
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+
+def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
+    """Decodes an image file of any mode to RGB as torchvision does (alpha is dropped).
+
+    Raises ValueError naming it `name` if that fails.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    # Pillow raises OSError, SyntaxError, ValueError and others, by format.
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot be decoded as an image: {error}. Replace or remove it"
+        ) from error
+
+
+def _images_below(folder: pathlib.Path) -> list[str]:
+    return [
+        os.path.join(root, name)
+        for root, _, names in sorted(os.walk(folder, followlinks=True))
+        for name in sorted(names)
+        if name.lower().endswith(EXTENSIONS)
+    ]
+
+
+def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:
+    """ADM's centre crop of an RGB image, uint8 [size, size, 3].
+
+    Halved with a box filter while the short side stays at least twice `size`, then resized to it
+    bicubically, then cropped (Dhariwal & Nichol 2021, guided-diffusion's image_datasets).
+    """
+    while min(image.size) >= 2 * size:
+        halves = tuple(side // 2 for side in image.size)
+        image = image.resize(halves, Image.Resampling.BOX)
+    scale = size / min(image.size)
+    resized = tuple(round(side * scale) for side in image.size)
+    image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in resized)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def resize_and_crop(image: Image.Image, size: int, top: float, left: float) -> np.ndarray:
+    """A crop of an RGB image whose short side is resized to `size`, uint8 [size, size, 3].
+
+    top, left: in [0, 1), where the crop lies among the possible places. Bilinear without
+    antialiasing, as the release's VA-VAE training does (albumentations' SmallestMaxSize and
+    RandomCrop on OpenCV); only the crop is computed.
+    """
+    width, height = image.size
+    scale = size / min(width, height)
+    rows = _bilinear_taps(height, round(height * scale), size, top)
+    columns = _bilinear_taps(width, round(width * scale), size, left)
+    pixels = np.asarray(image)
+    upper, lower, down = rows
+    down = down[:, None, None]
+    pixels = pixels[upper] * (1 - down) + pixels[lower] * down  # [size, width, 3]
+    near, far, right = columns
+    right = right[:, None]
+    pixels = pixels[:, near] * (1 - right) + pixels[:, far] * right
+    return (pixels + 0.5).astype(np.uint8)
+
+
+def _bilinear_taps(
+    length: int, resized: int, size: int, place: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source positions before and after each of `size` pixels of the crop, and the second's weight.
+
+    Pixel centres lie at half-integers; the border pixel is repeated.
+    """
+    first = int((resized - size + 1) * place)
+    centres = (first + np.arange(size) + 0.5) * (length / resized) - 0.5
+    before = np.floor(centres)
+    weight = (centres - before).astype(np.float32)
+    before = before.astype(np.int64)
+    return before.clip(0, length - 1), (before + 1).clip(0, length - 1), weight

@@ -1,0 +1,316 @@
+"""Latents in the release's published format: safetensors shards and per-channel statistics.
+
+A folder holds `latents_rank{RR}_shard{SSS}.safetensors`, each with `latents` and `latents_flip`
+[N, C, H, W] (posterior samples of the images and of the mirrored images) and `labels` [N], and
+`latents_stats.safetensors` or the release's `latents_stats.pt`. NCHW exists only in these files;
+everything that leaves this module is NHWC.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from lightningdit_jax.torch_reader import read_torch
+
+STATS_NAME = "latents_stats.safetensors"
+TORCH_STATS_NAME = "latents_stats.pt"
+
+_LATENT_DTYPES = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentStats:
+    """Mean and standard deviation of every latent channel, float32 [C]."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def load_stats(folder: epath.PathLike) -> LatentStats:
+    """Statistics of a latents folder: its latents_stats.safetensors, else its latents_stats.pt.
+
+    Raises FileNotFoundError if there is neither, and ValueError naming the file if it does not
+    hold `mean` and `std` of the same size, finite, and std positive.
+    """
+    folder = epath.Path(folder)
+    path = folder / STATS_NAME
+    if path.exists():
+        try:
+            tensors = safetensors.numpy.load(path.read_bytes())
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    elif (path := folder / TORCH_STATS_NAME).exists():
+        tensors = read_torch(path)
+    else:
+        raise FileNotFoundError(
+            f"{folder} has neither {STATS_NAME} nor {TORCH_STATS_NAME}; --mode=extract writes the "
+            "first beside the latents, and the release publishes the second beside its tokenizer"
+        )
+    if not isinstance(tensors, dict) or not {"mean", "std"} <= tensors.keys():
+        raise ValueError(f"{path} lacks 'mean' or 'std'; expected both, [1, C, 1, 1]")
+    mean, std = (np.array(tensors[k], np.float32).reshape(-1) for k in ("mean", "std"))
+    if mean.shape != std.shape or not np.isfinite([mean, std]).all() or (std <= 0).any():
+        raise ValueError(
+            f"{path} has mean of {mean.size} and std of {std.size} channels, smallest std "
+            f"{std.min(initial=np.inf)}; expected the same number, finite, std above 0"
+        )
+    return LatentStats(mean, std)
+
+
+def save_stats(folder: epath.PathLike, stats: LatentStats) -> None:
+    """Writes latents_stats.safetensors, `mean` and `std` float32 [1, C, 1, 1]."""
+    tensors = {
+        "mean": np.asarray(stats.mean, np.float32).reshape(1, -1, 1, 1),
+        "std": np.asarray(stats.std, np.float32).reshape(1, -1, 1, 1),
+    }
+    _write_atomically(epath.Path(folder) / STATS_NAME, safetensors.numpy.save(tensors))
+
+
+def compute_stats(shards: "LatentShards", limit: int | None = None) -> LatentStats:
+    """Mean and unbiased standard deviation per channel over the unflipped latents.
+
+    One pass in float64, merging the moments of blocks (Chan et al. 1983), over all latents or the
+    first `limit`. The release takes 10,000 at random.
+    """
+    total = len(shards) if limit is None else min(limit, len(shards))
+    count, mean, m2 = 0, np.zeros(shards.shape[-1]), np.zeros(shards.shape[-1])
+    for start in range(0, total, 256):
+        indices = np.arange(start, min(start + 256, total))
+        block = shards.read(indices, np.zeros(len(indices), bool)).astype(np.float64)
+        block = block.reshape(-1, block.shape[-1])
+        block_mean = block.mean(0)
+        delta = block_mean - mean
+        merged = count + len(block)
+        m2 += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * len(block) / merged)
+        mean += delta * (len(block) / merged)
+        count = merged
+    return LatentStats(mean.astype(np.float32), np.sqrt(m2 / (count - 1)).astype(np.float32))
+
+
+def write_shard(
+    folder: epath.PathLike,
+    rank: int,
+    shard: int,
+    latents: np.ndarray,
+    latents_flip: np.ndarray,
+    labels: np.ndarray,
+) -> epath.Path:
+    """Writes one shard as the release's extract_features.py does, and returns its path.
+
+    latents, latents_flip: [N, H, W, C], written as float32 [N, C, H, W]. labels: [N], written as
+    int64. The file appears under its name only when it is complete.
+    Raises ValueError if the three do not belong together.
+    """
+    if (
+        latents.ndim != 4
+        or latents.shape != latents_flip.shape
+        or labels.shape != latents.shape[:1]
+    ):
+        raise ValueError(
+            f"latents {latents.shape}, latents_flip {latents_flip.shape} and labels {labels.shape} "
+            "do not fit; expected [N, H, W, C], the same, and [N]"
+        )
+    tensors = {
+        "latents": np.ascontiguousarray(np.moveaxis(latents, -1, 1), np.float32),
+        "latents_flip": np.ascontiguousarray(np.moveaxis(latents_flip, -1, 1), np.float32),
+        "labels": np.ascontiguousarray(labels, np.int64),
+    }
+    metadata = {"total_size": str(len(labels)), "dtype": "torch.float32", "device": "cpu"}
+    path = epath.Path(folder) / f"latents_rank{rank:02d}_shard{shard:03d}.safetensors"
+    _write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    return path
+
+
+def _write_atomically(path: epath.Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.tmp"
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A tensor inside a safetensors file; `begin` and `end` count from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class LatentShards:
+    """Random access by the batch to a folder of latent shards, memory-mapped.
+
+    The order is that of the release: files by name, then rows. Everything but the latents
+    themselves is read and checked on construction; the files are mapped when first used. Can be
+    pickled; the maps are then opened anew.
+
+    Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
+    the file that is truncated, damaged, lacks a tensor, or differs from the others.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        folder = pathlib.Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder}: no such folder of latents. Set config.data.path to a local or mounted "
+                "(gcsfuse) folder that --mode=extract wrote"
+            )
+        self.folder = folder
+        names = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("."))
+        self._paths = [folder / name for name in names if name != STATS_NAME]
+        if not self._paths:
+            raise FileNotFoundError(
+                f"{folder} holds no latents_rank*_shard*.safetensors. Run --mode=extract, or point "
+                "config.data.path to the folder it wrote"
+            )
+        self._headers = [_read_header(path) for path in self._paths]
+        for path, header in zip(self._paths, self._headers):
+            _check_header(path, header)
+            first, this = self._headers[0]["latents"], header["latents"]
+            if (this.dtype, this.shape[1:]) != (first.dtype, first.shape[1:]):
+                raise ValueError(
+                    f"{path} has latents {this.dtype} {list(this.shape[1:])}, but "
+                    f"{self._paths[0].name} has {first.dtype} {list(first.shape[1:])}; a folder "
+                    "holds the latents of one tokenizer"
+                )
+        self._starts = np.cumsum([0] + [h["labels"].shape[0] for h in self._headers])
+        if len(self) == 0:
+            raise ValueError(f"{folder}: none of its {len(self._paths)} shards holds a latent")
+        self._maps: dict[int, np.ndarray] = {}
+        self.labels = np.concatenate(  # int64 [N], copied into memory
+            [self._tensor(i, "labels") for i in range(len(self._paths))]
+        )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_maps": {}}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one latent."""
+        channels, height, width = self._headers[0]["latents"].shape[1:]
+        return height, width, channels
+
+    def read(self, indices: np.ndarray, flip: np.ndarray) -> np.ndarray:
+        """Latents [B, H, W, C] float32 at `indices` [B]; the mirrored image's where `flip` [B].
+
+        Raises IndexError for an index outside [0, len).
+        """
+        indices, flip = np.asarray(indices, np.int64), np.asarray(flip, bool)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(
+                f"latents {indices.min()}..{indices.max()} of {self.folder}, which has {len(self)}"
+            )
+        latents = np.empty((len(indices), *self.shape), np.float32)
+        shard = np.searchsorted(self._starts, indices, side="right") - 1
+        # One gather per tensor touched: Python's cost per record is what limits a reader.
+        group = 2 * shard + flip
+        order = np.argsort(group, kind="stable")
+        cuts = np.flatnonzero(np.diff(group[order])) + 1
+        for places in np.split(order, cuts) if len(order) else []:
+            i = shard[places[0]]
+            stored = self._tensor(i, "latents_flip" if flip[places[0]] else "latents")
+            latents[places] = stored[indices[places] - self._starts[i]].transpose(0, 2, 3, 1)
+        return latents
+
+    def check(self, in_channels: int, input_size: int, num_classes: int) -> None:
+        """Raises ValueError unless the latents fit a model of these channels, size and classes."""
+        height, width, channels = self.shape
+        if channels != in_channels:
+            raise ValueError(
+                f"{self.folder} holds latents of {channels} channels, but config.model.in_channels "
+                f"is {in_channels}"
+            )
+        if (height, width) != (input_size, input_size):
+            raise ValueError(
+                f"{self.folder} holds latents of {height}x{width}, but config.model.input_size is "
+                f"{input_size}"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"{self.folder} holds labels from {low} to {high}, but config.model.num_classes is "
+                f"{num_classes}; expected labels from 0 to {num_classes - 1}"
+            )
+
+    def _tensor(self, i: int, name: str) -> np.ndarray:
+        if i not in self._maps:
+            self._maps[i] = np.memmap(self._paths[i], np.uint8, mode="r")
+        tensor = self._headers[i][name]
+        dtype = np.dtype("<i8") if name == "labels" else _LATENT_DTYPES[tensor.dtype]
+        return np.ndarray(tensor.shape, dtype, buffer=self._maps[i], offset=tensor.begin)
+
+
+def _read_header(path: pathlib.Path) -> dict[str, _Tensor]:
+    """Parses the header: its length as 8 bytes, JSON, then the tensors.
+
+    Raises ValueError if the file's size is not what the header says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or 8 + length > size:
+            raise ValueError(
+                f"{path} is truncated or not safetensors: {size} bytes, while its header alone "
+                f"would take {8 + length}. Copy or extract it again"
+            )
+        try:
+            entries = json.loads(file.read(length))
+            entries.pop("__metadata__", None)
+            tensors = {
+                name: _Tensor(
+                    e["dtype"], tuple(e["shape"]), *(8 + length + o for o in e["data_offsets"])
+                )
+                for name, e in entries.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} has a damaged safetensors header: {error!r}") from error
+    expected = max((tensor.end for tensor in tensors.values()), default=8 + length)
+    if size != expected:
+        raise ValueError(
+            f"{path} is truncated or damaged: {size} bytes, expected {expected}. Copy or extract "
+            "it again"
+        )
+    return tensors
+
+
+def _check_header(path: pathlib.Path, header: dict[str, _Tensor]) -> None:
+    for name in ("latents", "latents_flip", "labels"):
+        if name not in header:
+            raise ValueError(
+                f"{path} lacks the tensor '{name}', it has {sorted(header)}. A folder of latents "
+                "holds nothing else with the suffix .safetensors"
+            )
+    latents, flip, labels = header["latents"], header["latents_flip"], header["labels"]
+    if latents.dtype not in _LATENT_DTYPES or labels.dtype != "I64":
+        raise ValueError(
+            f"{path} has latents {latents.dtype} and labels {labels.dtype}; expected "
+            f"{' or '.join(_LATENT_DTYPES)}, and I64"
+        )
+    if len(latents.shape) != 4 or labels.shape != latents.shape[:1]:
+        raise ValueError(
+            f"{path} has latents {list(latents.shape)} and labels {list(labels.shape)}; expected "
+            "[N, C, H, W] and [N]"
+        )
+    if (flip.dtype, flip.shape) != (latents.dtype, latents.shape):
+        raise ValueError(
+            f"{path} has latents_flip {flip.dtype} {list(flip.shape)}, but latents "
+            f"{latents.dtype} {list(latents.shape)}"
+        )
+    for tensor in (latents, flip, labels):
+        itemsize = 8 if tensor is labels else _LATENT_DTYPES[tensor.dtype].itemsize
+        if tensor.end - tensor.begin != itemsize * math.prod(tensor.shape):
+            raise ValueError(f"{path} is damaged: a tensor's size differs from its shape")

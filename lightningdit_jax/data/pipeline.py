@@ -1,0 +1,265 @@
+"""The Grain pipeline: a data set whose elements are whole batches, and what fills them.
+
+Element k is global batch k. It takes the positions p = k B ... k B + B - 1 of an endless stream in
+which position p is record permutation(seed, p // N)[p % N]: every record comes exactly once per
+epoch, a batch may straddle epochs, nothing is dropped. Process i of n reads the rows
+[i B / n, (i + 1) B / n) of each batch. So the state of an iterator is the number of the next batch
+and nothing else; it holds for any number of processes.
+
+All randomness is a hash of (seed, what it is for, epoch, record), so it depends neither on the
+number of processes or threads nor on the batch size, nor on the version of a random generator.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol
+
+import grain
+import numpy as np
+
+from lightningdit_jax.data.images import ImageSource, center_crop_adm, resize_and_crop
+from lightningdit_jax.data.latents import LatentShards, LatentStats
+
+Batch = dict[str, np.ndarray]
+
+
+class BatchSource(Protocol):
+    """Records that are read a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def read_batch(
+        self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
+    ) -> Batch:
+        """Records `indices` int64 [b], mirrored where `flip` bool [b].
+
+        crop: [b, 2] in [0, 1), where a random crop lies between top and bottom, left and right.
+        None, in evaluation, asks for the centre. Sources that do not crop ignore it.
+        """
+        ...
+
+
+class LatentBatches:
+    """Latents, normalised: {"latents": [b, H, W, C] float32, "labels": [b] int32}.
+
+    (x - mean) / std * multiplier, or x * multiplier where `stats` is None. A flip is the stored
+    latent of the mirrored image.
+    Raises ValueError if the statistics are of another number of channels.
+    """
+
+    def __init__(self, shards: LatentShards, stats: LatentStats | None, multiplier: float):
+        if stats is not None and stats.mean.shape != shards.shape[-1:]:
+            raise ValueError(
+                f"{shards.folder} holds latents of {shards.shape[-1]} channels, but its statistics "
+                f"are of {stats.mean.size}. Compute them again with --mode=extract"
+            )
+        self._shards, self._stats, self._multiplier = shards, stats, np.float32(multiplier)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def read_batch(
+        self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
+    ) -> Batch:
+        """See BatchSource."""
+        latents = self._shards.read(indices, flip)
+        if self._stats is not None:
+            latents -= self._stats.mean
+            latents /= self._stats.std
+        latents *= self._multiplier
+        return {"latents": latents, "labels": self._shards.labels[indices].astype(np.int32)}
+
+
+class ImageBatches:
+    """Images, cropped: {"images": [b, R, R, 3] uint8, "labels": [b] int32}.
+
+    They stay uint8 until they are on the device, a quarter of the transfer. "center_crop" is ADM's
+    for every batch; "random_crop" is the release's VA-VAE training, where a crop is drawn, and
+    ADM's elsewhere. Decodes with `num_threads` threads.
+    Raises ValueError for another `augment`.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        resolution: int,
+        augment: Literal["random_crop", "center_crop"],
+        num_threads: int,
+    ):
+        if augment not in ("random_crop", "center_crop"):
+            raise ValueError(f"augment is {augment!r}; expected 'random_crop' or 'center_crop'")
+        self._source, self._resolution, self._augment = source, resolution, augment
+        self._num_threads = num_threads
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k != "_pool"}
+
+    @functools.cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
+
+    def read_batch(
+        self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
+    ) -> Batch:
+        """See BatchSource."""
+        crops = crop if crop is not None and self._augment == "random_crop" else [None] * len(flip)
+        images = np.empty((len(indices), self._resolution, self._resolution, 3), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+
+        def fill(row: int) -> None:
+            index = int(indices[row])
+            image = self._source.image(index)
+            if crops[row] is None:
+                pixels = center_crop_adm(image, self._resolution)
+            else:
+                pixels = resize_and_crop(image, self._resolution, *crops[row])
+            images[row] = pixels[:, ::-1] if flip[row] else pixels
+            labels[row] = self._source.label(index)
+
+        for _ in self._pool.map(fill, range(len(indices))):
+            pass  # raises what a thread raised
+        return {"images": images, "labels": labels}
+
+
+def make_pipeline(
+    source: BatchSource,
+    *,
+    global_batch_size: int,
+    seed: int,
+    flip: bool,
+    shuffle: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int,
+    prefetch_batches: int,
+) -> grain.IterDataset:
+    """Endless training batches of this process: arrays of global_batch_size / process_count rows.
+
+    `flip` mirrors each record with probability 1/2, drawn anew every epoch. Iterators are
+    checkpointable: get_state() is {"next_index": k}, the same for every process and any
+    process_count.
+    Raises ValueError for an empty source or a batch that the processes cannot share equally.
+    """
+    if len(source) == 0:
+        raise ValueError("the data source is empty; expected at least one record")
+    if global_batch_size < 1 or global_batch_size % process_count:
+        raise ValueError(
+            f"config.train.batch_size is {global_batch_size}; expected a multiple of the "
+            f"{process_count} processes, at least {process_count}"
+        )
+    rows = global_batch_size // process_count
+    batches = _TrainingBatches(
+        source, global_batch_size, process_index * rows, rows, seed, flip, shuffle
+    )
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch_batches)
+    return grain.MapDataset.source(batches).to_iter_dataset(options)
+
+
+def sequential_batches(
+    source: BatchSource, batch_size: int, start: int, stop: int, flip: bool = False
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Records start ... stop - 1 once each, in order, centre crops: pairs (indices [b], batch).
+
+    The last batch may be short. The next batch is read while this one is used.
+    Raises ValueError for a range outside the source or a batch size below 1.
+    """
+    if not 0 <= start <= stop <= len(source) or batch_size < 1:
+        raise ValueError(
+            f"records {start} to {stop} of {len(source)} in batches of {batch_size}; expected "
+            "0 <= start <= stop <= len and a batch of at least 1"
+        )
+    batches = _SequentialBatches(source, batch_size, start, stop, flip)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+
+
+class _TrainingBatches:
+    """Rows [first_row, first_row + rows) of every global batch."""
+
+    def __init__(
+        self,
+        source: BatchSource,
+        global_batch_size: int,
+        first_row: int,
+        rows: int,
+        seed: int,
+        flip: bool,
+        shuffle: bool,
+    ):
+        self._source, self._global_batch_size = source, global_batch_size
+        self._first_row, self._rows = first_row, rows
+        self._seed, self._flip, self._shuffle = seed, flip, shuffle
+
+    def __len__(self) -> int:
+        return np.iinfo(np.int64).max // self._global_batch_size  # without end
+
+    def __getitem__(self, k: int) -> Batch:
+        size = len(self._source)
+        positions = k * self._global_batch_size + self._first_row + np.arange(self._rows)
+        epochs, indices = positions // size, positions % size
+        if self._shuffle:
+            for epoch in np.unique(epochs):
+                of_epoch = epochs == epoch
+                order = _permutation(self._seed, int(epoch), size)
+                indices[of_epoch] = order[indices[of_epoch]]
+        if self._flip:
+            flip = _random_bits(self._seed, "flip", epochs, indices) >> np.uint64(63) == 1
+        else:
+            flip = np.zeros(len(indices), bool)
+        axes = ("crop top", "crop left")
+        crop = np.stack([_uniform(self._seed, axis, epochs, indices) for axis in axes], axis=-1)
+        return self._source.read_batch(indices, flip, crop)
+
+
+class _SequentialBatches:
+    def __init__(self, source: BatchSource, batch_size: int, start: int, stop: int, flip: bool):
+        self._source, self._batch_size = source, batch_size
+        self._start, self._stop, self._flip = start, stop, flip
+
+    def __len__(self) -> int:
+        return -(-(self._stop - self._start) // self._batch_size)
+
+    def __getitem__(self, k: int) -> tuple[np.ndarray, Batch]:
+        first = self._start + k * self._batch_size
+        indices = np.arange(first, min(first + self._batch_size, self._stop))
+        return indices, self._source.read_batch(indices, np.full(len(indices), self._flip))
+
+
+# What a random number is for; independent streams of one seed.
+_STREAMS: Mapping[str, int] = {"order": 1, "flip": 2, "crop top": 3, "crop left": 4}
+
+
+def _random_bits(seed: int, stream: str, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """64 random bits per (epoch, index): a chain of SplitMix64 steps (Steele et al. 2014).
+
+    A counter-based generator: any element can be drawn alone, all of them vectorised.
+    """
+    state = _mix64(np.array([seed % 2**64], np.uint64))
+    for word in (_STREAMS[stream], epochs, indices):
+        state = _mix64(state ^ np.asarray(word, np.uint64))
+    return state
+
+
+def _mix64(x: np.ndarray) -> np.ndarray:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _uniform(seed: int, stream: str, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Uniform on [0, 1), float64."""
+    return (_random_bits(seed, stream, epochs, indices) >> np.uint64(11)) * 2.0**-53
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of an epoch, int64 [size]: the records sorted by a random key."""
+    keys = _random_bits(seed, "order", np.array([epoch]), np.arange(size))
+    order = np.argsort(keys, kind="stable")
+    order.flags.writeable = False
+    return order

@@ -1,0 +1,56 @@
+"""Timesteps: random ones to train on, ordered grids to sample on. t = 0 is noise, t = 1 is data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightningdit_jax.errors import unknown_name
+
+DISTRIBUTIONS = ("logit_normal", "uniform")
+
+
+def logit_normal(z: jax.Array, mean: float = 0.0, std: float = 1.0) -> jax.Array:
+    """Standard normal draws z -> sigmoid(mean + std z) in (0, 1). Esser et al. 2024, sec. 3.1."""
+    return jax.nn.sigmoid(mean + std * z)
+
+
+def sample_timesteps(
+    key: jax.Array, batch: int, distribution: str, mean: float = 0.0, std: float = 1.0
+) -> jax.Array:
+    """Random training times, float32 [batch].
+
+    distribution: "logit_normal" (mean and std of the normal behind the sigmoid) or "uniform" on
+    [0, 1), which ignores mean and std. Raises ValueError for any other name.
+    """
+    if distribution == "logit_normal":
+        return logit_normal(jax.random.normal(key, (batch,), jnp.float32), mean, std)
+    if distribution == "uniform":
+        return jax.random.uniform(key, (batch,), jnp.float32)
+    raise ValueError(unknown_name("timestep distribution", distribution, DISTRIBUTIONS))
+
+
+def shift_timesteps(t: jax.Array, shift: float) -> jax.Array:
+    """Warp t in [0, 1] to s t / (1 + (s - 1) t); s < 1 moves points towards noise (t = 0).
+
+    shift 0 means off (t is returned as it is), and so does 1. Raises ValueError if negative.
+    The release publishes its numbers with 0.3.
+    """
+    if shift < 0:
+        raise ValueError(f"timestep shift is {shift}; expected 0 (off) or a positive number")
+    if shift == 0:
+        return t
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def time_grid(num_steps: int, shift: float = 0.0) -> np.ndarray:
+    """Sampling times from 0 to 1, float32 [num_steps], warped by `shift_timesteps`.
+
+    num_steps counts grid points, as in the release: 250 make 249 solver steps. Raises ValueError
+    below 2. Made by NumPy, outside of any trace, so that it is bit-identical to the release's.
+    """
+    if num_steps < 2:
+        raise ValueError(
+            f"num_steps is {num_steps}; a time grid needs at least 2 points (num_steps counts grid "
+            "points, so 2 make one solver step)"
+        )
+    return shift_timesteps(np.linspace(0, 1, num_steps).astype(np.float32), shift)

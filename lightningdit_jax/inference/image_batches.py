@@ -1,0 +1,64 @@
+"""Image batches on the mesh, for jobs that go over a data set once and in order."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
+from lightningdit_jax.data.sources import open_images
+from lightningdit_jax.parallel.multihost import global_batch
+
+
+def open_image_batches(config: Config, split: str) -> ImageBatches:
+    """The images of config.data, centre-cropped to the tokenizer's resolution."""
+    images = open_images(
+        config.data.source,
+        path=config.data.path,
+        split=split,
+        size=config.tokenizer.resolution,
+        tfds_name=config.data.tfds_name,
+    )
+    return ImageBatches(
+        images,
+        resolution=config.tokenizer.resolution,
+        augment="center_crop",
+        num_threads=config.data.num_threads,
+    )
+
+
+def process_range(total: int) -> tuple[int, int]:
+    """The indices this process is responsible for: [start, stop), disjoint and complete."""
+    i, n = jax.process_index(), jax.process_count()
+    return total * i // n, total * (i + 1) // n
+
+
+def padded_batches(
+    source: ImageBatches, total: int, batch_size: int, resolution: int, mesh: Mesh
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, jax.Array]]]:
+    """Yields (local indices [b], local labels [b], global batch of `images` and `indices`).
+
+    batch_size is global. Every process makes the same number of batches of the same size; rows
+    beyond b are padding.
+    """
+    start, stop = process_range(total)
+    local_size = batch_size // jax.process_count()
+    most = -(-total // jax.process_count())
+    batches = sequential_batches(source, local_size, start, stop)
+    for _ in range(-(-most // local_size)):
+        indices, batch = next(batches, (np.zeros(0, np.int64), None))
+        rows = np.zeros((local_size, resolution, resolution, 3), np.uint8)
+        padded = np.zeros(local_size, np.int32)
+        if batch is not None:
+            rows[: len(indices)] = batch["images"]
+            padded[: len(indices)] = indices
+        labels = np.zeros(0, np.int32) if batch is None else batch["labels"]
+        yield indices, labels, global_batch({"images": rows, "indices": padded}, mesh)
+
+
+def local_rows(array: jax.Array, count: int) -> np.ndarray:
+    """The first `count` of this process's rows of an array sharded over the batch."""
+    shards = {s.index[0].start or 0: s.data for s in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[k]) for k in sorted(shards)])[:count]

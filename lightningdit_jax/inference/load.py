@@ -1,0 +1,109 @@
+"""A checkpoint directory -> a module ready to call; the directory describes itself."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from lightningdit_jax.checkpoint import find_checkpoint, item_names, read_arrays, read_meta
+from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
+from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.sharding import LIGHTNINGDIT_RULES, VAVAE_RULES, tree_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentScaling:
+    """How a generator's latents were normalised: (x - mean) / std * multiplier per channel.
+
+    mean and std are None where training used raw latents times the multiplier.
+    """
+
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    multiplier: float = 1.0
+
+    def invert(self, latents: jax.Array) -> jax.Array:
+        """Model latents -> tokenizer latents. [..., C] -> [..., C]."""
+        latents = latents / self.multiplier
+        if self.mean is None:
+            return latents
+        return latents * jnp.asarray(self.std) + jnp.asarray(self.mean)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model in functional form with what its checkpoint says of itself."""
+
+    graphdef: nnx.GraphDef
+    params: Any
+    meta: dict
+
+    def module(self) -> nnx.Module:
+        """The module, to be called eagerly or inside jit."""
+        return nnx.merge(self.graphdef, self.params)
+
+    def scaling(self) -> LatentScaling | None:
+        """A generator's latent scaling, None where the checkpoint does not know it."""
+        latents = self.meta.get("latents")
+        if latents is None:
+            return None
+        as_tuple = {k: None if latents[k] is None else tuple(latents[k]) for k in ("mean", "std")}
+        return LatentScaling(**as_tuple, multiplier=latents["multiplier"])
+
+
+def load(path: str, *, dtype: Any = jnp.float32, use_ema: bool = True) -> nnx.Module:
+    """Loads a converted or trained checkpoint onto the first device.
+
+    path: a checkpoint directory or a workdir (its newest checkpoint), local or gs://.
+    dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any.
+    Returns LightningDiT or VAVAE. Raises FileNotFoundError, and ValueError for an unknown kind.
+    """
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return load_functional(path, mesh, dtype=dtype, use_ema=use_ema).module()
+
+
+def load_functional(
+    path: str,
+    mesh: Mesh,
+    *,
+    dtype: Any = jnp.float32,
+    use_ema: bool = True,
+    expect: str | None = None,
+) -> Loaded:
+    """Loads a checkpoint sharded over a mesh, by the same table as in training.
+
+    expect: kind that the caller needs. Raises ValueError if the checkpoint is of another.
+    """
+    checkpoint = find_checkpoint(path)
+    meta = read_meta(checkpoint)
+    if expect is not None and meta["kind"] != expect:
+        raise ValueError(f"{checkpoint} holds a {meta['kind']}; expected a {expect}")
+    graphdef, abstract = _abstract_module(meta, dtype)
+    rules = LIGHTNINGDIT_RULES if meta["kind"] == "lightningdit" else VAVAE_RULES
+    shardings = tree_shardings(abstract, mesh, rules)
+    abstract = jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        abstract,
+        shardings,
+    )
+    item = "ema" if use_ema and "ema" in item_names(checkpoint) else "params"
+    return Loaded(graphdef, read_arrays(checkpoint, item, abstract), meta)
+
+
+def _abstract_module(meta: dict, dtype: Any) -> tuple[nnx.GraphDef, Any]:
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["architecture"].items()}
+    if meta["kind"] == "lightningdit":
+        architecture: Any = LightningDiTConfig(**fields)
+        cls: Any = LightningDiT
+    elif meta["kind"] == "vavae":
+        architecture, cls = VAVAEConfig(**fields), VAVAE
+    else:
+        raise ValueError(f"unknown kind of checkpoint '{meta['kind']}'")
+    module = nnx.eval_shape(lambda: cls(architecture, dtype=np.dtype(dtype), rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(module, nnx.Param)
+    return graphdef, nnx.to_pure_dict(state)

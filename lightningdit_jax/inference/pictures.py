@@ -1,0 +1,29 @@
+"""Grids of images as PNG files."""
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+
+def image_grid(images: np.ndarray, columns: int, *, gap: int = 2) -> np.ndarray:
+    """Tiles images row by row on white. [N, H, W, 3] uint8 -> [rows (H + gap) + gap, ..., 3]."""
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    grid = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8
+    )
+    for i, image in enumerate(images):
+        y = i // columns * (height + gap) + gap
+        x = i % columns * (width + gap) + gap
+        grid[y : y + height, x : x + width] = image
+    return grid
+
+
+def save_png(path: str | epath.Path, image: np.ndarray) -> None:
+    """Writes an image [H, W, 3] uint8; the file appears when complete."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        Image.fromarray(image).save(file, format="PNG")
+    temporary.replace(path)

@@ -1,0 +1,56 @@
+"""Images through the tokenizer: to latents, and there and back."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lightningdit_jax.models.vae import DiagonalGaussian, decode_to_uint8
+
+
+def posterior_sample(
+    posterior: DiagonalGaussian, indices: jax.Array, seed: int, flipped: int
+) -> jax.Array:
+    """Posterior samples by global image index. [B, h, w, d] and [B] -> [B, h, w, d].
+
+    A function of (seed, index, flipped) alone, so batches and devices change nothing.
+    """
+    root = jax.random.fold_in(jax.random.key(seed), flipped)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(root, indices)
+    shape = posterior.mean.shape[1:]
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+    return posterior.mean + posterior.std * noise
+
+
+def to_model_range(images: jax.Array) -> jax.Array:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def make_encoder(graphdef: nnx.GraphDef, seed: int) -> Callable:
+    """encode(params, images [B, H, W, 3] uint8, indices [B]) -> (latents, latents of the flip)."""
+
+    def encode(params, images, indices):
+        vae = nnx.merge(graphdef, params)
+        images = to_model_range(images)
+        return tuple(
+            posterior_sample(vae.encode(x), indices, seed, flipped)
+            for flipped, x in enumerate((images, images[:, :, ::-1]))
+        )
+
+    return encode
+
+
+def make_reconstructor(graphdef: nnx.GraphDef, seed: int) -> Callable:
+    """reconstruct(params, images [B, H, W, 3] uint8, indices [B]) -> uint8, from a posterior sample.
+
+    The release evaluates its tokenizers on samples of the posterior, not on its mode.
+    """
+
+    def reconstruct(params, images, indices):
+        vae = nnx.merge(graphdef, params)
+        posterior = vae.encode(to_model_range(images))
+        return decode_to_uint8(vae.decode(posterior_sample(posterior, indices, seed, 0)))
+
+    return reconstruct

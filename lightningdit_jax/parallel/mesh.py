@@ -1,0 +1,83 @@
+"""The device mesh and where a batch lies on it."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # FSDP shards the batch as well as the parameters
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Mesh of all devices (or the given ones) with the axes ("data", "fsdp", "tensor").
+
+    One size may be -1 and takes what the others leave. Raises ValueError if the sizes do not
+    multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = dict(zip(AXES, (data, fsdp, tensor)))
+    shape = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    unknown = [axis for axis, size in sizes.items() if size == -1]
+    if len(unknown) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ValueError(f"{shape}: expected positive sizes, at most one of them -1")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if unknown:
+        if len(devices) % known:
+            raise ValueError(
+                f"{shape}: {len(devices)} devices cannot be divided by {known}; choose sizes whose "
+                "product divides the number of devices"
+            )
+        sizes[unknown[0]] = len(devices) // known
+    elif known != len(devices):
+        raise ValueError(
+            f"{shape}: the product is {known}, but there are {len(devices)} devices; set one size "
+            "to -1 to take what is left"
+        )
+    array = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), np.asarray(devices), allow_split_physical_axes=True
+    )
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of anything whose leading axis is the batch: over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Number of parts that the batch is cut into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(global_batch: int, mesh: Mesh, process_count: int) -> None:
+    """Raise ValueError unless the batch divides evenly among batch shards and processes.
+
+    Every process loads its own part of the batch, so the number of batch shards must be a multiple
+    of the number of processes too: "tensor" may not reach across processes.
+    """
+    data, fsdp, shards = mesh.shape["data"], mesh.shape["fsdp"], num_batch_shards(mesh)
+    if shards % process_count:
+        raise ValueError(
+            f"the mesh has {shards} batch shards (data={data} x fsdp={fsdp}) for {process_count} "
+            "processes, which load a part of the batch each; expected a multiple of the number of "
+            f"processes: lower mesh.tensor (now {mesh.shape['tensor']})"
+        )
+    if global_batch < 1 or global_batch % shards:
+        below = global_batch // shards * shards
+        nearest = [str(size) for size in (below, below + shards) if size > 0]
+        raise ValueError(
+            f"batch size {global_batch} cannot be divided among {shards} batch shards "
+            f"(data={data} x fsdp={fsdp}, {process_count} processes); nearest valid sizes: "
+            f"{' and '.join(nearest)}"
+        )

@@ -1,0 +1,222 @@
+"""Reads PyTorch checkpoint files without PyTorch and without executing anything in them.
+
+A `.pt` file is a pickle that names the tensors, beside their raw storages: in a zip archive since
+PyTorch 1.6, appended to the pickle before. The unpickler here resolves tensors, containers and
+plain values and refuses every other name, so that a hostile file can at worst be an error.
+"""
+
+import io
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+    "ComplexDoubleStorage": np.dtype("<c16"),
+    "ComplexFloatStorage": np.dtype("<c8"),
+}
+_DTYPE_NAME = re.compile(r"(u?int|b?float|complex)\d+|bool")
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class _Unreadable(ValueError):
+    """A reason that `read_torch` completes with the name of the file."""
+
+
+def read_torch(path: str | os.PathLike) -> Any:
+    """The object saved in a PyTorch file, tensors as read-only numpy arrays (bfloat16: ml_dtypes).
+
+    Containers come back as dict, OrderedDict, list and tuple, parameters as plain arrays,
+    `torch.dtype` values as strings such as "torch.float32". Tensors that share a storage share
+    memory. Local zip files are memory-mapped: a tensor is read from the disk when it is used.
+
+    Raises FileNotFoundError if there is no such file, and ValueError naming the file if it is
+    empty, truncated, not a PyTorch file, or refers to a class other than those of tensors (the
+    class is named; nothing of it is imported or run).
+    """
+    path = epath.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    size = path.stat().length
+    if size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); expected a PyTorch file. Copy it again")
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            return _read_zip(path, file) if is_zip else _read_legacy(file, size)
+    except _Unreadable as error:
+        raise ValueError(f"{path}: {error}") from None
+    # A damaged pickle can make the unpickler raise nearly anything.
+    except Exception as error:
+        raise ValueError(
+            f"{path} ({size} bytes) is damaged or not a PyTorch file: {error!r}"
+        ) from error
+
+
+class _RebuildTensor:
+    """Stands for torch._utils._rebuild_tensor_v2. Has no attributes that a pickle could set."""
+
+    __slots__ = ()
+
+    def __call__(self, storage, offset, size, stride, *_) -> np.ndarray:
+        if not isinstance(storage, np.ndarray) or len(size) != len(stride):
+            raise _Unreadable("a tensor record is malformed")
+        if any(n < 0 for n in (offset, *size, *stride)):
+            raise _Unreadable(f"a tensor has offset {offset}, size {size}, stride {stride}")
+        empty = 0 in size
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        if not empty and last >= storage.size:
+            raise _Unreadable(
+                f"a tensor of size {tuple(size)}, stride {tuple(stride)} and offset {offset} "
+                f"exceeds its storage of {storage.size} elements"
+            )
+        if empty:
+            return np.zeros(size, storage.dtype)
+        strides = [step * storage.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+
+
+class _RebuildParameter:
+    """Stands for torch._utils._rebuild_parameter."""
+
+    __slots__ = ()
+
+    def __call__(self, data, *_) -> np.ndarray:
+        return data
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves tensors through `storage(key, dtype, numel)` and refuses all other classes."""
+
+    def __init__(self, file: Any, storage: Callable[[str, np.dtype, int], np.ndarray] | None):
+        super().__init__(file, encoding="utf-8")
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+            return _RebuildTensor()
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _RebuildParameter()
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return name
+        if module == "torch" and _DTYPE_NAME.fullmatch(name):
+            return f"torch.{name}"
+        raise _Unreadable(
+            f"refused, it refers to {module}.{name}. Only tensors and plain containers are read; "
+            "save the state dict alone"
+        )
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        if self._storage is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
+            raise _Unreadable("refused, it refers to objects outside the file")
+        _, kind, key, _, numel = pid[:5]
+        if kind not in _STORAGE_DTYPES or not isinstance(numel, int) or numel < 0:
+            raise _Unreadable(f"storage '{key}' has type {kind!r} and {numel!r} elements")
+        if len(pid) > 5 and pid[5] is not None:
+            raise _Unreadable("storages that are views of others (PyTorch before 0.4) are not read")
+        return self._storage(str(key), _STORAGE_DTYPES[kind], numel)
+
+
+def _read_zip(path: epath.Path, file: Any) -> Any:
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        raise _Unreadable(
+            f"the zip directory at the end is missing, so the file is truncated "
+            f"({path.stat().length} bytes). Copy it again"
+        ) from None
+    with archive:
+        entries = {info.filename: info for info in archive.infolist()}
+        pickles = [n for n in entries if n.count("/") == 1 and n.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise _Unreadable("a zip archive, but without the data.pkl of a PyTorch file")
+        root = pickles[0].removesuffix("data.pkl")
+        if (order := root + "byteorder") in entries and archive.read(order) != b"little":
+            raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
+        if "://" in os.fspath(path):
+            raw = np.frombuffer(path.read_bytes(), np.uint8)
+        else:
+            raw = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        storages: dict[tuple[str, np.dtype], np.ndarray] = {}
+
+        def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+            if (key, dtype) not in storages:
+                info = entries.get(f"{root}data/{key}")
+                found = info.file_size if info else 0
+                if info is None or found < numel * dtype.itemsize:
+                    raise _Unreadable(
+                        f"storage '{key}' has {found} bytes, expected {numel * dtype.itemsize}"
+                    )
+                data = _entry_bytes(archive, info, raw)
+                storages[key, dtype] = np.ndarray(numel, dtype, buffer=data)
+            return storages[key, dtype]
+
+        return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
+
+
+def _entry_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: np.ndarray) -> Any:
+    """Contents of a zip entry: a view of `raw` if stored as it is, as PyTorch does."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return archive.read(info)
+    header = raw[info.header_offset : info.header_offset + 30].tobytes()
+    name_length = int.from_bytes(header[26:28], "little")
+    extra_length = int.from_bytes(header[28:30], "little")
+    begin = info.header_offset + 30 + name_length + extra_length
+    return raw[begin : begin + info.file_size]
+
+
+def _read_legacy(file: Any, size: int) -> Any:
+    """The format before PyTorch 1.6: pickles, then per storage its length and its bytes."""
+    if _Unpickler(file, None).load() != _LEGACY_MAGIC:
+        raise _Unreadable("a pickle, but not one that torch.save wrote")
+    _Unpickler(file, None).load()  # protocol version, 1001 in every release
+    if not _Unpickler(file, None).load()["little_endian"]:
+        raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
+    storages: dict[str, np.ndarray] = {}
+
+    def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+        if key not in storages:
+            if numel * dtype.itemsize > size:
+                raise _Unreadable(
+                    f"truncated: storage '{key}' needs {numel * dtype.itemsize} bytes, "
+                    f"the file has {size}"
+                )
+            storages[key] = np.empty(numel, dtype)  # filled below; tensors are views of it
+        return storages[key]
+
+    result = _Unpickler(file, storage).load()
+    for key in _Unpickler(file, None).load():
+        array = storages[key]
+        numel = int.from_bytes(file.read(8), "little")
+        data = file.read(array.nbytes)
+        if numel != array.size or len(data) != array.nbytes:
+            raise _Unreadable(
+                f"truncated: storage '{key}' has {numel} elements in {len(data)} bytes, "
+                f"expected {array.size} in {array.nbytes}"
+            )
+        array.view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        array.flags.writeable = False
+        del storages[key]
+    if storages:
+        raise _Unreadable(f"truncated: storages {sorted(storages)} are missing")
+    return result

@@ -1,0 +1,173 @@
+"""The training loop of generator and tokenizer alike: step, log, checkpoint, resume exactly."""
+
+import collections
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.config import TrainConfig
+from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.training.writer import MetricWriter, Progress, duration
+
+# Steps dispatched before the host looks at the oldest one: the device never waits for Python, and
+# a bad loss is noticed at most this many steps late.
+RUN_AHEAD = 2
+
+
+class DataIterator(Protocol):
+    """What the loop needs of a Grain iterator; the state is a small JSON value."""
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+    def get_state(self) -> dict: ...
+    def set_state(self, state: dict) -> None: ...
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient was NaN or infinite and the policy says stop."""
+
+
+class Loop:
+    """Runs `step_fn` up to train.num_steps, from the newest checkpoint if there is one.
+
+    step_fn(state, batch) -> (state, metrics): compiled; metrics are scalars with `finite` and
+    `grad_norm`. to_device: host batch of this process -> global arrays. abstract_state: shapes and
+    shardings of the state, for restoring. meta: what checkpoints say of themselves.
+    say: prints a line, on the main process only.
+
+    Data position and the metrics of the unfinished logging window are part of a checkpoint, so a
+    killed and restarted run writes the same records and ends with the same bits.
+    """
+
+    def __init__(
+        self,
+        *,
+        step_fn: Callable[[TrainState, Any], tuple[TrainState, dict]],
+        init_state: Callable[[], TrainState],
+        abstract_state: TrainState,
+        iterator: DataIterator,
+        to_device: Callable[[dict], Any],
+        config: TrainConfig,
+        checkpoints: TrainingCheckpoints,
+        workdir: str,
+        meta: dict,
+        is_main: bool,
+        say: Callable[[str], None],
+    ):
+        self._step_fn, self._init_state, self._abstract = step_fn, init_state, abstract_state
+        self._iterator: Iterator = iterator
+        self._to_device, self._config, self._checkpoints = to_device, config, checkpoints
+        self._workdir, self._meta, self._is_main, self._say = workdir, meta, is_main, say
+        self._window: list[dict[str, float]] = []
+        self._nonfinite = 0
+
+    def run(self) -> TrainState:
+        """Trains to the end and returns the last state, which is checkpointed.
+
+        Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite.
+        """
+        config = self._config
+        state, step = self._start()
+        writer = MetricWriter(self._workdir, start_step=step) if self._is_main else None
+        progress = Progress(config.num_steps, config.batch_size, step)
+        pending: collections.deque = collections.deque()
+        first, began = True, time.perf_counter()
+        while step < config.num_steps:
+            state, metrics = self._step_fn(state, self._to_device(next(self._iterator)))
+            step += 1
+            pending.append((step, metrics))
+            logs = step % config.log_every_steps == 0 or step == config.num_steps
+            saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps
+            if first:
+                jax.block_until_ready(metrics)
+                self._say(f"first step, with compilation: {time.perf_counter() - began:.1f}s")
+                if not logs:
+                    progress.images_per_second(step)  # compilation does not count as training
+                first = False
+            bad_step = self._drain(pending, 0 if logs or saves else RUN_AHEAD)
+            if bad_step is not None:
+                pending.clear()
+                state, step = self._rollback(bad_step)
+                if writer:
+                    writer.rewind(step)
+                progress.images_per_second(step)
+                continue
+            if logs:
+                self._log(step, writer, progress)
+            if saves:
+                self._save(step, state)
+        self._checkpoints.wait()
+        if writer:
+            writer.close()
+        self._say(f"trained {step:,} steps in {duration(time.perf_counter() - began)}")
+        return state
+
+    def _start(self) -> tuple[TrainState, int]:
+        if self._checkpoints.latest_step() is not None:
+            state, step, loop = self._restore()
+            self._iterator.set_state(loop["data"])
+            self._window, self._nonfinite = loop["window"], loop["nonfinite"]
+            self._say(f"resumed from step {step:,} in {self._checkpoints.directory}")
+            return state, step
+        state = self._init_state()
+        if self._config.nonfinite == "rollback":
+            self._save(0, state)
+        return state, 0
+
+    def _restore(self) -> tuple[TrainState, int, dict]:
+        restored = self._checkpoints.restore(self._abstract.items(), ("loop",))
+        return TrainState.from_items(restored.arrays), restored.step, restored.json["loop"]
+
+    def _save(self, step: int, state: TrainState) -> None:
+        loop = {
+            "data": self._iterator.get_state(),
+            "window": self._window,
+            "nonfinite": self._nonfinite,
+        }
+        self._checkpoints.save(
+            step, state.items(), {"meta": {**self._meta, "step": step}, "loop": loop}
+        )
+
+    def _drain(self, pending: collections.deque, leave: int) -> int | None:
+        """Reads metrics of finished steps; returns a non-finite one that asks for a rollback."""
+        while len(pending) > leave:
+            step, metrics = pending.popleft()
+            values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            if values.pop("finite"):
+                self._window.append(values)
+                continue
+            self._nonfinite += 1
+            what = f"step {step:,}: loss {values['loss']}, gradient norm {values['grad_norm']}"
+            if self._config.nonfinite == "stop" or self._nonfinite > self._config.max_nonfinite:
+                self._checkpoints.wait()
+                raise NonFiniteError(
+                    f"{what}: not finite. The checkpoint of step "
+                    f"{self._checkpoints.latest_step()} is kept. Restarting repeats this step; "
+                    "try --config.train.nonfinite=skip or rollback, --config.model.use_qknorm=True "
+                    "in a new run, or gradient clipping (--config.optimizer.max_grad_norm)"
+                )
+            self._say(f"{what}: not finite, {self._config.nonfinite}")
+            if self._config.nonfinite == "rollback":
+                return step
+        return None
+
+    def _rollback(self, bad_step: int) -> tuple[TrainState, int]:
+        """The last checkpoint's weights with the data after the bad batch."""
+        state, step, loop = self._restore()
+        self._window = loop["window"]
+        self._say(f"rolled back from step {bad_step:,} to {step:,}; the data goes on")
+        return state, step
+
+    def _log(self, step: int, writer: MetricWriter | None, progress: Progress) -> None:
+        names = self._window[0] if self._window else ()
+        scalars = {n: float(np.mean([record[n] for record in self._window])) for n in names}
+        if self._nonfinite:
+            scalars["nonfinite_steps"] = self._nonfinite
+        scalars["images_per_second"] = progress.images_per_second(step)
+        self._window = []
+        if writer:
+            writer.write(step, scalars)
+            self._say(progress.line(step, scalars))

@@ -1,0 +1,127 @@
+"""Training from a config: checks everything, then hands over to the loop."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lightningdit_jax import checkpoint
+from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+from lightningdit_jax.parallel.multihost import global_batch, is_main_process
+from lightningdit_jax.parallel.sharding import tree_shardings
+from lightningdit_jax.training.job import Job, make_job
+from lightningdit_jax.training.loop import Loop
+from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.state import TrainState, create_state
+
+
+def train(config: Config, workdir: str) -> TrainState:
+    """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
+
+    Raises ValueError or FileNotFoundError for data, sizes or a workdir that do not fit the config,
+    before anything is computed or written.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_batch_size(config.train.batch_size, mesh, jax.process_count())
+    job = make_job(config, mesh)
+    meta = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "kind": config.kind,
+        **job.description,
+        "seed": config.seed,
+        "batch_size": config.train.batch_size,
+        "config": dataclasses.asdict(config),
+    }
+    checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
+    _check_workdir(checkpoints, meta)
+
+    optimizer = make_optimizer(config.optimizer)
+    init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer)
+    pipeline = make_pipeline(
+        job.source,
+        global_batch_size=config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.data.num_threads,
+        prefetch_batches=config.data.prefetch_batches,
+    )
+    say = print if is_main_process() else _silent
+    say(
+        f"{config.kind}: {count(abstract_state.params):,} parameters, {len(job.source):,} examples,"
+        f" mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
+    )
+    loop = Loop(
+        step_fn=step_fn,
+        init_state=init_state,
+        abstract_state=abstract_state,
+        iterator=iter(pipeline),
+        to_device=lambda batch: global_batch(batch, mesh),
+        config=config.train,
+        checkpoints=checkpoints,
+        workdir=workdir,
+        meta=meta,
+        is_main=is_main_process(),
+        say=say,
+    )
+    try:
+        return loop.run()
+    finally:
+        checkpoints.close()
+
+
+def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple:
+    """(init_state, step_fn, abstract_state): jitted with shardings, state donated."""
+
+    def create() -> TrainState:
+        return create_state(job.init_params(config.seed), optimizer, ema=config.train.ema_decay > 0)
+
+    abstract = jax.eval_shape(create)
+    shardings = tree_shardings(abstract, mesh, job.rules)
+    abstract = jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        abstract,
+        shardings,
+    )
+    step_fn = jax.jit(
+        job.make_step(job.graphdef(), config, optimizer),
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return jax.jit(create, out_shardings=shardings), step_fn, abstract
+
+
+def count(tree: Any) -> int:
+    """Number of elements in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
+    step = checkpoints.latest_step()
+    if step is None:
+        return
+    found = checkpoint.read_meta(checkpoints.directory / str(step))
+    for key in ("kind", "architecture", "seed", "batch_size"):
+        if found[key] != meta[key]:
+            raise ValueError(
+                f"{checkpoints.directory} holds a run with another {key}: found "
+                f"{_difference(found[key], meta[key])}; choose another --workdir, or go on with "
+                "the config it was started with"
+            )
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+        return ", ".join(f"{k} {found.get(k)} where the config says {wanted.get(k)}" for k in keys)
+    return f"{found} where the config says {wanted}"
+
+
+def _silent(line: str) -> None:
+    """Only the main process speaks."""

@@ -1,0 +1,100 @@
+"""Metrics to TensorBoard and JSONL, and one readable line of progress."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes WORKDIR/metrics.jsonl (one record per line) and TensorBoard events.
+
+    A resumed run first drops the records after its checkpoint, so that the file reads as if the
+    run had never stopped.
+    """
+
+    def __init__(self, workdir: str, *, start_step: int):
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._can_append = "://" not in str(workdir)
+        self._event_folder = str(epath.Path(workdir) / "tensorboard")
+        self._open(start_step)
+
+    def rewind(self, step: int) -> None:
+        """Drops the records after a step, for a run that goes back to its checkpoint."""
+        self._events.close()
+        self._open(step)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One record: the step and the named scalars."""
+        line = json.dumps({"step": step, **scalars}) + "\n"
+        self._lines.append(line)
+        if self._can_append:
+            with open(self._path, "a") as file:
+                file.write(line)
+        else:
+            self._flush()  # object stores cannot append
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Ends the event file."""
+        self._events.close()
+
+    def _open(self, step: int) -> None:
+        self._lines = _records_until(self._path, step)
+        self._flush()
+        self._events = SummaryWriter(self._event_folder, purge_step=step + 1)
+
+    def _flush(self) -> None:
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        temporary.write_text("".join(self._lines))
+        temporary.replace(self._path)
+
+
+class Progress:
+    """Prints `step 1,200/80,000  loss 0.385  grad_norm 0.12  1,234 images/s  3h12m left`."""
+
+    def __init__(self, num_steps: int, batch_size: int, start_step: int):
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._last = (start_step, time.perf_counter())
+
+    def images_per_second(self, step: int) -> float:
+        """Throughput since the last call."""
+        last_step, last_time = self._last
+        self._last = (step, time.perf_counter())
+        return (step - last_step) * self._batch_size / max(self._last[1] - last_time, 1e-9)
+
+    def line(self, step: int, scalars: Mapping[str, float]) -> str:
+        """The line for a record that holds images_per_second."""
+        rate = scalars["images_per_second"]
+        left = duration((self._num_steps - step) * self._batch_size / rate)
+        terms = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k != "images_per_second")
+        return f"step {step:,}/{self._num_steps:,}  {terms}  {rate:,.0f} images/s  {left} left"
+
+
+def duration(seconds: float) -> str:
+    """45s, 12m30s, 3h12m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def _records_until(path: epath.Path, step: int) -> list[str]:
+    """Whole records up to a step; a record cut short by a kill is dropped."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    return kept

@@ -1,0 +1,81 @@
+"""LightningDiT and VA-VAE: train, extract, sample, evaluate.
+
+python main.py --config=configs/dit_xl.py --workdir=runs/dit_xl --config.data.path=LATENTS
+"""
+
+import os
+import pathlib
+import sys
+import traceback
+
+from absl import app, flags
+from ml_collections import config_flags
+
+ROOT = pathlib.Path(__file__).resolve().parent
+OUR_CODE = ("main.py", "configs", "lightningdit_jax")
+MODES = ("train", "extract", "sample", "evaluate")
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
+MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    """Joins the other processes, builds the config and hands over to the mode."""
+    from lightningdit_jax import config as configs
+    from lightningdit_jax.errors import unknown_name
+    from lightningdit_jax.parallel import multihost
+
+    if len(argv) > 1:
+        raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if MODE.value not in MODES:
+        raise ValueError(unknown_name("mode", MODE.value, MODES))
+    config = configs.from_dict(CONFIG.value)
+    multihost.initialize()
+    if MODE.value == "train":
+        from lightningdit_jax.training.run import train
+
+        train(config, WORKDIR.value)
+    elif MODE.value == "extract":
+        from lightningdit_jax.inference.extract import extract
+
+        extract(config, WORKDIR.value)
+    elif MODE.value == "sample":
+        from lightningdit_jax.inference.sample import sample
+
+        sample(config, WORKDIR.value)
+    else:
+        from lightningdit_jax.inference.evaluators import evaluate
+
+        evaluate(config, WORKDIR.value)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Checks the config file and the names of overrides before absl reads them."""
+    from lightningdit_jax.config import check_overrides
+
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        if name == "--config" and not pathlib.Path(value).is_file():
+            raise ValueError(f"--config={value}: there is no such file; see configs/")
+    check_overrides(argv)
+    return flags.FLAGS(argv)
+
+
+def run() -> None:
+    """Runs main; what the user can mend is one line on standard error and exit status 2."""
+    # XLA and TensorStore warn about things no user can act on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not any(raised_in.is_relative_to(ROOT / part) for part in OUR_CODE):
+            raise  # not one of our own checks: the traceback is needed
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

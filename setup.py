@@ -1,0 +1,41 @@
+"""Package metadata. Exact versions that are tested stand in constraints.txt."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="lightningdit_jax",
+    version="0.1.0",
+    description="LightningDiT and VA-VAE in JAX and Flax, for TPU pods and GPUs",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["lightningdit_jax", "lightningdit_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.90",
+        "clu>=0.0.12",
+        "etils[epath]>=1.10",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.15,<0.3",
+        "importlib_resources>=6",
+        "jax>=0.10,<0.12",
+        "ml_collections>=1.0",
+        "ml_dtypes>=0.5",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "digits": ["matplotlib>=3.9", "scikit-learn>=1.5"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+    },
+)

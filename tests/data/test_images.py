@@ -1,0 +1,122 @@
+"""Golden crops are exact; folders follow torchvision's ImageFolder."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightningdit_jax.data.images import ImageFolder, center_crop_adm, resize_and_crop
+from tests.golden import assert_close, index, load, to_nchw
+
+CASE = index()["image_preprocess"]
+
+
+def golden_image(name: str, golden: dict) -> Image.Image:
+    return Image.open(io.BytesIO(golden[f"in.{name}.png"].tobytes())).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, size) for name, image in CASE["config"]["images"].items() for size in image["sizes"]],
+)
+def test_golden_center_crop(name, size):
+    golden = load("image_preprocess")
+    got = center_crop_adm(golden_image(name, golden), size)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, golden[f"out.{name}.{size}"])
+
+
+def test_golden_pixel_range():
+    golden = load("image_preprocess")
+    image = center_crop_adm(golden_image("b", golden), 32) / 127.5 - 1
+    tolerance = {"rtol": 0.0, **CASE["tolerance"]["tensor32"]}
+    assert_close(to_nchw(image), golden["out.b.tensor32"], tolerance)
+    assert_close(to_nchw(image[:, ::-1]), golden["out.b.tensor32_flip"], tolerance)
+
+
+@pytest.mark.parametrize(("width", "height"), [(50, 37), (37, 50), (16, 16), (20, 11), (9, 30)])
+def test_resize_is_bilinear_without_antialiasing(width, height):
+    """Against Pillow's affine transform, which samples alike but truncates."""
+    size = 16
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    scale = size / min(width, height)
+    resized = round(width * scale), round(height * scale)
+    step = width / resized[0], height / resized[1]
+    for place in (0.0, 0.4, 0.999):
+        left, top = (int((n - size + 1) * place) for n in resized)
+        want = image.transform(
+            (size, size),
+            Image.Transform.AFFINE,
+            (step[0], 0, left * step[0], 0, step[1], top * step[1]),
+            Image.Resampling.BILINEAR,
+        )
+        got = resize_and_crop(image, size, place, place)
+        difference = got.astype(int) - np.asarray(want).astype(int)
+        assert got.dtype == np.uint8
+        assert difference.min() >= 0
+        assert difference.max() <= 1
+
+
+def test_a_crop_of_an_image_of_that_size_is_the_image():
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(resize_and_crop(image, 16, 0.0, 0.0), pixels[:, :16])
+    np.testing.assert_array_equal(resize_and_crop(image, 16, 0.0, 0.9999), pixels[:, 8:])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes; one image lies deeper, one has an upper-case suffix, one file is no image."""
+    for name, value in [("b/2.png", 2), ("b/10.JPG", 10), ("a/z/0.png", 0), ("a/1.png", 1)]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3), (value * 20,) * 3).save(path, format="PNG")
+    (tmp_path / "b" / "readme.txt").write_text("no image")
+    (tmp_path / "list.txt").write_text("no class")
+    return tmp_path
+
+
+def test_folder_order(folder):
+    images = ImageFolder(folder)
+    assert images.class_names == ["a", "b"]
+    assert images.num_classes == 2
+    assert [p[len(str(folder)) + 1 :] for p in images.paths] == [
+        "a/1.png",
+        "a/z/0.png",
+        "b/10.JPG",
+        "b/2.png",
+    ]
+    np.testing.assert_array_equal(images.labels, [0, 0, 1, 1])
+    assert [images.label(i) for i in range(len(images))] == [0, 0, 1, 1]
+    assert images.image(0).getpixel((0, 0)) == (20, 20, 20)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    suffix = "tiff" if mode == "CMYK" else "png"
+    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a" / f"x.{suffix}")
+    image = ImageFolder(tmp_path).image(0)
+    assert image.mode == "RGB"
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_bad_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        ImageFolder(tmp_path / "absent")
+    (tmp_path / "loose.png").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="holds no folders"):
+        ImageFolder(tmp_path)
+    (tmp_path / "hollow").mkdir()
+    with pytest.raises(FileNotFoundError, match="hollow holds no images"):
+        ImageFolder(tmp_path)
+
+
+def test_corrupt_image_is_named_when_read(folder):
+    whole = (folder / "a" / "1.png").read_bytes()
+    for content in (b"", b"not an image", whole[: len(whole) - 30]):
+        (folder / "a" / "1.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"1\.png cannot be decoded"):
+            ImageFolder(folder).image(0)

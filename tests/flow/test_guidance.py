@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lightningdit_jax.flow.guidance import guide
+from lightningdit_jax.flow.ode import euler
+from lightningdit_jax.flow.timesteps import time_grid
+
+NULL = 10
+LABELS = jnp.array([3, 7, 1])
+X = jax.random.normal(jax.random.key(0), (3, 2, 2, 5))
+
+
+def velocity(x, t, y):
+    """A model whose output depends on every input, row by row."""
+    t, y = t[:, None, None, None], y[:, None, None, None].astype(jnp.float32)
+    return jnp.sin((1 + 0.1 * y) * x + t) + 0.2 * y * jnp.roll(x, 1, axis=-1)
+
+
+def plain(x, t, scale, channels, start):
+    """Guidance written out: two calls, and a choice by `where`."""
+    times = jnp.full(len(x), t)
+    label = velocity(x, times, LABELS)
+    null = velocity(x, times, jnp.full_like(LABELS, NULL))
+    v = jnp.concatenate(
+        [(null + scale * (label - null))[..., :channels], label[..., channels:]], axis=-1
+    )
+    return jnp.where(jnp.float32(t) < jnp.float32(start), label, v)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.125, 0.126, 1.0])
+def test_equals_the_plain_implementation(channels, t):
+    v = guide(velocity, LABELS, NULL, cfg_scale=6.7, cfg_channels=channels, interval_start=0.125)
+    np.testing.assert_allclose(
+        v(X, jnp.float32(t)), plain(X, t, 6.7, channels, 0.125), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_none_guides_all_channels():
+    v = guide(velocity, LABELS, NULL, cfg_scale=2.0, cfg_channels=None)
+    np.testing.assert_allclose(v(X, 0.5), plain(X, 0.5, 2.0, 5, 0.0), rtol=1e-5, atol=1e-5)
+
+
+def test_interval_is_compared_in_float32():
+    """0.1 is not a float32; its nearest float32 lies above it, and on the start means on."""
+    start, seen = 0.1, []
+    v = guide(velocity, LABELS, NULL, cfg_scale=3.0, interval_start=start)
+    for t in (np.float32(start), np.nextafter(np.float32(start), np.float32(0))):
+        seen.append(np.allclose(v(X, t), plain(X, t, 3.0, 3, 0.0), rtol=1e-5, atol=1e-5))
+    assert seen == [True, False]
+
+
+def test_skipping_the_unconditional_half_changes_no_sample():
+    grid = time_grid(9, 0.3)
+    v = guide(velocity, LABELS, NULL, cfg_scale=6.7, interval_start=0.125)
+    skipping = jax.jit(lambda x: euler(v, x, grid))(X)
+    both = jax.jit(lambda x: euler(lambda x, t: plain(x, t, 6.7, 3, 0.125), x, grid))(X)
+    assert (grid[:-1] < 0.125).any() and (grid[:-1] > 0.125).any()
+    np.testing.assert_allclose(skipping, both, rtol=1e-5, atol=1e-5)
+
+
+def count_rows(guided, t):
+    """Rows that the model is really run on, counted by a callback."""
+    rows = []
+
+    def counting(x, t, y):
+        jax.debug.callback(lambda y: rows.extend(y.tolist()), y)
+        return velocity(x, t, y)
+
+    guided(counting)(X, jnp.float32(t)).block_until_ready()
+    jax.effects_barrier()
+    return rows
+
+
+def test_unconditional_half_runs_only_where_needed():
+    def interval(model):
+        return jax.jit(guide(model, LABELS, NULL, cfg_scale=2.0, interval_start=0.125))
+
+    assert count_rows(interval, 0.1) == [3, 7, 1]
+    assert count_rows(interval, 0.2) == [3, NULL, 7, NULL, 1, NULL]
+    assert count_rows(lambda model: guide(model, LABELS, NULL, cfg_scale=1.0), 0.2) == [3, 7, 1]
+
+
+def test_pairs_stay_on_one_device():
+    """On a sharded batch guidance compiles without any collective."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = NamedSharding(mesh, P("data"))
+
+    def sample(x, labels):
+        v = guide(velocity, labels, NULL, cfg_scale=6.7, interval_start=0.125)
+        return euler(v, x, time_grid(3))
+
+    x = jax.ShapeDtypeStruct((16, 2, 2, 5), jnp.float32, sharding=rows)
+    labels = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=rows)
+    text = jax.jit(sample, out_shardings=rows).lower(x, labels).compile().as_text()
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+        assert collective not in text
+
+
+def test_low_precision_is_combined_in_float32():
+    def low(x, t, y):
+        return velocity(x, t, y).astype(jnp.bfloat16)
+
+    label, null = (
+        np.asarray(low(X, jnp.full(3, 0.5), y), np.float32)
+        for y in (LABELS, jnp.full_like(LABELS, NULL))
+    )
+    for start, t in ((0.0, 0.5), (0.125, 0.5)):
+        v = guide(low, LABELS, NULL, cfg_scale=6.7, cfg_channels=None, interval_start=start)(X, t)
+        assert v.dtype == jnp.float32
+        np.testing.assert_allclose(v, null + 6.7 * (label - null), rtol=1e-5, atol=1e-5)
+
+
+def test_bad_channel_counts_are_refused():
+    with pytest.raises(ValueError, match="cfg_channels is 0"):
+        guide(velocity, LABELS, NULL, cfg_scale=2.0, cfg_channels=0)
+    with pytest.raises(ValueError, match="cfg_channels is 6, but x has 5"):
+        guide(velocity, LABELS, NULL, cfg_scale=2.0, cfg_channels=6)(X, 0.5)

@@ -1,0 +1,83 @@
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from lightningdit_jax.parallel import multihost
+from lightningdit_jax.parallel.mesh import make_mesh, replicated
+from lightningdit_jax.parallel.multihost import global_batch, initialize, is_main_process, to_host
+
+
+def test_two_processes():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-m", "tests.parallel.two_processes"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(i), port],
+            env=env,
+            cwd=pathlib.Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+
+
+def test_one_process():
+    mesh = make_mesh(2, 2, 2)
+    batch = global_batch({"x": np.arange(8).reshape(4, 2)}, mesh)
+    assert batch["x"].shape == (4, 2) and is_main_process()
+    np.testing.assert_array_equal(to_host(batch)["x"], np.arange(8).reshape(4, 2))
+    whole = jax.device_put(np.arange(3), replicated(mesh))
+    assert isinstance(to_host(whole), np.ndarray)
+    with pytest.raises(ValueError, match=r"batch\['x'\]: 6 rows"):
+        global_batch({"x": np.zeros((6, 2))}, mesh)
+
+
+SLURM = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}
+TPU_VM = {"TPU_ML_PLATFORM": "JAX", "JAX_PLATFORMS": "tpu,cpu"}
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "calls"),
+    [
+        ({}, (), []),
+        (SLURM, (), [()]),
+        (SLURM | {"SLURM_NTASKS": "1"}, (), []),
+        (SLURM, (None, 1), []),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, (), [()]),
+        (TPU_VM, (), [()]),
+        (TPU_VM | {"JAX_PLATFORMS": "cpu"}, (), []),
+        (TPU_VM | {"TPU_WORKER_HOSTNAMES": "a,b"}, (), [()]),
+        (TPU_VM | {"TPU_WORKER_HOSTNAMES": "localhost"}, (), []),
+        (TPU_VM | {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, (), [()]),
+        (TPU_VM | {"TPU_SKIP_MDS_QUERY": "1"}, (), []),
+        ({}, ("host:1", 2, 0), [("host:1", 2, 0)]),
+    ],
+)
+def test_which_environments_have_company(monkeypatch, env, arguments, calls):
+    seen = []
+    monkeypatch.setattr(multihost.os, "environ", env)
+    monkeypatch.setattr(multihost.jax.distributed, "initialize", lambda *args: seen.append(args))
+    initialize(*arguments)
+    assert seen == calls
+
+
+def test_half_given_clusters_are_refused():
+    with pytest.raises(ValueError, match=r"num_processes=2, process_id=None: expected all three"):
+        initialize("host:1", 2)

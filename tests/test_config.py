@@ -1,0 +1,90 @@
+"""Configs: every file builds, every mistake is named."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from lightningdit_jax import config
+from lightningdit_jax.training.job import generator_config, tokenizer_config
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_describes_a_model(name):
+    c = config.from_dict(load(name))
+    generator_config(c)
+    tokenizer_config(c)
+
+
+def test_published_recipes():
+    c64, c800 = config.from_dict(load("dit_xl")), config.from_dict(load("dit_xl_800ep"))
+    assert (c64.train.num_steps, c64.train.batch_size, c64.sample.cfg_scale) == (80_000, 1024, 10.0)
+    assert (c800.train.num_steps, c800.flow.uniform_from_step) == (1_000_000, 600_000)
+    assert (c800.sample.cfg_scale, c800.sample.cfg_interval_start) == (6.7, 0.125)
+    assert c64.optimizer.learning_rate == 2e-4 and c64.optimizer.beta2 == 0.95
+
+
+def test_configs_import_only_ml_collections():
+    for path in (ROOT / "configs").glob("*.py"):
+        for line in path.read_text().splitlines():
+            if line.startswith(("import ", "from ")):
+                assert line.split()[1].split(".")[0] in ("ml_collections", "configs"), line
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.train.batchsize=3", "'train.batchsize'; did you mean 'train.batch_size'"),
+        ("--config.batch_size=3", "did you mean 'train.batch_size'"),
+        ("--config.smaple.cfg_scale=3", "did you mean 'sample.cfg_scale'"),
+    ],
+)
+def test_unknown_override_names_the_nearest(argument, message):
+    with pytest.raises(ValueError, match=message):
+        config.check_overrides([argument])
+
+
+def test_known_overrides_pass():
+    config.check_overrides(["--config.train.batch_size=3", "--workdir=x", "--config=configs/a.py"])
+
+
+def broken(**changes):
+    c = load("base").unlock()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            c[section][name] = value
+        else:
+            c[section] = value
+    return c
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__batch_sise": 1}, "train.batch_sise'; did you mean 'train.batch_size'"),
+        ({"kind": "dit"}, "config.kind 'dit'.*lightningdit, vavae"),
+        ({"train__nonfinite": "ignore"}, "config.train.nonfinite 'ignore'"),
+        ({"train__batch_size": 0}, "config.train.batch_size is 0; expected at least 1"),
+        ({"train__batch_size": 1.5}, "config.train.batch_size is 1.5; expected int"),
+        ({"data__flip": "yes"}, "config.data.flip is 'yes'; expected bool"),
+        ({"tokenizer__ch_mult": 3}, "config.tokenizer.ch_mult is 3; expected a tuple of int"),
+    ],
+)
+def test_bad_values_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config.from_dict(broken(**changes))
+
+
+def test_missing_key_is_named():
+    c = broken()
+    del c["train"]["num_steps"]
+    with pytest.raises(ValueError, match=r"config.train.num_steps is missing"):
+        config.from_dict(c)

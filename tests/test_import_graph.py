@@ -1,0 +1,69 @@
+"""Dependencies run one way, and torch and TensorFlow stay out. DESIGN of the package, section 2."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
+BASE = {"errors", "torch_reader"}
+LOWER = {"config", "checkpoint", "models", "flow", "data", "parallel", "evaluation"}
+UPPER = {"training", "inference", "convert"}
+
+
+def imported(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def our_parts(path):
+    ours = (n.split(".") for n in imported(path) if n.startswith("lightningdit_jax."))
+    return {parts[1] for parts in ours}
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
+
+
+def test_every_part_has_a_layer():
+    assert {part_of(p) for p in FILES} <= BASE | LOWER | UPPER
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    part, seen = part_of(path), our_parts(path)
+    allowed = {part} | BASE
+    if part in BASE:
+        allowed = {part}
+    elif part in UPPER:
+        allowed |= LOWER
+    assert seen <= allowed, f"{path} imports {sorted(seen - allowed)}"
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert "tensorflow" not in roots
+    if path.name != "torch_io.py":
+        assert "torch" not in roots
+
+
+def test_importing_everything_needs_neither_torch_nor_tensorflow():
+    modules = [
+        ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for p in FILES
+        if p.stem not in ("__init__", "torch_io")
+    ]
+    code = (
+        "import sys, importlib\n"
+        "sys.modules['torch'] = sys.modules['tensorflow'] = None\n"
+        f"[importlib.import_module(m) for m in {modules!r}]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -1,0 +1,57 @@
+"""setup.py's ranges and constraints.txt's pins tell the same story."""
+
+import ast
+import pathlib
+import re
+
+from packaging.requirements import Requirement
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {canonical(n): v for n, v in (line.split("==") for line in lines if line)}
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements():
+    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
+    keywords = {k.arg: k.value for k in call.keywords}
+    extras = ast.literal_eval(keywords["extras_require"])
+    accelerators = ("cuda", "tpu")  # jaxlib plugins: they follow jax's own pin
+    chosen = [r for name, rs in extras.items() if name not in accelerators for r in rs]
+    return [Requirement(r) for r in ast.literal_eval(keywords["install_requires"]) + chosen]
+
+
+def test_every_requirement_is_pinned_inside_its_range():
+    for requirement in requirements():
+        pin = pins().get(canonical(requirement.name))
+        assert pin is not None, f"{requirement.name} is not in constraints.txt"
+        assert pin in requirement.specifier, f"{requirement} does not admit {pin}"
+
+
+def test_every_import_is_required():
+    known = {canonical(r.name) for r in requirements()}
+    provides = {"PIL": "pillow", "absl": "absl-py", "sklearn": "scikit-learn"} | {
+        "orbax": "orbax-checkpoint",
+        "torch": None,
+    }
+    for path in (ROOT / "lightningdit_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in (n.split(".")[0] for n in names):
+                package = provides.get(name, name)
+                if name == "lightningdit_jax" or package is None or name in STDLIB:
+                    continue
+                assert canonical(package) in known, f"{path.name} imports {name}"
+
+
+STDLIB = __import__("sys").stdlib_module_names
