@@ -8,7 +8,7 @@ import pathlib
 import sys
 import traceback
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     from lightningdit_jax.errors import unknown_name
     from lightningdit_jax.parallel import multihost
 
+    logging.set_verbosity(flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING)
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
     if MODE.value not in MODES:

@@ -1,6 +1,6 @@
 """A small tokenizer on scikit-learn's handwritten digits: no download, minutes on a laptop.
 
-1,797 digits of 8x8 pixels (Alpaydin & Kaynak 1998), upscaled to 32x32.
+1,797 digits of 8x8 pixels (Alpaydin & Kaynak 1998), upscaled to 16x16.
 
     python main.py --config=configs/digits_vavae.py --workdir=outputs/demo/tokenizer
 """
@@ -9,13 +9,13 @@ from configs import base
 
 
 def get_config():
-    """f8d8 on 32x32 images."""
+    """f4d8 on 16x16 images."""
     c = base.get_config()
     c.kind = "vavae"
     c.compute.dtype = "float32"
-    c.tokenizer.resolution = 32
+    c.tokenizer.resolution = 16
     c.tokenizer.ch = 32
-    c.tokenizer.ch_mult = (1, 1, 2, 2)
+    c.tokenizer.ch_mult = (1, 1, 2)
     c.tokenizer.num_res_blocks = 1
     c.tokenizer.encoder_attn_resolutions = ()
     c.tokenizer.decoder_attn_resolutions = ()

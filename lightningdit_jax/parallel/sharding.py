@@ -43,6 +43,7 @@ LIGHTNINGDIT_RULES: Rules = (
 
 # The autoencoder is small (70 M parameters): its convolution kernels alone are worth sharding.
 VAVAE_RULES: Rules = (
+    (r"(^|/)(q|k|v|proj_out)/kernel$", P(None, "fsdp")),
     (r"(^|/)kernel$", P(None, None, None, "fsdp")),  # [kh, kw, in, out]
     (r"(^|/)(bias|scale)$", P()),
 )

@@ -32,12 +32,13 @@ def plain(x, t, scale, channels, start):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("t", [0.0, 0.1, 0.125, 0.126, 1.0])
-def test_equals_the_plain_implementation(channels, t):
-    v = guide(velocity, LABELS, NULL, cfg_scale=6.7, cfg_channels=channels, interval_start=0.125)
-    np.testing.assert_allclose(
-        v(X, jnp.float32(t)), plain(X, t, 6.7, channels, 0.125), rtol=1e-5, atol=1e-5
+def test_equals_the_plain_implementation(channels):
+    v = jax.jit(
+        guide(velocity, LABELS, NULL, cfg_scale=6.7, cfg_channels=channels, interval_start=0.125)
     )
+    want = jax.jit(lambda x, t: plain(x, t, 6.7, channels, 0.125))
+    for t in np.float32([0.0, 0.1, 0.125, 0.126, 1.0]):
+        np.testing.assert_allclose(v(X, t), want(X, t), rtol=1e-5, atol=1e-5)
 
 
 def test_none_guides_all_channels():

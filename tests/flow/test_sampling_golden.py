@@ -29,20 +29,30 @@ CALLS = ["below", "above", "equal", "no_interval", "none", "scale1"]
 def velocity_of(weights: str):
     """velocity(x, t, y) of the model that a case runs with."""
     config, params = params_from_torch("lightningdit", golden.load_file(golden.GOLDEN / weights))
-    graphdef, _ = nnx.split(
-        nnx.eval_shape(lambda: LightningDiT(config, rngs=nnx.Rngs(0))), nnx.Param
-    )
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: LightningDiT(config, rngs=nnx.Rngs(0))))
     return lambda x, t, y: nnx.merge(graphdef, params)(x, t, y)
 
 
-def guided_velocity(entry, labels, null_label, call):
+def guided_of(name: str, cfg_scale: float, interval_start: float):
+    """Guided velocity of a case, on the first half of its labels; the second half are null."""
+    y = golden.load(name)["in.y"]
+    labels, null_label = jnp.asarray(y[: len(y) // 2]), int(y[-1])
     return guide(
-        velocity_of(entry["weights"]),
+        velocity_of(golden.index()[name]["weights"]),
         labels,
         null_label,
-        cfg_scale=call["cfg_scale"],
-        interval_start=call["cfg_interval_start"] if call["cfg_interval"] else 0.0,
+        cfg_scale=cfg_scale,
+        interval_start=interval_start,
     )
+
+
+@functools.cache
+def jitted_guided_of(name: str, cfg_scale: float, interval_start: float):
+    return jax.jit(guided_of(name, cfg_scale, interval_start))
+
+
+def interval_start(call: dict) -> float:
+    return call["cfg_interval_start"] if call["cfg_interval"] else 0.0
 
 
 @pytest.mark.parametrize("name", EULER)
@@ -65,10 +75,9 @@ def test_trajectory(name):
 def test_guided_trajectory(name):
     """The release carries the unconditional half along; its first half is the sample."""
     case, entry = golden.load(name), golden.index()[name]
-    half = len(case["in.y"]) // 2
-    labels, null_label = jnp.asarray(case["in.y"][:half]), int(case["in.y"][half])
-    velocity = guided_velocity(entry, labels, null_label, entry["config"])
-    grid = time_grid(entry["config"]["num_steps"], entry["config"].get("timestep_shift", 0.0))
+    config, half = entry["config"], len(case["in.y"]) // 2
+    velocity = guided_of(name, config["cfg_scale"], interval_start(config))
+    grid = time_grid(config["num_steps"], config.get("timestep_shift", 0.0))
     sample = jax.jit(lambda x: euler(velocity, x, grid, trajectory=True))
     trajectory = sample(golden.to_nhwc(case["in.z"][:half]))
     golden.assert_close(golden.to_nchw(trajectory), case["out.traj"][:, :half], entry["tolerance"])
@@ -78,10 +87,9 @@ def test_guided_trajectory(name):
 @pytest.mark.parametrize("name", ["lightningdit_cfg_default", "lightningdit_cfg_learn_sigma"])
 def test_guided_velocity(name, call):
     case, entry = golden.load(name), golden.index()[name]
-    half = len(case["in.y"]) // 2
-    labels, null_label = jnp.asarray(case["in.y"][:half]), int(case["in.y"][half])
-    times = case[f"in.{call}.t"]
+    half, times = len(case["in.y"]) // 2, case[f"in.{call}.t"]
     assert np.unique(times).size == 1
-    velocity = guided_velocity(entry, labels, null_label, entry["config"]["calls"][call])
-    v = jax.jit(velocity)(golden.to_nhwc(case["in.x"][:half]), times[0])
+    config = entry["config"]["calls"][call]
+    velocity = jitted_guided_of(name, config["cfg_scale"], interval_start(config))
+    v = velocity(golden.to_nhwc(case["in.x"][:half]), times[0])
     golden.assert_close(golden.to_nchw(v), case[f"out.{call}"][:half], entry["tolerance"])

@@ -1,0 +1,145 @@
+"""Layers of the transformer block: norms, attention, MLPs. Parameters are float32.
+
+Fused projections keep their parts as axes of their own (q, k and v; gate and value), so that
+tensor parallelism cuts heads and hidden width and never across the parts.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from lightningdit_jax.models.embeddings import apply_rotary, rotary_tables
+
+xavier_uniform = nnx.initializers.xavier_uniform()
+
+
+def linear(
+    in_features: int | tuple[int, ...],
+    out_features: int | tuple[int, ...],
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    kernel_init: nnx.Initializer = xavier_uniform,
+) -> nnx.LinearGeneral:
+    """A linear layer over the last axes, with bias; the kernel is [*in_features, *out_features].
+
+    kernel_init sees the matrix, all inputs by all outputs, as in the release.
+    """
+    inputs = (in_features,) if isinstance(in_features, int) else in_features
+    return nnx.LinearGeneral(
+        inputs,
+        out_features,
+        axis=tuple(range(-len(inputs), 0)),
+        dtype=dtype,
+        kernel_init=kernel_init,
+        rngs=rngs,
+    )
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + 1e-6) in float32, cast to x's type, times a weight. Zhang 2019."""
+
+    def __init__(self, dim: int):
+        self.scale = nnx.Param(jnp.ones(dim, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., dim] -> the same."""
+        x32 = x.astype(jnp.float32)
+        x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
+        return x32.astype(x.dtype) * self.scale[...].astype(x.dtype)
+
+
+def token_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
+    """Norm before a branch: RMSNorm, or LayerNorm without scale and bias (DiT)."""
+    if use_rmsnorm:
+        return RMSNorm(dim)
+    return nnx.LayerNorm(
+        dim,
+        epsilon=1e-6,
+        use_bias=False,
+        use_scale=False,
+        use_fast_variance=False,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def head_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
+    """Norm of queries and keys: RMSNorm, or affine LayerNorm with PyTorch's eps 1e-5."""
+    if use_rmsnorm:
+        return RMSNorm(dim)
+    return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+def modulate(x: jax.Array, shift: jax.Array | None, scale: jax.Array) -> jax.Array:
+    """x (1 + scale) + shift. x: [B, N, D], shift and scale [B, 1, D]."""
+    x = x * (1 + scale)
+    return x if shift is None else x + shift
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with optional q/k norm and 2-D rotary embedding.
+
+    x: [B, N, D] -> [B, N, D]. Softmax in float32. implementation: of jax.nn.dot_product_attention.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: int,
+        *,
+        use_qknorm: bool,
+        use_rope: bool,
+        use_rmsnorm: bool,
+        implementation: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        head_dim = dim // num_heads
+        self.grid, self.head_dim = grid, head_dim
+        self.use_qknorm, self.use_rope = use_qknorm, use_rope
+        self.implementation = implementation
+        self.qkv = linear(dim, (3, num_heads, head_dim), dtype=dtype, rngs=rngs)
+        if use_qknorm:
+            self.q_norm = head_norm(head_dim, use_rmsnorm, dtype=dtype, rngs=rngs)
+            self.k_norm = head_norm(head_dim, use_rmsnorm, dtype=dtype, rngs=rngs)
+        self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        qkv = checkpoint_name(self.qkv(x), "qkv")  # [B, N, 3, H, hd]
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        if self.use_qknorm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.use_rope:
+            cos, sin = rotary_tables(self.grid, self.head_dim)
+            q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
+        x = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
+        return self.proj(checkpoint_name(x, "attention"))
+
+
+class SwiGLU(nnx.Module):
+    """w3(silu(gate) * value) with gate and value from the fused w12. Shazeer 2020."""
+
+    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.w12 = linear(dim, (2, hidden), dtype=dtype, rngs=rngs)
+        self.w3 = linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        x = checkpoint_name(self.w12(x), "mlp_hidden")  # [..., 2, F]
+        return self.w3(nnx.silu(x[..., 0, :]) * x[..., 1, :])
+
+
+class GeluMlp(nnx.Module):
+    """Linear, GELU (tanh approximation), linear. DiT."""
+
+    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        x = checkpoint_name(self.fc1(x), "mlp_hidden")
+        return self.fc2(nnx.gelu(x, approximate=True))

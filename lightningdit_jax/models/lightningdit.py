@@ -1,0 +1,305 @@
+"""LightningDiT: the diffusion transformer of Yao et al. 2025 (arXiv 2501.01423), sec. 4.
+
+DiT (Peebles & Xie 2023) with SwiGLU, RMSNorm and rotary embedding, each an option.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
+from lightningdit_jax.models.layers import (
+    Attention,
+    GeluMlp,
+    SwiGLU,
+    linear,
+    modulate,
+    token_norm,
+)
+
+# Sizes as in the release; L/1 stands in the paper only.
+_SIZES = {
+    "B": {"depth": 12, "hidden_size": 768, "num_heads": 12},
+    "L": {"depth": 24, "hidden_size": 1024, "num_heads": 16},
+    "XL": {"depth": 28, "hidden_size": 1152, "num_heads": 16},
+    "1p0B": {"depth": 24, "hidden_size": 1536, "num_heads": 24},
+    "1p6B": {"depth": 28, "hidden_size": 1792, "num_heads": 28},
+}
+VARIANTS: dict[str, dict[str, int]] = {
+    f"{size}/{patch}": dims | {"patch_size": patch}
+    for size, dims in _SIZES.items()
+    for patch in (1, 2)
+}
+
+# What a rematerialised block keeps for its backward pass.
+_POLICIES = jax.checkpoint_policies
+REMAT_POLICIES: dict[str, Callable[..., Any]] = {
+    "block": _POLICIES.nothing_saveable,
+    "attention": _POLICIES.save_only_these_names("qkv", "attention"),
+    "attention_mlp": _POLICIES.save_only_these_names("qkv", "attention", "mlp_hidden"),
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
+}
+REMAT = ("none", *REMAT_POLICIES)
+ATTENTION = ("xla", "cudnn")
+
+
+def variant_dims(name: str) -> dict[str, int]:
+    """depth, hidden_size, num_heads and patch_size of a variant such as "XL/1".
+
+    Raises ValueError naming the nearest variant and all of them.
+    """
+    if name not in VARIANTS:
+        raise ValueError(unknown_name("variant", name, tuple(VARIANTS)))
+    return dict(VARIANTS[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class LightningDiTConfig:
+    """Architecture of LightningDiT. Raises ValueError naming the field that does not fit.
+
+    input_size is the side of the square latent. With class_dropout_prob > 0 the label table has
+    one row more, the null class at index num_classes.
+    """
+
+    input_size: int
+    patch_size: int
+    in_channels: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    num_classes: int
+    class_dropout_prob: float
+    learn_sigma: bool
+    use_qknorm: bool
+    use_swiglu: bool
+    use_rope: bool
+    use_rmsnorm: bool
+    wo_shift: bool
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and value < 1:
+                raise ValueError(f"{field.name} is {value}; expected at least 1")
+        self._check_divides("patch_size", self.patch_size, "input_size", self.input_size)
+        self._check_divides("num_heads", self.num_heads, "hidden_size", self.hidden_size)
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}; expected a multiple of 4 "
+                "(sines and cosines of rows and columns)"
+            )
+        if self.use_rope and self.head_dim % 4:
+            raise ValueError(
+                f"hidden_size / num_heads is {self.head_dim}; with use_rope expected a multiple "
+                "of 4 (pairs of channels for rows and columns)"
+            )
+        if not 0 <= self.class_dropout_prob < 1:
+            raise ValueError(
+                f"class_dropout_prob is {self.class_dropout_prob}; expected 0 <= p < 1"
+            )
+        if self.mlp_hidden < 1:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; expected more, 4.0 say")
+
+    @staticmethod
+    def _check_divides(part: str, divisor: int, whole: str, value: int) -> None:
+        if value % divisor:
+            raise ValueError(f"{whole} is {value}; expected a multiple of {part}={divisor}")
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side."""
+        return self.input_size // self.patch_size
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Width F of the MLP; SwiGLU takes two thirds, to have as many parameters."""
+        hidden = int(self.hidden_size * self.mlp_ratio)
+        return int(2 / 3 * hidden) if self.use_swiglu else hidden
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output layer; learn_sigma doubles them (DiT)."""
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of the label table."""
+        return self.num_classes + (self.class_dropout_prob > 0)
+
+
+class Block(nnx.Module):
+    """AdaLN-Zero block. x: [B, N, D], c: [B, D] -> [B, N, D]. Peebles & Xie 2023, sec. 3.2.
+
+    wo_shift leaves scale and gate of each branch.
+    """
+
+    def __init__(
+        self, config: LightningDiTConfig, *, attention: str, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        dim = config.hidden_size
+        self.wo_shift = config.wo_shift
+        self.norm1 = token_norm(dim, config.use_rmsnorm, dtype=dtype, rngs=rngs)
+        self.attn = Attention(
+            dim,
+            config.num_heads,
+            config.grid,
+            use_qknorm=config.use_qknorm,
+            use_rope=config.use_rope,
+            use_rmsnorm=config.use_rmsnorm,
+            implementation=attention,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm2 = token_norm(dim, config.use_rmsnorm, dtype=dtype, rngs=rngs)
+        mlp = SwiGLU if config.use_swiglu else GeluMlp
+        self.mlp = mlp(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
+        self.adaLN_modulation = linear(
+            dim,
+            (4 if config.wo_shift else 6, dim),
+            dtype=dtype,
+            kernel_init=nnx.initializers.zeros,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
+        modulation = self.adaLN_modulation(nnx.silu(c))[:, :, None]  # [B, 6 or 4, 1, D]
+        parts = [modulation[:, i] for i in range(modulation.shape[1])]
+        if self.wo_shift:
+            parts = [None, *parts[:2], None, *parts[2:]]
+        shift1, scale1, gate1, shift2, scale2, gate2 = parts
+        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nnx.Module):
+    """Modulated norm and linear. x: [B, N, D], c: [B, D] -> [B, N, p p C_out]. DiT."""
+
+    def __init__(self, config: LightningDiTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        dim, zeros = config.hidden_size, nnx.initializers.zeros
+        self.norm_final = token_norm(dim, config.use_rmsnorm, dtype=dtype, rngs=rngs)
+        self.linear = linear(
+            dim,
+            config.patch_size**2 * config.out_channels,
+            dtype=dtype,
+            kernel_init=zeros,
+            rngs=rngs,
+        )
+        self.adaLN_modulation = linear(dim, (2, dim), dtype=dtype, kernel_init=zeros, rngs=rngs)
+
+    def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
+        modulation = self.adaLN_modulation(nnx.silu(c))[:, :, None]
+        return self.linear(modulate(self.norm_final(x), modulation[:, 0], modulation[:, 1]))
+
+
+def _unconstrained(x: jax.Array, name: str) -> jax.Array:
+    del name
+    return x
+
+
+class LightningDiT(nnx.Module):
+    """Velocity of a latent at a time, given its class. See __call__.
+
+    Parameters are float32; dtype is that of matmuls and activations, while norm statistics,
+    softmax and the timestep sinusoid stay float32. Blocks are stacked along a leading axis and
+    scanned, scan_unroll at a time. remat: one of REMAT. attention: one of ATTENTION.
+    constrain(x, name) pins activations [B, N, D] to a sharding.
+    Raises ValueError for an unknown remat or attention.
+    """
+
+    def __init__(
+        self,
+        config: LightningDiTConfig,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        remat: str = "none",
+        scan_unroll: int = 1,
+        attention: str = "xla",
+        constrain: Callable[[jax.Array, str], jax.Array] = _unconstrained,
+        rngs: nnx.Rngs,
+    ):
+        if remat not in REMAT:
+            raise ValueError(unknown_name("remat policy", remat, REMAT))
+        if attention not in ATTENTION:
+            raise ValueError(unknown_name("attention implementation", attention, ATTENTION))
+        self.config, self.remat, self.scan_unroll = config, remat, scan_unroll
+        self.dtype, self.constrain = np.dtype(dtype), constrain
+        dtype, dim = self.dtype, config.hidden_size
+
+        patch_dim = config.patch_size**2 * config.in_channels
+        self.x_embedder = linear(patch_dim, dim, dtype=dtype, rngs=rngs)
+        self.t_embedder = TimestepEmbedder(dim, dtype=dtype, rngs=rngs)
+        self.y_embedder = nnx.Embed(
+            config.num_labels, dim, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
+        )
+        self.pos_embed = nnx.Param(jnp.asarray(sincos_position_table(dim, config.grid)))
+
+        def make_block(key: jax.Array) -> Block:
+            return Block(config, attention=attention, dtype=dtype, rngs=nnx.Rngs(key))
+
+        # As jax.vmap over the keys would give, bit for bit, in a third of the compile time.
+        keys = jax.random.split(rngs.params(), config.depth)
+        stacked = jax.lax.map(lambda key: nnx.state(make_block(key), nnx.Param), keys)
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
+        self.blocks = nnx.merge(graphdef, stacked)
+        self.final_layer = FinalLayer(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+        """Velocity at x. x: [B, H, W, C], t: [B] in [0, 1], y: [B] int -> [B, H, W, C] float32.
+
+        t = 0 is noise, t = 1 data. y = num_classes is the null class. With learn_sigma the second
+        half of the output channels is dropped, as in the release.
+        Raises ValueError if x has another size or other channels than the config.
+        """
+        tokens = self.run_blocks(self.embed_latents(x), c := self.embed_condition(t, y))
+        return self.unpatchify(self.final_layer(tokens, c))
+
+    def embed_latents(self, x: jax.Array) -> jax.Array:
+        """Patches to tokens, with their positions. x: [B, H, W, C] -> [B, N, D]."""
+        config = self.config
+        expected = (config.input_size, config.input_size, config.in_channels)
+        if x.ndim != 4 or x.shape[1:] != expected:
+            raise ValueError(f"x has shape {x.shape}; expected [B, H, W, C] with {expected}")
+        grid, patch = config.grid, config.patch_size
+        x = x.reshape(-1, grid, patch, grid, patch, config.in_channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), grid * grid, -1)
+        # A parameter, so that checkpoints carry it, but frozen.
+        pos_embed = jax.lax.stop_gradient(self.pos_embed[...])
+        tokens = (self.x_embedder(x) + pos_embed).astype(self.dtype)
+        return self.constrain(tokens, "tokens")
+
+    def embed_condition(self, t: jax.Array, y: jax.Array) -> jax.Array:
+        """Time plus class. t: [B], y: [B] int -> c [B, D] float32."""
+        return self.t_embedder(t).astype(jnp.float32) + self.y_embedder(y)
+
+    def run_blocks(self, x: jax.Array, c: jax.Array) -> jax.Array:
+        """All blocks in turn. x: [B, N, D], c: [B, D] -> [B, N, D]."""
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def body(x: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
+            block = nnx.merge(graphdef, state)
+            return self.constrain(block(x, c), "tokens"), None
+
+        if self.remat != "none":
+            # Inside a scan nothing can be shared with the forward pass, so CSE is harmless.
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        return jax.lax.scan(body, x, stacked, unroll=self.scan_unroll)[0]
+
+    def unpatchify(self, x: jax.Array) -> jax.Array:
+        """Tokens to a latent. x: [B, N, p p C_out] -> [B, H, W, C] float32."""
+        grid, patch = self.config.grid, self.config.patch_size
+        x = x.astype(jnp.float32).reshape(-1, grid, grid, patch, patch, self.config.out_channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(-1, grid * patch, grid * patch, self.config.out_channels)
+        return x[..., : self.config.in_channels]

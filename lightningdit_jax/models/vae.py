@@ -1,0 +1,374 @@
+"""VA-VAE: the autoencoder of latent diffusion (Rombach et al. 2022), as in the release.
+
+Images and latents are NHWC. Vision-foundation alignment (Yao et al. 2025, sec. 3) changes its
+training, not its architecture.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+GROUPS = 32  # of every GroupNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class VAVAEConfig:
+    """Architecture of the autoencoder. Raises ValueError naming the field that does not fit.
+
+    ch * ch_mult[i] are the channels of level i, each level halves the side. Attention stands at
+    the levels whose side is in *_attn_resolutions for an image of the nominal `resolution`,
+    whatever the size of the actual image. embed_dim: channels d of the latents.
+    decoder_attn_resolutions () is the decoder of MAR's tokenizer.
+    """
+
+    resolution: int
+    in_channels: int
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    encoder_attn_resolutions: tuple[int, ...]
+    decoder_attn_resolutions: tuple[int, ...]
+    z_channels: int
+    embed_dim: int
+
+    def __post_init__(self):
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise ValueError(f"ch_mult is {self.ch_mult}; expected positive factors, one a level")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and value < 1:
+                raise ValueError(f"{field.name} is {value}; expected at least 1")
+        if self.ch % GROUPS:
+            raise ValueError(
+                f"ch is {self.ch}; expected a multiple of {GROUPS}, the groups of GroupNorm"
+            )
+        if self.resolution % self.downsample_factor:
+            raise ValueError(
+                f"resolution is {self.resolution}; expected a multiple of "
+                f"{self.downsample_factor} (ch_mult has {len(self.ch_mult)} levels)"
+            )
+        sides = [self.resolution >> level for level in range(len(self.ch_mult))]
+        for name in ("encoder_attn_resolutions", "decoder_attn_resolutions"):
+            if not set(getattr(self, name)) <= set(sides):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; with resolution={self.resolution} and "
+                    f"{len(sides)} levels expected some of {sides}"
+                )
+
+    @property
+    def downsample_factor(self) -> int:
+        """f: side of an image over that of its latent."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@flax.struct.dataclass
+class DiagonalGaussian:
+    """Posterior over latents: mean and logvar [B, h, w, d] float32, logvar within [-30, 20]."""
+
+    mean: jax.Array
+    logvar: jax.Array
+
+    @classmethod
+    def from_moments(cls, moments: jax.Array) -> "DiagonalGaussian":
+        """moments: [B, h, w, 2 d], means then log variances."""
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return cls(mean, jnp.clip(logvar, -30.0, 20.0))
+
+    @property
+    def std(self) -> jax.Array:
+        """Standard deviation."""
+        return jnp.exp(0.5 * self.logvar)
+
+    @property
+    def var(self) -> jax.Array:
+        """Variance."""
+        return jnp.exp(self.logvar)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """A draw [B, h, w, d]."""
+        return self.mean + self.std * jax.random.normal(key, self.mean.shape, jnp.float32)
+
+    def mode(self) -> jax.Array:
+        """The mean."""
+        return self.mean
+
+    def kl(self) -> jax.Array:
+        """Divergence from the standard normal, summed over the latent. [B]."""
+        terms = jnp.square(self.mean) + self.var - 1.0 - self.logvar
+        return 0.5 * terms.sum(axis=(1, 2, 3))
+
+    def nll(self, x: jax.Array) -> jax.Array:
+        """Negative log likelihood of x [B, h, w, d], summed over the latent. [B]."""
+        terms = math.log(2 * math.pi) + self.logvar + jnp.square(x - self.mean) / self.var
+        return 0.5 * terms.sum(axis=(1, 2, 3))
+
+
+def decode_to_uint8(images: jax.Array) -> jax.Array:
+    """Decoder output to pixels: clamp(127.5 x + 128, 0, 255), truncated. [...] -> [...] uint8.
+
+    Clamped between product and sum, which is the same number: a sum that took the product directly
+    is contracted to one fused multiply-add under jit, whose single rounding moves pixels by one.
+    """
+    product = 127.5 * images.astype(jnp.float32)
+    return (jnp.clip(product, -128.0, 127.0) + 128.0).astype(jnp.uint8)
+
+
+def _fan_in_uniform(fan_in: int) -> nnx.Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels and biases alike."""
+    limit = fan_in**-0.5
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def _conv(
+    in_features: int,
+    out_features: int,
+    size: int,
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    strides: int = 1,
+    padding: str | tuple[tuple[int, int], ...] = "SAME",
+) -> nnx.Conv:
+    init = _fan_in_uniform(in_features * size**2)
+    return nnx.Conv(
+        in_features,
+        out_features,
+        (size, size),
+        strides,
+        padding=padding,
+        dtype=dtype,
+        kernel_init=init,
+        bias_init=init,
+        rngs=rngs,
+    )
+
+
+def _norm(channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """GroupNorm with statistics in float32, the variance about the mean."""
+    return nnx.GroupNorm(
+        channels, GROUPS, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs
+    )
+
+
+class ResnetBlock(nnx.Module):
+    """Norm, swish, convolution, twice, around a shortcut. [B, H, W, in] -> [B, H, W, out]."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.norm1 = _norm(in_channels, dtype=dtype, rngs=rngs)
+        self.conv1 = _conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.norm2 = _norm(out_channels, dtype=dtype, rngs=rngs)
+        self.conv2 = _conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs)
+        self.has_shortcut = in_channels != out_channels
+        if self.has_shortcut:
+            self.nin_shortcut = _conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.conv1(nnx.swish(self.norm1(x)))
+        h = self.conv2(nnx.swish(self.norm2(h)))
+        return h + (self.nin_shortcut(x) if self.has_shortcut else x)
+
+
+class AttnBlock(nnx.Module):
+    """Self-attention over all positions, one head, with residual. [B, H, W, C] -> the same."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.norm = _norm(channels, dtype=dtype, rngs=rngs)
+        init = _fan_in_uniform(channels)
+
+        def project() -> nnx.Linear:
+            return nnx.Linear(
+                channels, channels, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs
+            )
+
+        self.q, self.k, self.v, self.proj_out = (project() for _ in range(4))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.norm(x).reshape(x.shape[0], -1, 1, x.shape[-1])  # [B, N, heads, C]
+        h = jax.nn.dot_product_attention(self.q(h), self.k(h), self.v(h))
+        return x + self.proj_out(h.reshape(x.shape))
+
+
+class Downsample(nnx.Module):
+    """Halves the side by a strided convolution, padded at the right and the bottom only."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        padding = ((0, 1), (0, 1))
+        self.conv = _conv(channels, channels, 3, strides=2, padding=padding, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles the side by repeating pixels, then a convolution."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv = _conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
+
+
+class Level(nnx.Module):
+    """Residual blocks of one resolution, each with attention behind it or none, then resampling.
+
+    [B, H, W, in] -> [B, H', W', out]; resample is `downsample`, `upsample` or absent.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        *,
+        attention: bool,
+        resample: str | None,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        widths = [in_channels] + [out_channels] * num_blocks
+        self.block = nnx.List(
+            [ResnetBlock(*pair, dtype=dtype, rngs=rngs) for pair in itertools.pairwise(widths)]
+        )
+        self.attn = nnx.List(
+            [AttnBlock(out_channels, dtype=dtype, rngs=rngs) for _ in self.block if attention]
+        )
+        self.resample = resample
+        if resample == "downsample":
+            self.downsample = Downsample(out_channels, dtype=dtype, rngs=rngs)
+        elif resample == "upsample":
+            self.upsample = Upsample(out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return x if self.resample is None else getattr(self, self.resample)(x)
+
+
+class Middle(nnx.Module):
+    """Residual block, attention, residual block. [B, H, W, C] -> the same."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.block_1 = ResnetBlock(channels, channels, dtype=dtype, rngs=rngs)
+        self.attn_1 = AttnBlock(channels, dtype=dtype, rngs=rngs)
+        self.block_2 = ResnetBlock(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nnx.Module):
+    """Image to features. [B, H, W, C] -> [B, H/f, W/f, 2 z_channels]."""
+
+    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        widths = [config.ch * factor for factor in (1, *config.ch_mult)]
+        last = len(config.ch_mult) - 1
+        self.conv_in = _conv(config.in_channels, config.ch, 3, dtype=dtype, rngs=rngs)
+        self.down = nnx.List(
+            [
+                Level(
+                    widths[i],
+                    widths[i + 1],
+                    config.num_res_blocks,
+                    attention=config.resolution >> i in config.encoder_attn_resolutions,
+                    resample="downsample" if i < last else None,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for i in range(last + 1)
+            ]
+        )
+        self.mid = Middle(widths[-1], dtype=dtype, rngs=rngs)
+        self.norm_out = _norm(widths[-1], dtype=dtype, rngs=rngs)
+        self.conv_out = _conv(widths[-1], 2 * config.z_channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(nnx.swish(self.norm_out(self.mid(x))))
+
+
+class Decoder(nnx.Module):
+    """Features to image. [B, h, w, z_channels] -> [B, h f, w f, C].
+
+    `up` is ordered by resolution, finest first, as in the release: it runs from its end.
+    """
+
+    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        widths = [config.ch * factor for factor in config.ch_mult]
+        widths.append(widths[-1])
+        self.conv_in = _conv(config.z_channels, widths[-1], 3, dtype=dtype, rngs=rngs)
+        self.mid = Middle(widths[-1], dtype=dtype, rngs=rngs)
+        self.up = nnx.List(
+            [
+                Level(
+                    widths[i + 1],
+                    widths[i],
+                    config.num_res_blocks + 1,
+                    attention=config.resolution >> i in config.decoder_attn_resolutions,
+                    resample="upsample" if i > 0 else None,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for i in range(len(config.ch_mult))
+            ]
+        )
+        self.norm_out = _norm(widths[0], dtype=dtype, rngs=rngs)
+        self.conv_out = _conv(widths[0], config.in_channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(nnx.swish(self.norm_out(x)))
+
+
+class VAVAE(nnx.Module):
+    """Variational autoencoder of images. Parameters are float32, dtype is that of convolutions."""
+
+    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+        self.config, self.dtype = config, np.dtype(dtype)
+        z, d = config.z_channels, config.embed_dim
+        self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
+        self.quant_conv = _conv(2 * z, 2 * d, 1, dtype=self.dtype, rngs=rngs)
+        self.post_quant_conv = _conv(d, z, 1, dtype=self.dtype, rngs=rngs)
+
+    def encode(self, images: jax.Array) -> DiagonalGaussian:
+        """Posterior. images: [B, H, W, C] in [-1, 1] -> over [B, H/f, W/f, d].
+
+        Raises ValueError if f does not divide H and W, or the channels are others.
+        """
+        factor, channels = self.config.downsample_factor, self.config.in_channels
+        if images.ndim != 4 or images.shape[3] != channels:
+            raise ValueError(f"images have shape {images.shape}; expected [B, H, W, {channels}]")
+        if images.shape[1] % factor or images.shape[2] % factor:
+            raise ValueError(
+                f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
+                f"multiples of {factor}: crop or resize them"
+            )
+        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images)))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Images of latents, not clamped. z: [B, h, w, d] -> [B, h f, w f, C] float32.
+
+        Raises ValueError if the latents have other channels.
+        """
+        if z.ndim != 4 or z.shape[3] != self.config.embed_dim:
+            raise ValueError(
+                f"latents have shape {z.shape}; expected [B, h, w, {self.config.embed_dim}]"
+            )
+        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)

@@ -1,0 +1,350 @@
+"""LightningDiT against the release's outputs and against its own invariants."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lightningdit_jax.convert.convert import abstract_params, params_from_torch
+from lightningdit_jax.models.layers import modulate
+from lightningdit_jax.models.lightningdit import (
+    REMAT,
+    VARIANTS,
+    LightningDiT,
+    LightningDiTConfig,
+    variant_dims,
+)
+from tests import golden
+
+FORWARD = [
+    "lightningdit_default",
+    "lightningdit_qknorm",
+    "lightningdit_qknorm_layernorm",
+    "lightningdit_plain_dit",
+    "lightningdit_wo_shift",
+    "lightningdit_patch2",
+    "lightningdit_learn_sigma",
+    "lightningdit_no_null_class",
+    "lightningdit_grid16_1000cls",
+    "lightningdit_pos_embed_loaded",
+]
+
+TINY = LightningDiTConfig(
+    input_size=4,
+    patch_size=1,
+    in_channels=3,
+    hidden_size=16,
+    depth=4,
+    num_heads=2,
+    mlp_ratio=4.0,
+    num_classes=5,
+    class_dropout_prob=0.1,
+    learn_sigma=False,
+    use_qknorm=True,
+    use_swiglu=True,
+    use_rope=True,
+    use_rmsnorm=True,
+    wo_shift=False,
+)
+
+
+@functools.cache
+def golden_model(name):
+    entry = golden.index()[name]
+    given = entry["config"].get("model_config", entry["config"])
+    config, params = params_from_torch(
+        "lightningdit",
+        golden.load_weights(name),
+        num_heads=given["num_heads"],
+        null_class=given.get("class_dropout_prob", 0.1) > 0,
+    )
+    # The architecture read from the weights is the one the case was made with.
+    assert given.items() <= dataclasses.asdict(config).items()
+    return nnx.merge(graphdef_of(config), params)
+
+
+def graphdef_of(config, **options):
+    return nnx.graphdef(nnx.eval_shape(lambda: LightningDiT(config, **options, rngs=nnx.Rngs(0))))
+
+
+def pure(model):
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+@functools.cache
+def tiny():
+    """Parameters with nothing at zero, and a batch."""
+    keys = iter(jax.random.split(jax.random.key(0), 99))
+    params = jax.tree.map(
+        lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape),
+        pure(LightningDiT(TINY, rngs=nnx.Rngs(0))),
+    )
+    x = jax.random.normal(next(keys), (2, 4, 4, 3))
+    return params, (x, jnp.array([0.2, 0.9]), jnp.array([1, 5]))
+
+
+@functools.cache
+def tiny_value_and_grad(dtype="float32", **options):
+    """Output, and gradients of its sum of squares."""
+    graphdef = graphdef_of(TINY, dtype=jnp.dtype(dtype), **options)
+    params, batch = tiny()
+
+    def loss(params):
+        out = nnx.merge(graphdef, params)(*batch)
+        return jnp.square(out).sum(), out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return out, grads
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward(name):
+    case, model = golden.load(name), golden_model(name)
+    graphdef, params = nnx.split(model)
+    out = jax.jit(lambda params, *batch: nnx.merge(graphdef, params)(*batch))(
+        params, golden.to_nhwc(case["in.x"]), case["in.t"], case["in.y"]
+    )
+    assert out.dtype == jnp.float32
+    golden.assert_close(golden.to_nchw(out), case["out.y"], golden.index()[name]["tolerance"])
+
+
+def test_intermediate_activations():
+    name = "lightningdit_default"
+    case, model = golden.load(name), golden_model(name)
+    x, t, y = golden.to_nhwc(case["in.x"])[:1], case["in.t"][:1], case["in.y"][:1]
+    graphdef, stacked = nnx.split(model.blocks)
+    block0, block1 = (
+        nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in (0, 1)
+    )
+    tokens, c = model.embed_latents(x), model.embed_condition(t, y)
+    shift1, scale1, _, shift2, scale2, _ = block0.adaLN_modulation(nnx.silu(c)).swapaxes(0, 1)
+    got = {
+        "x_embedder": tokens - model.pos_embed[...],
+        "t_emb": model.t_embedder(t),
+        "y_emb": model.y_embedder(y),
+        "block0.norm1": block0.norm1(tokens),
+        "block0.attn": block0.attn(modulate(block0.norm1(tokens), shift1, scale1)),
+        "block0": block0(tokens, c),
+    }
+    without_mlp = tokens + block0.adaLN_modulation(nnx.silu(c))[:, 2] * got["block0.attn"]
+    got["block0.mlp"] = block0.mlp(modulate(block0.norm2(without_mlp), shift2, scale2))
+    got["block1"] = block1(got["block0"], c)
+    got["final_layer"] = model.final_layer(got["block1"], c)
+    assert {f"mid.{key}" for key in got} == {key for key in case if key.startswith("mid.")}
+    for key, value in got.items():
+        golden.assert_close(value, case[f"mid.{key}"], golden.index()[name]["tolerance"])
+    np.testing.assert_allclose(model.run_blocks(tokens, c), got["block1"], atol=1e-5)
+
+
+def test_label_embedder():
+    """Dropping a label is giving the null class, which is the caller's doing."""
+    case, model = golden.load("label_embedder"), golden_model("label_embedder")
+    tolerance = golden.index()["label_embedder"]["tolerance"]
+    y = case["in.y"]
+    golden.assert_close(model.y_embedder(y), case["out.emb"], tolerance)
+    dropped = np.where(case["in.force_drop_ids"] == 1, model.config.num_classes, y)
+    golden.assert_close(model.y_embedder(dropped), case["out.emb_forced"], tolerance)
+
+
+def test_a_fresh_model_is_exactly_zero_and_frozen_where_it_should_be():
+    model = LightningDiT(TINY, rngs=nnx.Rngs(0))
+    _, batch = tiny()
+    out = model(*batch)
+    assert out.dtype == jnp.float32 and not np.asarray(out).any()
+    _, grads = tiny_value_and_grad()
+    assert not np.asarray(grads["pos_embed"]).any()
+    others = {k: v for k, v in grads.items() if k != "pos_embed"}
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(others))
+
+
+def test_initialisation():
+    config = dataclasses.replace(TINY, hidden_size=64, depth=2, patch_size=2, num_heads=4)
+    params = pure(LightningDiT(config, rngs=nnx.Rngs(1)))
+    dim, hidden, patch = 64, config.mlp_hidden, 12
+    blocks = params["blocks"]
+    fans = {  # inputs and outputs of the matrices as the release fuses them
+        (dim, 3 * dim): blocks["attn"]["qkv"],
+        (dim, dim): blocks["attn"]["proj"],
+        (dim, 2 * hidden): blocks["mlp"]["w12"],
+        (hidden, dim): blocks["mlp"]["w3"],
+        (patch, dim): params["x_embedder"],
+    }
+    for (fan_in, fan_out), layer in fans.items():
+        limit, kernel = math.sqrt(6 / (fan_in + fan_out)), np.asarray(layer["kernel"])
+        assert 0.98 * limit < np.abs(kernel).max() <= limit
+        np.testing.assert_allclose(kernel.std(), limit / math.sqrt(3), rtol=0.05)
+        assert not np.asarray(layer["bias"]).any()
+    normals = [params["y_embedder"]["embedding"]]
+    normals += [params["t_embedder"][fc]["kernel"] for fc in ("fc1", "fc2")]
+    for normal in normals:
+        np.testing.assert_allclose(np.std(normal), 0.02, rtol=0.1)
+    zero = [blocks["adaLN_modulation"], params["final_layer"]["adaLN_modulation"]]
+    zero += [params["final_layer"]["linear"]]
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(zero))
+    qkv = np.asarray(blocks["attn"]["qkv"]["kernel"])
+    assert np.abs(qkv[0] - qkv[1]).max() > 0.1 and qkv.dtype == np.float32
+
+
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+def test_remat_changes_nothing(remat):
+    out, grads = tiny_value_and_grad()
+    got_out, got_grads = tiny_value_and_grad(remat=remat)
+    np.testing.assert_array_equal(got_out, out)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max()),
+        got_grads,
+        grads,
+    )
+
+
+def saved_shapes(remat):
+    """Stacked arrays that the scan of a block hands to the backward pass."""
+    model = nnx.merge(graphdef_of(TINY, remat=remat), tiny()[0])
+    tokens, c = jnp.ones((2, 16, 16)), jnp.ones((2, 16))
+    _, pullback = jax.vjp(model.run_blocks, tokens, c)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(pullback)]
+    return sorted(shape[1:] for shape in shapes if shape[:2] == (TINY.depth, 2))
+
+
+def test_remat_keeps_what_its_name_says():
+    dim, tokens, hidden = TINY.hidden_size, 16, TINY.mlp_hidden
+    carry, qkv = (2, tokens, dim), (2, tokens, 3, 2, dim // 2)
+    attention, mlp = (2, tokens, 2, dim // 2), (2, tokens, 2, hidden)
+    assert saved_shapes("block") == [carry]
+    assert saved_shapes("attention") == sorted([carry, qkv, attention])
+    assert saved_shapes("attention_mlp") == sorted([carry, qkv, attention, mlp])
+    assert len(saved_shapes("dots")) < len(saved_shapes("none"))
+
+
+def test_scan_unroll_changes_nothing():
+    out, grads = tiny_value_and_grad()
+    got_out, got_grads = tiny_value_and_grad(scan_unroll=4)
+    np.testing.assert_allclose(got_out, out, rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
+        got_grads,
+        grads,
+    )
+
+
+def test_bfloat16_is_close_and_ends_in_float32():
+    out, grads = tiny_value_and_grad()
+    got_out, got_grads = tiny_value_and_grad(dtype="bfloat16")
+    assert got_out.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got_grads))
+    error = np.linalg.norm(got_out - out) / np.linalg.norm(out)
+    assert 1e-4 < error < 0.03  # above: bfloat16 was used; below: used well
+    kernel, got = (g["blocks"]["mlp"]["w12"]["kernel"] for g in (grads, got_grads))
+    assert np.linalg.norm(got - kernel) < 0.1 * np.linalg.norm(kernel)
+
+
+def test_bfloat16_keeps_softmax_and_norm_statistics_in_float32():
+    graphdef = graphdef_of(dataclasses.replace(TINY, depth=1), dtype=jnp.bfloat16)
+    params, batch = tiny()
+    params = {**params, "blocks": jax.tree.map(lambda leaf: leaf[:1], params["blocks"])}
+    text = str(jax.make_jaxpr(lambda p: nnx.merge(graphdef, p)(*batch))(params))
+    for operation in ("exp", "rsqrt", "cos", "sin", "reduce_sum", "reduce_max"):
+        lines = [
+            line
+            for line in text.splitlines()
+            if f" = {operation}[" in line or f" = {operation} " in line
+        ]
+        assert lines, operation
+        assert not any(":bf16" in line.partition(" = ")[0] for line in lines), operation
+
+
+def test_constrain_sees_the_tokens_after_embedding_and_after_each_block():
+    seen = []
+
+    def constrain(x, name):
+        seen.append((name, x.shape, x.dtype))
+        return x
+
+    model = LightningDiT(TINY, constrain=constrain, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    seen.clear()
+    jax.eval_shape(model, *tiny()[1])
+    assert seen == [("tokens", (2, 16, 16), jnp.bfloat16)] * 2  # the scan traces its body once
+
+
+def test_abstract_and_real_model_have_one_graphdef():
+    model = LightningDiT(TINY, rngs=nnx.Rngs(3))
+    graphdef, state = nnx.split(model, nnx.Param)
+    assert graphdef == graphdef_of(TINY) and hash(graphdef) == hash(graphdef_of(TINY))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), nnx.to_pure_dict(state))
+    assert shapes == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), abstract_params("lightningdit", TINY)
+    )
+
+
+# Of the release's own models at 16x16x32 latents and 1000 classes; see the manifests.
+MANIFESTS = sorted((golden.GOLDEN / "manifests").glob("lightningdit_*.json"))
+
+
+def imagenet_config(variant, **flags):
+    """The release's training config for 256x256 images."""
+    recipe = {"use_qknorm": False, "use_swiglu": True, "use_rope": True, "use_rmsnorm": True}
+    return LightningDiTConfig(
+        **variant_dims(variant),
+        **{"input_size": 16, "in_channels": 32, "num_classes": 1000, "wo_shift": False},
+        **{"mlp_ratio": 4.0, "class_dropout_prob": 0.1, "learn_sigma": False},
+        **(recipe | flags),
+    )
+
+
+def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds_abstractly_with_the_release_number_of_parameters(variant):
+    params = abstract_params("lightningdit", imagenet_config(variant))
+    path = golden.GOLDEN / "manifests" / f"lightningdit_{variant.replace('/', '_')}.json"
+    if path.exists():  # the release lacks L/1, and two variants have no manifest
+        assert count(params) == json.loads(path.read_text())["param_count"]
+    assert count(params) > 1e8
+
+
+def test_xl1_has_the_number_of_parameters_in_the_release_log():
+    assert count(abstract_params("lightningdit", imagenet_config("XL/1"))) == 675_256_736
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown variant 'XL/3'; did you mean 'XL/2'.*1p6B/2"):
+        variant_dims("XL/3")
+    with pytest.raises(ValueError, match="unknown remat policy 'blocks'; did you mean 'block'"):
+        LightningDiT(TINY, remat="blocks", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="unknown attention implementation 'flash'.*xla, cudnn"):
+        LightningDiT(TINY, attention="flash", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hidden_size": 18, "num_heads": 4},
+            "hidden_size is 18; expected a multiple of num_heads=4",
+        ),
+        ({"hidden_size": 18, "num_heads": 3, "use_rope": False}, "hidden_size is 18; .* of 4"),
+        ({"hidden_size": 24, "num_heads": 4}, "hidden_size / num_heads is 6; with use_rope"),
+        ({"patch_size": 3}, "input_size is 4; expected a multiple of patch_size=3"),
+        ({"depth": 0}, "depth is 0; expected at least 1"),
+        ({"class_dropout_prob": 1.0}, "class_dropout_prob is 1.0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio is 0.0"),
+    ],
+)
+def test_bad_architectures(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_inputs_of_another_shape_are_refused():
+    model, (_, t, y) = nnx.merge(graphdef_of(TINY), tiny()[0]), tiny()[1]
+    for shape in ((2, 8, 8, 3), (2, 4, 4, 4), (4, 4, 3)):
+        with pytest.raises(ValueError, match=r"expected \[B, H, W, C\] with \(4, 4, 3\)"):
+            model(jnp.zeros(shape), t, y)
