@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
     from lightningdit_jax.errors import unknown_name
     from lightningdit_jax.parallel import multihost
 
-    logging.set_verbosity(flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING)
+    logging.set_verbosity(
+        flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING
+    )
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
     if MODE.value not in MODES:

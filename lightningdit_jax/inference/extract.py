@@ -1,7 +1,5 @@
 """Images -> latent shards in the published format, one row per image."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +15,7 @@ from lightningdit_jax.inference.image_batches import (
     process_range,
 )
 from lightningdit_jax.inference.load import load_functional
+from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_encoder
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
@@ -42,8 +41,8 @@ def extract(config: Config, workdir: str) -> epath.Path:
     )
     encode = jax.jit(make_encoder(loaded.graphdef, config.seed), out_shardings=batch_sharding(mesh))
     writer = _ShardWriter(folder, jax.process_index(), config.extract.shard_size)
-    began, done = time.perf_counter(), 0
     start, stop = process_range(len(source))
+    progress, done = Progress("extracted", stop - start, quiet=not is_main_process()), 0
     batches = padded_batches(
         source, len(source), config.extract.batch_size, config.tokenizer.resolution, mesh
     )
@@ -51,10 +50,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
         latents, flipped = encode(loaded.params, batch["images"], batch["indices"])
         writer.add(local_rows(latents, len(indices)), local_rows(flipped, len(indices)), labels)
         done += len(indices)
-        if is_main_process():
-            rate = done / (time.perf_counter() - began)
-            end = "\n" if done == stop - start else ""
-            print(f"\rextracted {done:,}/{stop - start:,}  {rate:,.0f} images/s", end=end)
+        progress.update(done)
     writer.close()
     multihost_utils.sync_global_devices("latents written")
     if is_main_process():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.inference.generate import choose_labels, make_sampler, sample_batches
 from lightningdit_jax.inference.load import LatentScaling, load_functional
 from lightningdit_jax.inference.pictures import image_grid, save_png
+from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
 
@@ -59,16 +59,12 @@ def sample(config: Config, workdir: str) -> epath.Path:
         timestep_shift=options.timestep_shift,
         mesh=mesh,
     )
-    began, parts = time.perf_counter(), []
+    progress, parts = Progress("sampled", len(labels), quiet=not is_main_process()), []
     for first, images in sample_batches(
         sampler, dit.params, vae.params, labels, mesh=mesh, batch_size=options.batch_size
     ):
         parts.append(images)
-        done = first + len(images)
-        if is_main_process():
-            rate = done / (time.perf_counter() - began)
-            end = "\n" if done == len(labels) else ""
-            print(f"\rsampled {done:,}/{len(labels):,}  {rate:,.1f} images/s", end=end, flush=True)
+        progress.update(first + len(images))
     description = {
         **dataclasses.asdict(options),
         "evaluations": options.num_steps - 1,

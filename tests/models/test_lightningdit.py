@@ -80,19 +80,21 @@ def pure(model):
 @functools.cache
 def tiny():
     """Parameters with nothing at zero, and a batch."""
-    keys = iter(jax.random.split(jax.random.key(0), 99))
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
     params = jax.tree.map(
-        lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape),
-        pure(LightningDiT(TINY, rngs=nnx.Rngs(0))),
+        lambda leaf: 0.3 * draw(*leaf.shape), abstract_params("lightningdit", TINY)
     )
-    x = jax.random.normal(next(keys), (2, 4, 4, 3))
-    return params, (x, jnp.array([0.2, 0.9]), jnp.array([1, 5]))
+    return params, (draw(2, 4, 4, 3), jnp.array([0.2, 0.9]), jnp.array([1, 5]))
 
 
 @functools.cache
-def tiny_value_and_grad(dtype="float32", **options):
+def tiny_value_and_grad(**options):
     """Output, and gradients of its sum of squares."""
-    graphdef = graphdef_of(TINY, dtype=jnp.dtype(dtype), **options)
+    graphdef = graphdef_of(TINY, **options)
     params, batch = tiny()
 
     def loss(params):
@@ -101,6 +103,14 @@ def tiny_value_and_grad(dtype="float32", **options):
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return out, grads
+
+
+def assert_same(got, want):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
+        got,
+        want,
+    )
 
 
 @pytest.mark.parametrize("name", FORWARD)
@@ -152,20 +162,18 @@ def test_label_embedder():
     golden.assert_close(model.y_embedder(dropped), case["out.emb_forced"], tolerance)
 
 
-def test_a_fresh_model_is_exactly_zero_and_frozen_where_it_should_be():
-    model = LightningDiT(TINY, rngs=nnx.Rngs(0))
-    _, batch = tiny()
-    out = model(*batch)
-    assert out.dtype == jnp.float32 and not np.asarray(out).any()
+def test_position_embedding_alone_is_frozen():
     _, grads = tiny_value_and_grad()
-    assert not np.asarray(grads["pos_embed"]).any()
-    others = {k: v for k, v in grads.items() if k != "pos_embed"}
-    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(others))
+    assert not np.asarray(grads.pop("pos_embed")).any()
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads))
 
 
 def test_initialisation():
     config = dataclasses.replace(TINY, hidden_size=64, depth=2, patch_size=2, num_heads=4)
-    params = pure(LightningDiT(config, rngs=nnx.Rngs(1)))
+    model = LightningDiT(config, rngs=nnx.Rngs(1))
+    out = model(*tiny()[1])
+    assert out.dtype == jnp.float32 and not np.asarray(out).any()  # exactly zero
+    params = pure(model)
     dim, hidden, patch = 64, config.mlp_hidden, 12
     blocks = params["blocks"]
     fans = {  # inputs and outputs of the matrices as the release fuses them
@@ -191,57 +199,49 @@ def test_initialisation():
     assert np.abs(qkv[0] - qkv[1]).max() > 0.1 and qkv.dtype == np.float32
 
 
-@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
-def test_remat_changes_nothing(remat):
-    out, grads = tiny_value_and_grad()
-    got_out, got_grads = tiny_value_and_grad(remat=remat)
-    np.testing.assert_array_equal(got_out, out)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max()),
-        got_grads,
-        grads,
-    )
+def test_remat_and_unrolling_change_nothing():
+    assert_same(tiny_value_and_grad(remat="attention_mlp", scan_unroll=2), tiny_value_and_grad())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"remat": r} for r in REMAT] + [{"scan_unroll": TINY.depth}])
+def test_no_remat_policy_changes_anything(options):
+    assert_same(tiny_value_and_grad(**options), tiny_value_and_grad())
 
 
 def saved_shapes(remat):
-    """Stacked arrays that the scan of a block hands to the backward pass."""
-    model = nnx.merge(graphdef_of(TINY, remat=remat), tiny()[0])
-    tokens, c = jnp.ones((2, 16, 16)), jnp.ones((2, 16))
-    _, pullback = jax.vjp(model.run_blocks, tokens, c)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(pullback)]
-    return sorted(shape[1:] for shape in shapes if shape[:2] == (TINY.depth, 2))
+    """Stacked activations that the scan over blocks hands to the backward pass, batch of 7."""
+
+    def pullback(tokens, c, params):
+        return jax.vjp(nnx.merge(graphdef_of(TINY, remat=remat), params).run_blocks, tokens, c)[1]
+
+    kept = jax.eval_shape(pullback, jnp.ones((7, 16, 16)), jnp.ones((7, 16)), tiny()[0])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(kept)]
+    return sorted(shape[1:] for shape in shapes if shape[:2] == (TINY.depth, 7))
 
 
 def test_remat_keeps_what_its_name_says():
-    dim, tokens, hidden = TINY.hidden_size, 16, TINY.mlp_hidden
-    carry, qkv = (2, tokens, dim), (2, tokens, 3, 2, dim // 2)
-    attention, mlp = (2, tokens, 2, dim // 2), (2, tokens, 2, hidden)
+    carry, qkv = (7, 16, 16), (7, 16, 3, 2, 8)
+    attention, mlp = (7, 16, 2, 8), (7, 16, 2, TINY.mlp_hidden)
     assert saved_shapes("block") == [carry]
     assert saved_shapes("attention") == sorted([carry, qkv, attention])
     assert saved_shapes("attention_mlp") == sorted([carry, qkv, attention, mlp])
-    assert len(saved_shapes("dots")) < len(saved_shapes("none"))
-
-
-def test_scan_unroll_changes_nothing():
-    out, grads = tiny_value_and_grad()
-    got_out, got_grads = tiny_value_and_grad(scan_unroll=4)
-    np.testing.assert_allclose(got_out, out, rtol=1e-5, atol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
-        got_grads,
-        grads,
-    )
+    dots = saved_shapes("dots")
+    assert {carry, qkv, mlp} <= set(dots) and (7, 2, 16, 16) not in dots  # no attention weights
+    assert (7, 2, 16, 16) in saved_shapes("none") or len(saved_shapes("none")) > len(dots)
 
 
 def test_bfloat16_is_close_and_ends_in_float32():
-    out, grads = tiny_value_and_grad()
-    got_out, got_grads = tiny_value_and_grad(dtype="bfloat16")
-    assert got_out.dtype == jnp.float32
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got_grads))
-    error = np.linalg.norm(got_out - out) / np.linalg.norm(out)
+    params, batch = tiny()
+
+    def run(dtype):
+        model = nnx.merge(graphdef_of(TINY, dtype=dtype), params)
+        return jax.jit(lambda *batch: model(*batch))(*batch)
+
+    got, want = run(jnp.bfloat16), run(jnp.float32)
+    assert got.dtype == want.dtype == jnp.float32
+    error = np.linalg.norm(got - want) / np.linalg.norm(want)
     assert 1e-4 < error < 0.03  # above: bfloat16 was used; below: used well
-    kernel, got = (g["blocks"]["mlp"]["w12"]["kernel"] for g in (grads, got_grads))
-    assert np.linalg.norm(got - kernel) < 0.1 * np.linalg.norm(kernel)
 
 
 def test_bfloat16_keeps_softmax_and_norm_statistics_in_float32():
@@ -319,7 +319,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         variant_dims("XL/3")
     with pytest.raises(ValueError, match="unknown remat policy 'blocks'; did you mean 'block'"):
         LightningDiT(TINY, remat="blocks", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="unknown attention implementation 'flash'.*xla, cudnn"):
+    with pytest.raises(ValueError, match=r"unknown attention implementation 'flash'.*xla, cudnn"):
         LightningDiT(TINY, attention="flash", rngs=nnx.Rngs(0))
 
 
