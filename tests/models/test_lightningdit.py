@@ -164,8 +164,8 @@ def test_label_embedder():
 
 def test_position_embedding_alone_is_frozen():
     _, grads = tiny_value_and_grad()
-    assert not np.asarray(grads.pop("pos_embed")).any()
-    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads))
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.asarray(grad).any() == (path[0].key != "pos_embed"), path
 
 
 def test_initialisation():
@@ -228,7 +228,7 @@ def test_remat_keeps_what_its_name_says():
     assert saved_shapes("attention_mlp") == sorted([carry, qkv, attention, mlp])
     dots = saved_shapes("dots")
     assert {carry, qkv, mlp} <= set(dots) and (7, 2, 16, 16) not in dots  # no attention weights
-    assert (7, 2, 16, 16) in saved_shapes("none") or len(saved_shapes("none")) > len(dots)
+    assert len(saved_shapes("none")) > len(dots)
 
 
 def test_bfloat16_is_close_and_ends_in_float32():
@@ -266,9 +266,9 @@ def test_constrain_sees_the_tokens_after_embedding_and_after_each_block():
         seen.append((name, x.shape, x.dtype))
         return x
 
-    model = LightningDiT(TINY, constrain=constrain, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    seen.clear()
-    jax.eval_shape(model, *tiny()[1])
+    params, batch = tiny()
+    graphdef = graphdef_of(TINY, constrain=constrain, dtype=jnp.bfloat16)
+    jax.eval_shape(nnx.merge(graphdef, params), *batch)
     assert seen == [("tokens", (2, 16, 16), jnp.bfloat16)] * 2  # the scan traces its body once
 
 

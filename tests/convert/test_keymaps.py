@@ -1,0 +1,233 @@
+"""The tables: total, exact both ways, and refusing what does not fit."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lightningdit_jax.convert.convert import (
+    infer_lightningdit,
+    infer_vavae,
+    params_from_torch,
+    params_to_torch,
+    torch_shapes,
+)
+from lightningdit_jax.convert.keymaps import ConversionError, Flat, KeyMap, Rule
+from lightningdit_jax.models.lightningdit import variant_dims
+from tests import golden
+
+MANIFESTS = sorted((golden.GOLDEN / "manifests").glob("*.json"))
+# Case -> what its weights cannot tell.
+GENERATORS = {
+    "lightningdit_default": {},
+    "lightningdit_qknorm": {},
+    "lightningdit_qknorm_layernorm": {},
+    "lightningdit_plain_dit": {"num_heads": 3},
+    "lightningdit_wo_shift": {},
+    "lightningdit_patch2": {},
+    "lightningdit_learn_sigma": {},
+    "lightningdit_no_null_class": {"null_class": False},
+    "lightningdit_pos_embed_loaded": {},
+}
+
+
+def generator(name="lightningdit_default"):
+    return golden.load_weights(name)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_full_size_state_dicts(path):
+    """Every key and shape of the release's models, and the number of their parameters."""
+    manifest = json.loads(path.read_text())
+    shapes = {key: tuple(entry["shape"]) for key, entry in manifest["state_dict"].items()}
+    kind = "lightningdit" if path.stem.startswith("lightningdit") else "vavae"
+    config = (infer_lightningdit if kind == "lightningdit" else infer_vavae)(shapes)
+    ours = torch_shapes(kind, config)
+    assert ours == shapes
+    parameters = [shape for key, shape in ours.items() if not key.startswith("feat_rope.")]
+    assert sum(map(math.prod, parameters)) == manifest["param_count"]
+    if kind == "lightningdit":
+        variant = path.stem.removeprefix("lightningdit_").replace("_", "/")
+        want = variant_dims(variant) | {"in_channels": 32, "num_classes": 1000, "input_size": 16}
+        want |= {"class_dropout_prob": 0.1, "mlp_ratio": 4.0, "learn_sigma": False}
+        assert want.items() <= dataclasses.asdict(config).items()
+    else:
+        assert (config.resolution, config.ch, config.ch_mult) == (256, 128, (1, 1, 2, 2, 4))
+        assert config.encoder_attn_resolutions == (16,)
+        assert config.decoder_attn_resolutions == (() if path.stem == "marvae" else (16,))
+        assert config.num_res_blocks == 2
+
+
+@pytest.mark.parametrize("name", [*GENERATORS, "vae"])
+def test_there_and_back_is_bit_identical(name):
+    weights = golden.load_weights(name)
+    kind = "vavae" if name == "vae" else "lightningdit"
+    config, params = params_from_torch(kind, weights, **GENERATORS.get(name, {}))
+    back = params_to_torch(kind, config, params)
+    assert back.keys() == weights.keys()
+    for key, want in weights.items():
+        assert back[key].dtype == np.float32 and back[key].flags.c_contiguous
+        if key.startswith("feat_rope."):  # computed, by another cosine than PyTorch's
+            np.testing.assert_allclose(back[key], want, rtol=0, atol=6e-8)
+        else:
+            np.testing.assert_array_equal(back[key], want)
+    _, again = params_from_torch(kind, back, **GENERATORS.get(name, {}))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_fused_parts_and_layers_lie_where_they_should():
+    weights = generator()
+    _, params = params_from_torch("lightningdit", weights)
+    dim, heads, head_dim = 48, 4, 12
+    qkv = weights["blocks.1.attn.qkv.weight"]  # rows: q of head 0, q of head 1, ..., then k, v
+    blocks = params["blocks"]
+    for part, head in ((0, 0), (1, 2), (2, 3)):
+        row = part * dim + head * head_dim + 5
+        np.testing.assert_array_equal(
+            blocks["attn"]["qkv"]["kernel"][1, :, part, head, 5], qkv[row]
+        )
+    proj = weights["blocks.0.attn.proj.weight"]
+    np.testing.assert_array_equal(blocks["attn"]["proj"]["kernel"][0, 3, 7], proj[:, 3 * 12 + 7])
+    w12 = weights["blocks.0.mlp.w12.weight"]
+    np.testing.assert_array_equal(blocks["mlp"]["w12"]["kernel"][0, :, 1, 9], w12[128 + 9])
+    gate = weights["blocks.1.adaLN_modulation.1.bias"][2 * dim : 3 * dim]
+    np.testing.assert_array_equal(blocks["adaLN_modulation"]["bias"][1, 2], gate)
+    assert params["blocks"]["attn"]["qkv"]["kernel"].shape == (2, dim, 3, heads, head_dim)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_precisions_are_read_as_float32(dtype):
+    weights = {key: value.astype(dtype) for key, value in generator().items()}
+    _, params = params_from_torch("lightningdit", weights)
+    want = weights["y_embedder.embedding_table.weight"].astype(np.float32)
+    got = params["y_embedder"]["embedding"]
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, want)
+
+
+def test_views_that_are_not_contiguous():
+    weights = {k: np.asfortranarray(v) for k, v in generator("lightningdit_patch2").items()}
+    _, got = params_from_torch("lightningdit", weights)
+    _, want = params_from_torch("lightningdit", generator("lightningdit_patch2"))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_everything_wrong_is_listed_at_once():
+    weights = generator()
+    del weights["blocks.1.mlp.w3.bias"]
+    weights["blocks.0.attn.proj.bias"] = np.zeros(47, np.float32)
+    weights["blocks.0.norm1.weight"] = np.ones(48, np.int32)
+    weights["feat_rope.freqs_sin"] = weights["feat_rope.freqs_sin"] + np.float32(0.01)
+    weights["head.weight"] = np.zeros((3, 2), np.float32)
+    with pytest.raises(ConversionError) as caught:
+        params_from_torch("lightningdit", weights)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.problems == [
+        "missing: blocks.1.mlp.w3.bias (48,)",
+        "unknown: head.weight (3, 2)",
+        "wrong shape: blocks.0.attn.proj.bias (47,), expected (48,)",
+        "wrong type: blocks.0.norm1.weight int32, expected floating point",
+        "wrong values: feat_rope.freqs_sin differs by 0.01 from the table we compute",
+    ]
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+def test_a_table_that_claims_a_tensor_twice_is_refused():
+    keymap = KeyMap((Rule("weight", "(.)/scale", Flat()),))
+    tree = {"a": {"scale": np.ones(2)}, "b": {"scale": np.ones(2)}}
+    for convert in (
+        lambda: keymap.from_torch({"weight": np.ones(2)}, tree),
+        lambda: keymap.to_torch(tree),
+        lambda: keymap.torch_shapes(tree),
+    ):
+        with pytest.raises(ConversionError, match="claimed twice: weight, by a/scale and b/scale"):
+            convert()
+    with pytest.raises(ValueError, match="no rule of the key map matches our parameter 'c'"):
+        keymap.torch_shapes({"c": np.ones(2)})
+
+
+def test_a_swapped_pair_of_sizes_is_a_wrong_shape():
+    """As many elements, and a transpose would make it fit."""
+    weights = generator()
+    weights["blocks.0.mlp.w3.weight"] = weights["blocks.0.mlp.w3.weight"].T
+    with pytest.raises(ConversionError, match=r"w3.weight \(128, 48\), expected \(48, 128\)"):
+        params_from_torch("lightningdit", weights)
+
+
+def test_training_parts_of_a_tokenizer_are_left_out_and_others_refused():
+    weights = golden.load_weights("vae")
+    extra = ("loss.logvar", "loss.discriminator.main.0.weight", "linear_proj.weight")
+    extra = {key: np.zeros(3, np.float32) for key in (*extra, "foundation_model.model.norm.bias")}
+    _, params = params_from_torch("vavae", weights | extra)
+    jax.tree.map(np.testing.assert_array_equal, params, params_from_torch("vavae", weights)[1])
+    with pytest.raises(ConversionError, match=r"unknown: encoder.temb.weight \(3,\)"):
+        params_from_torch("vavae", weights | {"encoder.temb.weight": np.zeros(3, np.float32)})
+
+
+def test_number_of_heads():
+    plain = generator("lightningdit_plain_dit")
+    with pytest.raises(
+        ConversionError, match=r"number of heads \(hidden_size 36\); give num_heads"
+    ):
+        params_from_torch("lightningdit", plain)
+    with pytest.raises(ConversionError, match="num_heads is 3, but heads are 12 of 48 wide"):
+        params_from_torch("lightningdit", generator(), num_heads=3)
+    shapes = {key: tuple(value.shape) for key, value in plain.items()}
+    wide = {k: tuple(768 if n == 36 else n for n in shape) for k, shape in shapes.items()}
+    assert infer_lightningdit(wide).num_heads == 12  # that of B
+
+
+@pytest.mark.parametrize("ratio", [4.0, 2.0, 8 / 3, 1.7])
+@pytest.mark.parametrize("use_swiglu", [True, False])
+def test_mlp_width_survives_the_round_trip(ratio, use_swiglu):
+    config, _ = params_from_torch("lightningdit", generator())
+    config = dataclasses.replace(config, mlp_ratio=ratio, use_swiglu=use_swiglu)
+    inferred = infer_lightningdit(torch_shapes("lightningdit", config))
+    assert inferred.mlp_hidden == config.mlp_hidden
+    assert dataclasses.replace(inferred, mlp_ratio=ratio) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pos_embed", None, "missing: pos_embed"),
+        ("pos_embed", (1, 63, 48), r"pos_embed \(1, 63, 48\), expected a square of tokens"),
+        ("x_embedder.proj.weight", (48, 8), r"\(48, 8\), expected 4 axes"),
+        ("blocks.0.adaLN_modulation.1.weight", None, "missing: blocks.0.adaLN_modulation.1.weight"),
+    ],
+)
+def test_tensors_that_tell_the_architecture(key, value, message):
+    weights = generator()
+    del weights[key]
+    if value is not None:
+        weights[key] = np.zeros(value, np.float32)
+    with pytest.raises(ConversionError, match=message):
+        params_from_torch("lightningdit", weights)
+
+
+def test_empty_and_foreign_state_dicts():
+    for kind, key in (("lightningdit", "x_embedder.proj.weight"), ("vavae", "encoder.conv_in")):
+        with pytest.raises(
+            ConversionError, match=f"architecture of this {kind}:\n  missing: {key}"
+        ):
+            params_from_torch(kind, {})
+    with pytest.raises(ValueError, match="unknown kind 'vae'; did you mean 'vavae'"):
+        params_from_torch("vae", {})
+
+
+def test_parameters_that_do_not_fit_the_config():
+    config, params = params_from_torch("vavae", golden.load_weights("vae"))
+    del params["quant_conv"]["bias"]
+    params["post_quant_conv"]["kernel"] = np.zeros((1, 1, 4, 5), np.float32)
+    params["extra"] = np.zeros(2, np.float32)
+    with pytest.raises(ConversionError) as caught:
+        params_to_torch("vavae", config, params)
+    assert caught.value.problems == [
+        "missing: quant_conv/bias (8,)",
+        "unknown: extra (2,)",
+        "wrong shape: post_quant_conv/kernel (1, 1, 4, 5), expected (1, 1, 4, 4)",
+    ]
