@@ -29,10 +29,10 @@ def get_config():
     c.optimizer.warmup_steps = 50
     c.optimizer.beta2 = 0.99
     c.vae_loss.kl_weight = 1e-3
-    c.train.num_steps = 400
+    c.train.num_steps = 260
     c.train.batch_size = 64
     c.train.ema_decay = 0.0
     c.train.log_every_steps = 20
-    c.train.checkpoint_every_steps = 200
+    c.train.checkpoint_every_steps = 130
     c.extract.path = "outputs/demo/latents"
     return c

@@ -39,7 +39,7 @@ def to_nchw(x: np.ndarray) -> np.ndarray:
 
 
 def assert_close(got, want, tolerance: dict) -> None:
-    """|got - want| <= atol + rtol |want|, and the largest error within 1e-4 of the largest |want|."""
+    """|got - want| <= atol + rtol |want|, and at most 1e-4 of the largest |want|."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
     np.testing.assert_allclose(got, want, atol=tolerance["atol"], rtol=tolerance["rtol"])

@@ -43,9 +43,9 @@ def make_encoder(graphdef: nnx.GraphDef, seed: int) -> Callable:
 
 
 def make_reconstructor(graphdef: nnx.GraphDef, seed: int) -> Callable:
-    """reconstruct(params, images [B, H, W, 3] uint8, indices [B]) -> uint8, from a posterior sample.
+    """reconstruct(params, images [B, H, W, 3] uint8, indices [B]) -> images uint8.
 
-    The release evaluates its tokenizers on samples of the posterior, not on its mode.
+    Decoded from a sample of the posterior: the release evaluates its tokenizers so, not on its mode.
     """
 
     def reconstruct(params, images, indices):

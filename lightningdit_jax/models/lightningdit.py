@@ -262,7 +262,8 @@ class LightningDiT(nnx.Module):
         half of the output channels is dropped, as in the release.
         Raises ValueError if x has another size or other channels than the config.
         """
-        tokens = self.run_blocks(self.embed_latents(x), c := self.embed_condition(t, y))
+        c = self.embed_condition(t, y)
+        tokens = self.run_blocks(self.embed_latents(x), c)
         return self.unpatchify(self.final_layer(tokens, c))
 
     def embed_latents(self, x: jax.Array) -> jax.Array:
