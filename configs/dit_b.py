@@ -1,4 +1,4 @@
-"""LightningDiT-B/1 on VA-VAE f16d32 latents: 131 M parameters; the paper's tokenizer tables train it for 160 epochs.
+"""LightningDiT-B/1 on VA-VAE f16d32 latents: 131 M parameters, 160 epochs in the paper.
 
 python main.py --config=configs/dit_b.py --workdir=runs/dit_b --config.data.path=LATENTS
 """

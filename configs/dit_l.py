@@ -1,4 +1,4 @@
-"""LightningDiT-L/1 on VA-VAE f16d32 latents: 458 M parameters; the paper's tokenizer tables train it for 80 epochs.
+"""LightningDiT-L/1 on VA-VAE f16d32 latents: 458 M parameters, 80 epochs in the paper.
 
 python main.py --config=configs/dit_l.py --workdir=runs/dit_l --config.data.path=LATENTS
 """

@@ -31,7 +31,7 @@ class TrainingCheckpoints:
     """The checkpoints of one run under WORKDIR/checkpoints, written in the background."""
 
     def __init__(self, workdir: str, *, keep: int):
-        self.directory = epath.Path(workdir) / "checkpoints"
+        self.directory = _absolute(workdir) / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -78,7 +78,7 @@ class TrainingCheckpoints:
 def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
     """Writes one checkpoint directory; it appears under its name only when complete."""
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-        writer.save(epath.Path(path), args=_save_args(arrays, json))
+        writer.save(_absolute(path), args=_save_args(arrays, json))
 
 
 def find_checkpoint(path: str) -> epath.Path:
@@ -86,7 +86,7 @@ def find_checkpoint(path: str) -> epath.Path:
 
     path: a checkpoint directory, a workdir, or its `checkpoints` folder. Raises FileNotFoundError.
     """
-    root = epath.Path(path)
+    root = _absolute(path)
     if not root.is_dir():
         raise FileNotFoundError(f"no checkpoint at {root}: there is no such directory")
     if (root / "meta").is_dir():
@@ -123,6 +123,11 @@ def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
     """Reads one item into the shapes, types and shardings of `abstract`."""
     with ocp.StandardCheckpointer() as reader:
         return reader.restore(checkpoint / item, abstract)
+
+
+def _absolute(path: str) -> epath.Path:
+    """Orbax refuses relative paths, some of them only in the background."""
+    return epath.Path(path).expanduser().resolve()
 
 
 def _save_args(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> ocp.args.Composite:

@@ -45,7 +45,7 @@ def make_encoder(graphdef: nnx.GraphDef, seed: int) -> Callable:
 def make_reconstructor(graphdef: nnx.GraphDef, seed: int) -> Callable:
     """reconstruct(params, images [B, H, W, 3] uint8, indices [B]) -> images uint8.
 
-    Decoded from a sample of the posterior: the release evaluates its tokenizers so, not on its mode.
+    Decoded from a sample of the posterior, not from its mode, as the release evaluates.
     """
 
     def reconstruct(params, images, indices):

@@ -1,0 +1,124 @@
+"""Samples are functions of (seed, index, label): not of batch size, devices or mesh."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from lightningdit_jax.inference.generate import choose_labels, generate, initial_noise
+from lightningdit_jax.inference.load import LatentScaling
+from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
+from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from lightningdit_jax.parallel.mesh import make_mesh
+
+DIT = LightningDiTConfig(
+    input_size=4,
+    patch_size=1,
+    in_channels=8,
+    hidden_size=16,
+    depth=2,
+    num_heads=2,
+    mlp_ratio=4.0,
+    num_classes=10,
+    class_dropout_prob=0.1,
+    learn_sigma=False,
+    use_qknorm=False,
+    use_swiglu=True,
+    use_rope=True,
+    use_rmsnorm=True,
+    wo_shift=False,
+)
+VAE = VAVAEConfig(8, 3, 32, (1, 1), 1, (), (), 8, 8)
+LABELS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+SETTINGS = {
+    "seed": 7,
+    "num_steps": 4,
+    "cfg_scale": 3.0,
+    "cfg_channels": 3,
+    "cfg_interval_start": 0.3,
+    "timestep_shift": 0.5,
+    "latent_stats": LatentScaling((0.5,) * 8, (2.0,) * 8),
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+    dit = LightningDiT(DIT, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(dit, nnx.Param)
+    # Zero-initialised outputs would sample noise unchanged, whatever the labels.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
+    return nnx.merge(graphdef, jax.tree.unflatten(tree, leaves)), VAVAE(VAE, rngs=nnx.Rngs(2))
+
+
+@pytest.fixture(scope="module")
+def reference(models):
+    one = make_mesh(devices=jax.devices()[:1])
+    return generate(*models, LABELS, batch_size=11, mesh=one, **SETTINGS)
+
+
+def assert_same_images(a, b):
+    """Equal but for rounding: XLA orders sums by batch size, so a pixel may move by one level."""
+    difference = np.abs(a.astype(int) - b.astype(int))
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-2
+
+
+def test_samples_are_images_that_differ(reference):
+    assert reference.shape == (11, 8, 8, 3) and reference.dtype == np.uint8
+    assert np.abs(reference[1].astype(int) - reference[3]).max() > 5  # same label, other index
+
+
+@pytest.mark.parametrize(
+    ("devices", "mesh", "batch_size"),
+    [(1, {}, 4), (8, {}, 8), (8, {"data": 2, "fsdp": 2, "tensor": 2}, 16)],
+)
+def test_batch_size_and_devices_change_nothing(models, reference, devices, mesh, batch_size):
+    mesh = make_mesh(**mesh, devices=jax.devices()[:devices])
+    images = generate(*models, LABELS, batch_size=batch_size, mesh=mesh, **SETTINGS)
+    assert_same_images(images, reference)
+
+
+def test_start_index_continues_the_sequence(models, reference):
+    one = make_mesh(devices=jax.devices()[:1])
+    tail = generate(*models, LABELS[7:], start_index=7, batch_size=4, mesh=one, **SETTINGS)
+    assert_same_images(tail, reference[7:])
+
+
+def test_noise_depends_on_seed_and_index_alone():
+    noise = initial_noise(3, np.arange(6), (2, 2, 5))
+    np.testing.assert_array_equal(noise[4:5], initial_noise(3, np.array([4]), (2, 2, 5)))
+    assert not np.array_equal(noise, initial_noise(4, np.arange(6), (2, 2, 5)))
+    many = initial_noise(0, np.arange(2000), (20,))
+    assert abs(float(many.mean())) < 0.02 and abs(float(many.std()) - 1) < 0.02
+
+
+def test_label_modes():
+    random = choose_labels("random", 5000, 10, seed=0)
+    assert set(random) == set(range(10)) and 400 < np.bincount(random).min() < 500
+    np.testing.assert_array_equal(choose_labels("balanced", 12, 10, 0), [*range(10), 0, 1])
+    np.testing.assert_array_equal(choose_labels("7,2", 3, 10, 0), [7, 2, 7])
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"), [("all", "'all'; expected 'random'"), ("3,12", "expected 0 to 9")]
+)
+def test_bad_label_modes(mode, message):
+    with pytest.raises(ValueError, match=message):
+        choose_labels(mode, 4, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": [10]}, "from 10 to 10; expected 0 to 9"),
+        ({"labels": [0.5]}, "expected a list of class numbers"),
+        ({"solver": "eular"}, "did you mean 'euler'"),
+        ({"num_steps": 1}, "num_steps is 1"),
+        ({"cfg_channels": 9, "cfg_scale": 2.0}, "cfg_channels is 9"),
+    ],
+)
+def test_bad_arguments_are_named(models, changes, message):
+    arguments = {"labels": [0], **changes}
+    with pytest.raises(ValueError, match=message):
+        generate(*models, **arguments)

@@ -1,0 +1,158 @@
+"""The command line as a user meets it: training killed and restarted, and every kind of bad input.
+
+Each case is a process of its own.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from lightningdit_jax import checkpoint
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def start(*arguments, devices=1):
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+def run(*arguments, devices=1):
+    process = start(*arguments, devices=devices)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def kill_at(line_start, *arguments, devices=1):
+    """Runs until a line starts so, then SIGKILL."""
+    process = start(*arguments, devices=devices)
+    for line in process.stdout:
+        if line.startswith(line_start):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    return tiny.write_latents(tmp_path_factory.mktemp("latents"))
+
+
+def training(workdir, latents, **changes):
+    return [
+        "--config=configs/digits_dit.py",
+        f"--workdir={workdir}",
+        *tiny.flags(data__path=latents, train__num_steps=30, train__log_every_steps=1, **changes),
+    ]
+
+
+def final_arrays(workdir):
+    found = checkpoint.find_checkpoint(str(workdir))
+    reader = checkpoint.ocp.StandardCheckpointer()
+    return {item: reader.restore(found / item) for item in ("params", "ema", "opt_state", "step")}
+
+
+def records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
+    ]
+
+
+def assert_killed_run_ends_the_same(tmp_path, latents, kills, devices, **changes):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, _, err = run(*training(whole, latents, **changes), devices=devices)
+    assert code == 0, err
+    for step in kills:
+        kill_at(f"step {step}/", *training(killed, latents, **changes), devices=devices)
+    code, out, err = run(*training(killed, latents, **changes), devices=devices)
+    assert code == 0, err
+    assert "resumed from step" in out
+    jax.tree.map(np.testing.assert_array_equal, final_arrays(whole), final_arrays(killed))
+    assert records(whole) == records(killed)
+    assert [r["step"] for r in records(killed)] == list(range(1, 31))
+
+
+def test_killed_and_restarted_run_ends_with_the_same_bits(tmp_path, latents):
+    assert_killed_run_ends_the_same(tmp_path, latents, kills=[5], devices=1)
+
+
+@pytest.mark.slow
+def test_a_run_killed_many_times_on_a_mesh_ends_with_the_same_bits(tmp_path, latents):
+    changes = {"mesh__fsdp": 2, "train__checkpoint_every_steps": 3}
+    assert_killed_run_ends_the_same(
+        tmp_path, latents, kills=[4, 9, 10, 17, 26], devices=4, **changes
+    )
+
+
+def bad_inputs(tmp, latents):
+    """Name -> (arguments, what the error must say)."""
+    dit = ["--config=configs/digits_dit.py", f"--workdir={tmp / 'w'}"]
+    vae = ["--config=configs/digits_vavae.py", f"--workdir={tmp / 'w'}"]
+    empty, truncated, no_stats = (tmp / name for name in ("empty", "truncated", "no_stats"))
+    empty.mkdir()
+    tiny.write_latents(truncated)
+    shard = truncated / "latents_rank00_shard001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    tiny.write_latents(no_stats)
+    (no_stats / "latents_stats.safetensors").unlink()
+    path = "--config.data.path"
+    return {
+        "missing folder": ([*dit, f"{path}={tmp}/none"], "none"),
+        "empty folder": ([*dit, f"{path}={empty}"], "empty"),
+        "no folder": ([*dit, f"{path}="], "config.data.path is empty"),
+        "truncated shard": ([*dit, f"{path}={truncated}"], "latents_rank00_shard001.safetensors"),
+        "no statistics": ([*dit, f"{path}={no_stats}"], "latents_stats.safetensors"),
+        "channels": ([*dit, f"{path}={latents}", "--config.model.in_channels=16"], "16"),
+        "size": ([*dit, f"{path}={latents}", "--config.model.input_size=8"], "8"),
+        "labels": ([*dit, f"{path}={latents}", "--config.model.num_classes=5"], "num_classes"),
+        "batch and mesh": (
+            [*dit, f"{path}={latents}", "--config.train.batch_size=7"],
+            "batch size 7 cannot be divided among 2",
+        ),
+        "mesh": ([*dit, f"{path}={latents}", "--config.mesh.fsdp=3"], "2 devices"),
+        "variant": ([*dit, f"{path}={latents}", "--config.model.variant=XL/3"], "'XL/3'; did you"),
+        "mode": ([*dit, "--mode=trian"], "unknown mode 'trian'; did you mean 'train'"),
+        "key": ([*dit, "--config.train.batch=3"], "'train.batch'; did you mean"),
+        "type": ([*dit, "--config.train.batch_size=many"], "batch_size=many"),
+        "config file": ([f"--workdir={tmp}", "--config=configs/none.py"], "no such file"),
+        "images as generator data": ([*dit, "--config.data.source=digits"], "trains on 'latents'"),
+        "image folder": ([*vae, "--config.data.source=folder", f"{path}={empty}"], "no folders"),
+        "nothing to sample from": ([*dit, "--mode=sample"], "no checkpoint at"),
+        "nothing to evaluate": ([*dit, "--mode=evaluate"], "--mode=sample"),
+    }
+
+
+def test_bad_input_is_one_clear_line(tmp_path, latents):
+    """All cases in one test, a few at a time: what costs is starting Python."""
+    cases = bad_inputs(tmp_path, latents)
+    names = list(cases)
+    for first in range(0, len(names), 2):
+        pair = [(name, start(*cases[name][0], devices=2)) for name in names[first : first + 2]]
+        for name, process in pair:
+            out, err = process.communicate(timeout=120)
+            assert process.returncode != 0, name
+            assert cases[name][1] in err, f"{name}: {err[-2000:]}"
+            assert "Traceback" not in err, f"{name}: {err[-2000:]}"
+            assert "step" not in out, f"{name}: work was done first"
+    assert not (tmp_path / "w" / "metrics.jsonl").exists()

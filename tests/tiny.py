@@ -1,0 +1,68 @@
+"""Tiny models, data and configs that several tests share."""
+
+import dataclasses
+import importlib
+
+import numpy as np
+
+from lightningdit_jax import config as configs
+from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
+
+
+def write_latents(folder, *, count=24, channels=8, size=4, classes=10, seed=0):
+    """A folder of random latents in two shards, with statistics."""
+    rng = np.random.default_rng(seed)
+    latents = rng.normal(1.0, 2.0, (2, count, size, size, channels)).astype(np.float32)
+    labels = np.arange(count) % classes
+    cut = count // 3
+    for shard, rows in enumerate((slice(0, cut), slice(cut, None))):
+        write_shard(folder, 0, shard, latents[0, rows], latents[1, rows], labels[rows])
+    save_stats(folder, compute_stats(LatentShards(folder)))
+    return folder
+
+
+GENERATOR = {
+    "model.depth": 2,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "train.num_steps": 6,
+    "train.batch_size": 8,
+    "train.log_every_steps": 2,
+    "train.checkpoint_every_steps": 2,
+}
+TOKENIZER = {
+    "tokenizer.resolution": 8,
+    "tokenizer.ch_mult": (1, 1),
+    "data.split": "test",
+    "train.num_steps": 2,
+    "train.batch_size": 8,
+    "train.log_every_steps": 1,
+    "train.checkpoint_every_steps": 2,
+    "extract.batch_size": 40,
+    "extract.shard_size": 100,
+    "evaluate.batch_size": 40,
+    "evaluate.num_images": 50,
+}
+
+
+def config(name, **changes):
+    """configs/NAME.py with changes, keys as section__name."""
+    c = importlib.import_module(f"configs.{name}").get_config()
+    tiny = GENERATOR if name == "digits_dit" else TOKENIZER
+    for key, value in {**tiny, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
+        section, _, leaf = key.rpartition(".")
+        (c[section] if section else c)[leaf] = value
+    return configs.from_dict(c)
+
+
+def flags(**changes):
+    """The tiny generator as command-line overrides."""
+    values = {**GENERATOR, **{k.replace("__", "."): v for k, v in changes.items()}}
+    return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def replaced(config, section, **changes):
+    """A config with another section."""
+    return dataclasses.replace(
+        config, **{section: dataclasses.replace(getattr(config, section), **changes)}
+    )
