@@ -28,17 +28,17 @@ def get_config():
     # Adam's second moment keeps the last layer still for hundreds of steps, which a run this short
     # does not have.
     c.optimizer.max_grad_norm = 1.0
-    c.train.num_steps = 700
+    c.train.num_steps = 850
     c.train.batch_size = 128
     c.train.ema_decay = 0.99
     c.train.log_every_steps = 50
-    c.train.checkpoint_every_steps = 350
+    c.train.checkpoint_every_steps = 425
     c.sample.tokenizer = "outputs/demo/tokenizer"
     c.sample.num_samples = 1000
     c.sample.batch_size = 250
     c.sample.labels = "balanced"
     c.sample.num_steps = 32
-    c.sample.cfg_scale = 1.5
+    c.sample.cfg_scale = 2.0
     c.sample.cfg_channels = 0
     c.sample.cfg_interval_start = 0.0
     c.sample.timestep_shift = 0.0

@@ -8,6 +8,7 @@ _HOME = {
     "LightningDiT": "models.lightningdit",
     "VAVAE": "models.vae",
     "generate": "inference.generate",
+    "latent_stats": "inference.load",
     "load": "inference.load",
 }
 __all__ = sorted(_HOME)

@@ -49,11 +49,7 @@ class Loaded:
 
     def scaling(self) -> LatentScaling | None:
         """A generator's latent scaling, None where the checkpoint does not know it."""
-        latents = self.meta.get("latents")
-        if latents is None:
-            return None
-        as_tuple = {k: None if latents[k] is None else tuple(latents[k]) for k in ("mean", "std")}
-        return LatentScaling(**as_tuple, multiplier=latents["multiplier"])
+        return _scaling(self.meta)
 
 
 def load(path: str, *, dtype: Any = jnp.float32, use_ema: bool = True) -> nnx.Module:
@@ -65,6 +61,14 @@ def load(path: str, *, dtype: Any = jnp.float32, use_ema: bool = True) -> nnx.Mo
     """
     mesh = make_mesh(devices=jax.devices()[:1])
     return load_functional(path, mesh, dtype=dtype, use_ema=use_ema).module()
+
+
+def latent_stats(path: str) -> LatentScaling | None:
+    """How the latents of a generator's checkpoint were normalised; None where it does not know.
+
+    path: as for `load`.
+    """
+    return _scaling(read_meta(find_checkpoint(path)))
 
 
 def load_functional(
@@ -93,6 +97,14 @@ def load_functional(
     )
     item = "ema" if use_ema and "ema" in item_names(checkpoint) else "params"
     return Loaded(graphdef, read_arrays(checkpoint, item, abstract), meta)
+
+
+def _scaling(meta: dict) -> LatentScaling | None:
+    latents = meta.get("latents")
+    if latents is None:
+        return None
+    mean, std = (None if latents[k] is None else tuple(latents[k]) for k in ("mean", "std"))
+    return LatentScaling(mean, std, latents["multiplier"])
 
 
 def _abstract_module(meta: dict, dtype: Any) -> tuple[nnx.GraphDef, Any]:

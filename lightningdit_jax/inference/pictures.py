@@ -6,7 +6,11 @@ from PIL import Image
 
 
 def image_grid(images: np.ndarray, columns: int, *, gap: int = 2) -> np.ndarray:
-    """Tiles images row by row on white. [N, H, W, 3] uint8 -> [rows (H + gap) + gap, ..., 3]."""
+    """Tiles images row by row on white. [N, H, W, 3] uint8 -> [rows (H + gap) + gap, ..., 3].
+
+    Images below 64 pixels are enlarged by repeating pixels, so that a person can see them.
+    """
+    images = images.repeat(enlargement(images.shape[1]), 1).repeat(enlargement(images.shape[1]), 2)
     n, height, width, channels = images.shape
     rows = -(-n // columns)
     grid = np.full(
@@ -17,6 +21,11 @@ def image_grid(images: np.ndarray, columns: int, *, gap: int = 2) -> np.ndarray:
         x = i % columns * (width + gap) + gap
         grid[y : y + height, x : x + width] = image
     return grid
+
+
+def enlargement(height: int) -> int:
+    """How often each pixel of a small image is repeated in a grid."""
+    return max(1, 64 // height)
 
 
 def save_png(path: str | epath.Path, image: np.ndarray) -> None:

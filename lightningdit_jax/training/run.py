@@ -1,9 +1,12 @@
 """Training from a config: checks everything, then hands over to the loop."""
 
 import dataclasses
+import functools
+import json
 from typing import Any
 
 import jax
+from clu import parameter_overview
 from jax.sharding import Mesh
 
 from lightningdit_jax import checkpoint
@@ -28,17 +31,6 @@ def train(config: Config, workdir: str) -> TrainState:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch_size(config.train.batch_size, mesh, jax.process_count())
     job = make_job(config, mesh)
-    meta = {
-        "format_version": checkpoint.FORMAT_VERSION,
-        "kind": config.kind,
-        **job.description,
-        "seed": config.seed,
-        "batch_size": config.train.batch_size,
-        "config": dataclasses.asdict(config),
-    }
-    checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
-    _check_workdir(checkpoints, meta)
-
     optimizer = make_optimizer(config.optimizer)
     init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer)
     pipeline = make_pipeline(
@@ -51,10 +43,22 @@ def train(config: Config, workdir: str) -> TrainState:
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
     )
-    say = print if is_main_process() else _silent
+    meta = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "kind": config.kind,
+        **job.description,
+        "seed": config.seed,
+        "batch_size": config.train.batch_size,
+        "config": dataclasses.asdict(config),
+    }
+    meta = json.loads(json.dumps(meta))  # as it will be read back: tuples are lists
+    checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
+    _check_workdir(checkpoints, meta)
+    num_params = parameter_overview.count_parameters(abstract_state.params)
+    say = functools.partial(print, flush=True) if is_main_process() else _silent
     say(
-        f"{config.kind}: {count(abstract_state.params):,} parameters, {len(job.source):,} examples,"
-        f" mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
+        f"{config.kind}: {num_params:,} parameters, {len(job.source):,} examples, "
+        f"mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
     )
     loop = Loop(
         step_fn=step_fn,
@@ -95,11 +99,6 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
         donate_argnums=0,
     )
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
-
-
-def count(tree: Any) -> int:
-    """Number of elements in a tree of arrays."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:

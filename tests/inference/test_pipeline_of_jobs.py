@@ -78,7 +78,7 @@ def test_tokenizer_evaluation(folder, tokenizer):
     assert numbers["num_images"] == 50 and 0 < numbers["reconstruction_psnr"] < 60
     picture = np.asarray(Image.open(folder / "tokenizer" / "reconstructions.png"))
     original = np.asarray(Digits("test", 8).image(0))
-    np.testing.assert_array_equal(picture[2:10, 2:10], original)
+    np.testing.assert_array_equal(picture[2:66:8, 2:66:8], original)
 
 
 def test_samples_and_their_description(folder, generator):
