@@ -63,7 +63,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         if name == "--config" and not pathlib.Path(value).is_file():
             raise ValueError(f"--config={value}: there is no such file; see configs/")
     check_overrides(argv)
-    return flags.FLAGS(argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise ValueError(error) from error
 
 
 def run() -> None:

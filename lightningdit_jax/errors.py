@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
     """An error message that names the nearest known name, or all of them where few."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     leaf = name.rpartition(".")[2]
     near = near or [k for k in known if k.rpartition(".")[2] == leaf][:1]
     hint = f"; did you mean '{near[0]}'?" if near else ""

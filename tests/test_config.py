@@ -56,7 +56,7 @@ def test_known_overrides_pass():
 
 
 def broken(**changes):
-    c = load("base").unlock()
+    c = load("base").to_dict()
     for key, value in changes.items():
         section, _, name = key.partition("__")
         if name:

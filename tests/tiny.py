@@ -31,7 +31,7 @@ GENERATOR = {
     "train.checkpoint_every_steps": 2,
 }
 TOKENIZER = {
-    "tokenizer.resolution": 8,
+    "tokenizer.resolution": 16,
     "tokenizer.ch_mult": (1, 1),
     "data.split": "test",
     "train.num_steps": 2,
