@@ -202,8 +202,9 @@ def infer_vavae(shapes: Mapping[str, Shape]) -> VAVAEConfig:
     """
     found = _Shapes("vavae", shapes)
     ch, in_channels, _, _ = found.get("encoder.conv_in.weight", 4)
-    levels = found.count(r"encoder\.down\.(\d+)\.")
-    widths = [found.get(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
+    # The decoder always has a block a level; an encoder without residual blocks has none.
+    levels = found.count(r"decoder\.up\.(\d+)\.")
+    widths = [found.get(f"decoder.up.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
     if levels == 0 or any(width % ch for width in widths):
         found.fail(f"levels are {widths} channels wide; expected multiples of {ch}")
     encoder = [i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in shapes]

@@ -42,8 +42,9 @@ class VAVAEConfig:
             raise ValueError(f"ch_mult is {self.ch_mult}; expected positive factors, one a level")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < 1:
-                raise ValueError(f"{field.name} is {value}; expected at least 1")
+            least = 0 if field.name == "num_res_blocks" else 1
+            if field.type is int and value < least:
+                raise ValueError(f"{field.name} is {value}; expected at least {least}")
         if self.ch % GROUPS:
             raise ValueError(
                 f"ch is {self.ch}; expected a multiple of {GROUPS}, the groups of GroupNorm"

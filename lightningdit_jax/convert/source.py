@@ -1,0 +1,91 @@
+"""A file of PyTorch weights -> one state dict: wrappers opened, prefixes removed."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from lightningdit_jax.torch_reader import read_torch
+
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_CHUNK = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A state dict and where it came from.
+
+    wrapper: the entry of the file it was taken from, "" where the file is the state dict itself.
+    """
+
+    tensors: dict[str, np.ndarray]
+    wrapper: str
+    name: str
+
+
+def read_source(path: str, weights: str) -> Source:
+    """Reads a `.pt`, `.ckpt` or `.safetensors` file without executing anything in it.
+
+    weights: "ema" or "model", which of a training checkpoint's weights to take; a file that has
+    only one of them yields that. Raises FileNotFoundError, and ValueError naming the file if it is
+    damaged, refers to foreign classes, holds no tensors, or names a tensor twice.
+    """
+    path = epath.Path(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    wrapper, state = _open_wrappers(content, weights)
+    tensors = {}
+    for key, value in state.items():
+        if not isinstance(value, np.ndarray):
+            raise ValueError(
+                f"{path}: '{key}' is a {type(value).__name__}; expected nothing but tensors in "
+                f"{wrapper or 'the file'}"
+            )
+        name = _strip_prefixes(key)
+        if name in tensors:
+            raise ValueError(f"{path}: '{name}' is there twice, with and without a prefix")
+        tensors[name] = value
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors")
+    return Source(tensors, wrapper, path.name)
+
+
+def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}. Copy it again") from error
+
+
+def _open_wrappers(content: Any, weights: str) -> tuple[str, Mapping[str, Any]]:
+    """{"ema", "model", "opt", "config"}, {"state_dict"} or the state dict itself."""
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"the file holds a {type(content).__name__}; expected a state dict or a training "
+            "checkpoint"
+        )
+    for name in dict.fromkeys((weights, "ema", "model", "state_dict")):
+        if isinstance(content.get(name), Mapping):
+            return name, content[name]
+    return "", content
+
+
+def _strip_prefixes(key: str) -> str:
+    while key.startswith(_PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,26 @@
+"""The demo from end to end."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_demo_makes_what_it_says(tmp_path):
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "demo.py", f"--output={tmp_path / 'demo'}"], check=True
+    )
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary["recognised_share"] >= 0.95
+    assert summary["classifier_accuracy"] > 0.97
+    assert summary["reconstruction_psnr"] > 22
+    # Neither copies of the training set nor one picture per class.
+    assert summary["distance_to_train"] > 0.7 * summary["distance_to_train_real"]
+    assert summary["distance_within_class"] > 0.5 * summary["distance_within_class_real"]
+    for name in ("samples.png", "reconstructions.png", "losses.png"):
+        assert (tmp_path / "demo" / name).stat().st_size > 1000
