@@ -13,11 +13,14 @@ from ml_collections import config_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OUR_CODE = ("main.py", "configs", "lightningdit_jax")
-MODES = ("train", "extract", "sample", "evaluate")
+MODES = ("train", "extract", "sample", "evaluate", "compile")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:4x4", "TPU slice that --mode=compile compiles for: v5e:4x4, v4:2x2x4, ..."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -48,6 +51,10 @@ def main(argv: list[str]) -> None:
         from lightningdit_jax.inference.sample import sample
 
         sample(config, WORKDIR.value)
+    elif MODE.value == "compile":
+        from lightningdit_jax.training.compile import compile_train_step
+
+        compile_train_step(config, WORKDIR.value, TOPOLOGY.value)
     else:
         from lightningdit_jax.inference.evaluators import evaluate
 

@@ -38,6 +38,7 @@ def test_every_import_is_required():
     known = {canonical(r.name) for r in requirements()}
     provides = {"PIL": "pillow", "absl": "absl-py", "sklearn": "scikit-learn"} | {
         "orbax": "orbax-checkpoint",
+        "libtpu": None,
         "torch": None,
     }
     for path in (ROOT / "lightningdit_jax").rglob("*.py"):

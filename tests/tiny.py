@@ -48,7 +48,7 @@ TOKENIZER = {
 def config(name, **changes):
     """configs/NAME.py with changes, keys as section__name."""
     c = importlib.import_module(f"configs.{name}").get_config()
-    tiny = GENERATOR if name == "digits_dit" else TOKENIZER
+    tiny = {"digits_dit": GENERATOR, "digits_vavae": TOKENIZER}.get(name, {})
     for key, value in {**tiny, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
         section, _, leaf = key.rpartition(".")
         (c[section] if section else c)[leaf] = value

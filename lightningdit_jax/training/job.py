@@ -33,13 +33,14 @@ class Job:
     """A model with its data and its step.
 
     build(rngs) makes the module, make_step(graphdef, config, optimizer) its step; source reads
-    batches; description goes into checkpoints: architecture, and latent statistics of a generator.
+    batches, and is None where nothing is run; description goes into checkpoints: architecture, and
+    latent statistics of a generator.
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
     make_step: Callable[[nnx.GraphDef, Config, optax.GradientTransformation], StepFn]
     rules: Rules
-    source: BatchSource
+    source: BatchSource | None
     description: dict[str, Any]
 
     def graphdef(self) -> nnx.GraphDef:
@@ -70,9 +71,28 @@ def tokenizer_config(config: Config) -> VAVAEConfig:
     return VAVAEConfig(**dataclasses.asdict(config.tokenizer))
 
 
+def abstract_generator_job(config: Config, mesh: Mesh) -> Job:
+    """A generator's job without data: enough to compile its step."""
+    architecture, compute = generator_config(config), config.compute
+
+    def build(rngs: nnx.Rngs) -> LightningDiT:
+        return LightningDiT(
+            architecture,
+            dtype=jnp.dtype(compute.dtype),
+            remat=compute.remat,
+            scan_unroll=compute.scan_unroll,
+            attention=compute.attention,
+            constrain=constrain_tokens(mesh),
+            rngs=rngs,
+        )
+
+    description = {"architecture": dataclasses.asdict(architecture)}
+    return Job(build, make_dit_step, LIGHTNINGDIT_RULES, None, description)
+
+
 def _generator_job(config: Config, mesh: Mesh) -> Job:
     architecture = generator_config(config)
-    data, compute = config.data, config.compute
+    data = config.data
     if data.source != "latents":
         raise ValueError(
             f"config.data.source is '{data.source}', but a generator trains on 'latents'; "
@@ -89,24 +109,15 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
     stats = load_stats(data.path) if data.latent_norm else None
     source = LatentBatches(shards, stats, data.latent_multiplier)
 
-    def build(rngs: nnx.Rngs) -> LightningDiT:
-        return LightningDiT(
-            architecture,
-            dtype=jnp.dtype(compute.dtype),
-            remat=compute.remat,
-            scan_unroll=compute.scan_unroll,
-            attention=compute.attention,
-            constrain=constrain_tokens(mesh),
-            rngs=rngs,
-        )
-
     latents = {
         "mean": None if stats is None else stats.mean.tolist(),
         "std": None if stats is None else stats.std.tolist(),
         "multiplier": data.latent_multiplier,
     }
-    description = {"architecture": dataclasses.asdict(architecture), "latents": latents}
-    return Job(build, make_dit_step, LIGHTNINGDIT_RULES, source, description)
+    job = abstract_generator_job(config, mesh)
+    return dataclasses.replace(
+        job, source=source, description=job.description | {"latents": latents}
+    )
 
 
 def _tokenizer_job(config: Config) -> Job:

@@ -1,0 +1,139 @@
+"""What a compiled TPU program costs, read from its optimised HLO text.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^  (?:ROOT )?%(\S+) = (.+)$")
+_SHAPE = re.compile(r"^\(?([a-z]\w*)\[([\d,]*)\]")
+_OPCODE = re.compile(r" ([a-z][\w-]*)\(")
+_OPERANDS = re.compile(r"%([^\s,)]+)")
+_CALLS = re.compile(r"(?:calls|to_apply|body)=%([^\s,]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass
+class Cost:
+    """Totals per device and run of the program."""
+
+    matmul_flops: float = 0.0
+    cycles: float = 0.0
+    collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, other: "Cost", times: int = 1) -> None:
+        """Adds another cost, so many times."""
+        self.matmul_flops += times * other.matmul_flops
+        self.cycles += times * other.cycles
+        for kind, count in other.collectives.items():
+            self.collectives[kind] += times * count
+
+
+def program_cost(text: str) -> Cost:
+    """Cost of the entry computation of an HLO module.
+
+    matmul_flops: two per multiply-add of dots and convolutions. cycles: the compiler's estimates,
+    which leave out collectives and Pallas kernels. collectives: how many of each kind run.
+    """
+    computations, entry = _split(text)
+    done: dict[str, Cost] = {}
+
+    def cost_of(name: str) -> Cost:
+        if name not in done:
+            done[name] = _computation_cost(computations, name, cost_of)
+        return done[name]
+
+    return cost_of(entry)
+
+
+def _split(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
+    """Computations as lists of (instruction name, what it is), and the entry's name."""
+    computations: dict[str, list[tuple[str, str]]] = {}
+    entry = current = ""
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            current = match[2]
+            computations[current] = []
+            entry = current if match[1] else entry
+        elif match := _INSTRUCTION.match(line):
+            computations[current].append((match[1], match[2]))
+    return computations, entry
+
+
+def _computation_cost(computations, name, cost_of) -> Cost:
+    total = Cost()
+    shapes = {n: _dims(rest) for n, rest in computations[name]}
+    for _, rest in computations[name]:
+        opcode = _OPCODE.search(rest)[1]
+        if cycles := _CYCLES.search(rest):
+            total.cycles += int(cycles[1])
+        kind = opcode.removesuffix("-start")
+        if kind in _COLLECTIVES:
+            total.collectives[kind] += 1
+        if opcode in ("convolution", "dot"):
+            total.matmul_flops += _matmul_flops(rest, opcode, shapes)
+        elif opcode == "while":
+            condition = re.search(r"condition=%([^\s,]+)", rest)[1]
+            body = _CALLS.search(rest)[1]
+            total.add(cost_of(body), _trip_count(computations[condition]))
+        elif opcode == "conditional":
+            branches = [b.strip().lstrip("%") for b in _BRANCHES.search(rest)[1].split(",")]
+            total.add(max((cost_of(b) for b in branches), key=lambda c: c.matmul_flops))
+        elif opcode in ("fusion", "call", "async-start") and (called := _CALLS.search(rest)):
+            inner = cost_of(called[1])
+            # A fusion's own estimate covers what is inside it.
+            total.add(dataclasses.replace(inner, cycles=0.0) if opcode == "fusion" else inner)
+    return total
+
+
+def _dims(rest: str) -> tuple[int, ...]:
+    match = _SHAPE.match(rest)
+    return tuple(int(d) for d in match[2].split(",") if d) if match else ()
+
+
+def _matmul_flops(rest: str, opcode: str, shapes: dict[str, tuple[int, ...]]) -> float:
+    arguments = rest[rest.index(f" {opcode}(") :]
+    left, right = (shapes[n] for n in _OPERANDS.findall(arguments.partition(")")[0])[:2])
+    out = math.prod(_dims(rest))
+    if opcode == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
+        return 2.0 * out * math.prod(left[int(d)] for d in contracted.split(",") if d)
+    lhs, kernel, output = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest).groups()
+    out_dims = _dims(rest)
+    window = re.search(r"window=\{([^}]*)\}", rest)
+    settings = dict(part.split("=", 1) for part in window[1].split()) if window else {}
+    flops = 2.0 * right[kernel.index("i")]
+    flops *= math.prod(out_dims[output.index(label)] for label in "bf")
+    for axis in sorted(label for label in output if label.isdigit()):
+        flops *= _window_pairs(
+            left[lhs.index(axis)], out_dims[output.index(axis)], settings, int(axis)
+        )
+    return flops
+
+
+def _window_pairs(size_in: int, size_out: int, settings: dict[str, str], axis: int) -> int:
+    """How many (output, kernel) positions of an axis meet an input, not padding or a hole.
+
+    XLA writes batched and fused products as convolutions in which most positions meet nothing.
+    """
+
+    def setting(name: str, default: str) -> str:
+        return settings[name].split("x")[axis] if name in settings else default
+
+    kernel, stride = int(setting("size", "1")), int(setting("stride", "1"))
+    hole, step = int(setting("lhs_dilate", "1")), int(setting("rhs_dilate", "1"))
+    before = int(setting("pad", "0_0").split("_")[0])
+    places = (o * stride + k * step - before for o in range(size_out) for k in range(kernel))
+    return sum(0 <= p <= (size_in - 1) * hole and p % hole == 0 for p in places)
+
+
+def _trip_count(condition: list[tuple[str, str]]) -> int:
+    """The constant that a counting loop compares with."""
+    constants = [re.search(r" constant\((\d+)\)", rest) for _, rest in condition]
+    return max((int(match[1]) for match in constants if match), default=1)

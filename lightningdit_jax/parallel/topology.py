@@ -1,0 +1,63 @@
+"""TPU slices that are not there: their devices for compiling, and what their chips can do."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import jax
+
+from lightningdit_jax.errors import unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """hbm_bytes per device, peak bfloat16 FLOP/s (cloud.google.com/tpu/docs), clock in Hz.
+
+    The clock is the one that reproduces the peak; nothing publishes it.
+    """
+
+    hbm_bytes: int
+    peak_flops: float
+    clock: float
+
+
+CHIPS = {
+    "v4": Chip(32 * 2**30, 275e12, 1.05e9),
+    "v5e": Chip(16 * 2**30, 197e12, 1.5e9),
+    "v5p": Chip(95 * 2**30, 459e12, 1.75e9),
+    "v6e": Chip(32 * 2**30, 918e12, 1.75e9),
+}
+
+# With its default, FSDP on v5e is estimated to take twice as long.
+COMPILER_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
+
+
+def topology_devices(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
+    """The chip and the devices of a slice such as "v5e:4x4" or "v4:2x2x4".
+
+    Needs libtpu (the extra `tpu`), on a machine without TPUs, and one process at a time. Raises
+    ValueError for an unknown chip or a slice that does not exist, and ImportError without libtpu.
+    """
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise ValueError(unknown_name("chip in --topology", name, tuple(CHIPS)))
+    try:
+        import libtpu  # noqa: F401  (JAX finds it by itself, but says less when it is missing)
+    except ImportError as error:
+        raise ImportError(
+            "compiling for absent TPUs needs libtpu: pip install -c constraints.txt -e '.[tpu]'"
+        ) from error
+    from jax.experimental import topologies
+
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    options = {"chip_config_name": "megacore"} if name == "v4" else {}
+    try:
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **options
+        )
+    except Exception as error:
+        raise ValueError(
+            f"--topology={topology} is no slice that libtpu knows, or another process uses libtpu: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return CHIPS[name], description.devices

@@ -1,0 +1,43 @@
+"""Ahead-of-time compilation for a TPU slice that is not there."""
+
+import json
+
+import pytest
+
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.training.compile import compile_train_step
+from lightningdit_jax.training.job import generator_config
+from tests import tiny
+
+
+def config(**changes):
+    return tiny.config(
+        "digits_dit", **{"model__hidden_size": 128, "train__batch_size": 64, **changes}
+    )
+
+
+def test_flops_of_the_published_model():
+    published = tiny.config("dit_xl")
+    assert forward_flops(generator_config(published)) == pytest.approx(237.25e9, rel=1e-4)
+
+
+def test_compiles_for_a_slice(tmp_path):
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra `tpu`")
+    report = compile_train_step(config(mesh__fsdp=4), str(tmp_path), "v5e:2x4")
+    assert report == json.loads((tmp_path / "compile_v5e_2x4.json").read_text())
+    assert report["num_devices"] == 8 and report["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    # Without remat the compiled products are the model's, and the rotation of q and k.
+    assert 1.0 <= report["matmul_flops"] / report["model_flops"] < 1.25
+    assert 0 < report["peak_bytes"] < report["hbm_bytes"]
+    assert 0 < report["estimated_mfu"] < 1 and report["collectives"]["all-gather"] > 0
+
+
+@pytest.mark.parametrize(("topology", "message"), [("v9:2x2", "unknown chip in --topology 'v9'")])
+def test_unknown_slices_are_named(tmp_path, topology, message):
+    with pytest.raises(ValueError, match=message):
+        compile_train_step(config(), str(tmp_path), topology)
+
+
+def test_tokenizers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="takes a generator's config"):
+        compile_train_step(tiny.config("digits_vavae"), str(tmp_path), "v5e:2x4")
