@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     c.data.latent_norm = True  # (x - mean) / std per channel
     c.data.latent_multiplier = 1.0  # 0.18215 for the Stable Diffusion VAE
     c.data.num_threads = 8  # decoding and reading threads
-    c.data.prefetch_batches = 4
+    c.data.prefetch_batches = 8  # at least num_threads, or some of them idle
 
     c.optimizer = ConfigDict()  # AdamW
     c.optimizer.learning_rate = 2e-4  # constant, never scaled by the batch
