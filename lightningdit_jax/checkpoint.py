@@ -114,6 +114,11 @@ def read_meta(checkpoint: epath.Path) -> dict:
     return meta
 
 
+def architecture_fields(meta: dict) -> dict[str, Any]:
+    """Constructor arguments of the architecture in a checkpoint's meta; JSON's lists are tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in meta["architecture"].items()}
+
+
 def item_names(checkpoint: epath.Path) -> set[str]:
     """Names of the items in a checkpoint directory."""
     return {p.name for p in checkpoint.iterdir() if p.is_dir()}

@@ -11,6 +11,7 @@ from etils import epath
 
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
+    architecture_fields,
     find_checkpoint,
     item_names,
     read_arrays,
@@ -93,8 +94,7 @@ def export_file(src: str, dst: str, *, say: Callable[[str], None] = print) -> No
         raise ValueError(f"{target} ends in '{target.suffix}'; expected .pt or .safetensors")
     checkpoint = find_checkpoint(src)
     meta = read_meta(checkpoint)
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["architecture"].items()}
-    config: Any = _CONFIGS[meta["kind"]](**fields)
+    config: Any = _CONFIGS[meta["kind"]](**architecture_fields(meta))
     item = "ema" if "ema" in item_names(checkpoint) else "params"
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(

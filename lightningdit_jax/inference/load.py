@@ -9,7 +9,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from lightningdit_jax.checkpoint import find_checkpoint, item_names, read_arrays, read_meta
+from lightningdit_jax.checkpoint import (
+    architecture_fields,
+    find_checkpoint,
+    item_names,
+    read_arrays,
+    read_meta,
+)
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -108,7 +114,7 @@ def _scaling(meta: dict) -> LatentScaling | None:
 
 
 def _abstract_module(meta: dict, dtype: Any) -> tuple[nnx.GraphDef, Any]:
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["architecture"].items()}
+    fields = architecture_fields(meta)
     if meta["kind"] == "lightningdit":
         architecture: Any = LightningDiTConfig(**fields)
         cls: Any = LightningDiT

@@ -171,7 +171,7 @@ def test_rollback_returns_to_the_checkpoint_with_later_data(tmp_path):
     state, lines = run(tmp_path, iterator=iterator, nonfinite="rollback")
     assert any("rolled back from step 8 to 6" in line for line in lines)
     assert int(state.step) == 12 and np.isfinite(state.params["w"]).all()
-    assert iterator.next == 12 + 2 + 0  # two batches were spent on steps 7 and 8
+    assert iterator.next == 12 + 2  # two batches were spent on steps 7 and 8
     assert [r["step"] for r in records(tmp_path)] == [4, 8, 12]
 
 
