@@ -12,27 +12,40 @@ import sys
 def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
-    from lightningdit_jax.convert.files import KINDS, convert_file, export_file
+    from lightningdit_jax.convert.files import KIND_NAMES, convert_files, export_file
+    from lightningdit_jax.convert.keymap import Hints
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--src", required=True, help="file of weights, or checkpoint directory")
+    parser.add_argument(
+        "--src",
+        required=True,
+        nargs="+",
+        help="file of weights (for LPIPS also two: a VGG16 and its heads), or checkpoint directory",
+    )
     parser.add_argument("--dst", required=True, help="directory to write, or file")
     parser.add_argument("--to-torch", action="store_true", help="write a PyTorch state dict")
-    parser.add_argument("--kind", choices=KINDS, default="auto", help="what the file holds")
+    parser.add_argument("--kind", choices=KIND_NAMES, default="auto", help="what the file holds")
     parser.add_argument("--weights", choices=("ema", "model"), default="ema")
+    parser.add_argument("--num-heads", type=int, help="where the weights do not tell")
+    parser.add_argument(
+        "--no-null-class", action="store_true", help="a generator trained without label dropout"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace dst if it is there")
     options = parser.parse_args()
     try:
         if options.to_torch:
-            export_file(options.src, options.dst)
+            if len(options.src) > 1:
+                raise ValueError(f"--to-torch takes one checkpoint; found {len(options.src)}")
+            export_file(options.src[0], options.dst)
         else:
-            convert_file(
+            convert_files(
                 options.src,
                 options.dst,
                 kind=options.kind,
                 weights=options.weights,
+                hints=Hints(options.num_heads, not options.no_null_class),
                 overwrite=options.overwrite,
             )
     except (ValueError, OSError, ImportError) as error:

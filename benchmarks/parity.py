@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from lightningdit_jax.convert.convert import params_from_torch
+from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
 from tests import golden
@@ -29,8 +30,7 @@ def generator(name: str, dtype: jnp.dtype) -> dict[str, float]:
     config, params = params_from_torch(
         "lightningdit",
         golden.load_weights(name),
-        num_heads=settings["num_heads"],
-        null_class=settings.get("class_dropout_prob", 0.1) > 0,
+        hints=Hints(settings["num_heads"], settings.get("class_dropout_prob", 0.1) > 0),
     )
     model = LightningDiT(config, dtype=dtype, rngs=nnx.Rngs(0))
     model = nnx.merge(nnx.graphdef(model), params)

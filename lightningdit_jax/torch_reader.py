@@ -2,7 +2,7 @@
 
 A `.pt` file is a pickle that names the tensors, beside their raw storages: in a zip archive since
 PyTorch 1.6, appended to the pickle before. The unpickler here resolves tensors, containers and
-plain values and refuses every other name, so that a hostile file can at worst be an error.
+plain values; every other name becomes an inert stand-in, so that nothing of a hostile file runs.
 """
 
 import io
@@ -33,6 +33,7 @@ _STORAGE_DTYPES = {
     "ComplexFloatStorage": np.dtype("<c8"),
 }
 _DTYPE_NAME = re.compile(r"(u?int|b?float|complex)\d+|bool")
+_LIGHTNING_KEY = "pytorch-lightning_version"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -49,7 +50,8 @@ def read_torch(path: str | os.PathLike) -> Any:
 
     Raises FileNotFoundError if there is no such file, and ValueError naming the file if it is
     empty, truncated, not a PyTorch file, or refers to a class other than those of tensors (the
-    class is named; nothing of it is imported or run).
+    class is named; nothing of it is imported or run). A checkpoint of PyTorch Lightning may refer
+    to others, since it holds callbacks and hyperparameters: they come back as `Foreign`.
     """
     path = epath.Path(path)
     if not path.is_file():
@@ -69,6 +71,23 @@ def read_torch(path: str | os.PathLike) -> Any:
         raise ValueError(
             f"{path} ({size} bytes) is damaged or not a PyTorch file: {error!r}"
         ) from error
+
+
+class Foreign:
+    """Stands for an object of a class that is not read. Takes what a pickle does to it, keeps nothing.
+
+    It is a real class, since pickles make instances by `__new__` as well as by a call.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *_: Any, **__: Any) -> "Foreign":
+        return object.__new__(cls)
+
+    def _ignore(self, *_: Any) -> None:
+        """What a pickle does to its objects: set their state, append, extend, add, set items."""
+
+    __init__ = __setstate__ = append = extend = add = __setitem__ = _ignore
 
 
 class _RebuildTensor:
@@ -104,11 +123,22 @@ class _RebuildParameter:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves tensors through `storage(key, dtype, numel)` and refuses all other classes."""
+    """Resolves tensors through `storage(key, dtype, numel)`; `foreign` are the other names."""
 
     def __init__(self, file: Any, storage: Callable[[str, np.dtype, int], np.ndarray] | None):
         super().__init__(file, encoding="utf-8")
         self._storage = storage
+        self.foreign: dict[str, None] = {}  # an ordered set
+
+    def load_checked(self) -> Any:
+        """The object; refuses foreign names, except in a checkpoint of PyTorch Lightning."""
+        result = self.load()
+        if self.foreign and not (isinstance(result, dict) and _LIGHTNING_KEY in result):
+            raise _Unreadable(
+                f"refused, it refers to {', '.join(self.foreign)}. Only tensors and plain "
+                "containers are read; save the state dict alone"
+            )
+        return result
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -121,10 +151,8 @@ class _Unpickler(pickle.Unpickler):
             return name
         if module == "torch" and _DTYPE_NAME.fullmatch(name):
             return f"torch.{name}"
-        raise _Unreadable(
-            f"refused, it refers to {module}.{name}. Only tensors and plain containers are read; "
-            "save the state dict alone"
-        )
+        self.foreign[f"{module}.{name}"] = None
+        return Foreign
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         if self._storage is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
@@ -171,7 +199,7 @@ def _read_zip(path: epath.Path, file: Any) -> Any:
                 storages[key, dtype] = np.ndarray(numel, dtype, buffer=data)
             return storages[key, dtype]
 
-        return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
+        return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load_checked()
 
 
 def _entry_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: np.ndarray) -> Any:
@@ -187,7 +215,7 @@ def _entry_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: np.ndarra
 
 def _read_legacy(file: Any, size: int) -> Any:
     """The format before PyTorch 1.6: pickles, then per storage its length and its bytes."""
-    if _Unpickler(file, None).load() != _LEGACY_MAGIC:
+    if _Unpickler(file, None).load_checked() != _LEGACY_MAGIC:
         raise _Unreadable("a pickle, but not one that torch.save wrote")
     _Unpickler(file, None).load()  # protocol version, 1001 in every release
     if not _Unpickler(file, None).load()["little_endian"]:
@@ -204,7 +232,7 @@ def _read_legacy(file: Any, size: int) -> Any:
             storages[key] = np.empty(numel, dtype)  # filled below; tensors are views of it
         return storages[key]
 
-    result = _Unpickler(file, storage).load()
+    result = _Unpickler(file, storage).load_checked()
     for key in _Unpickler(file, None).load():
         array = storages[key]
         numel = int.from_bytes(file.read(8), "little")

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lightningdit_jax.torch_reader import read_torch
+from lightningdit_jax.torch_reader import Foreign, read_torch
 from tests.golden import GOLDEN, load
 
 CHECKPOINTS = GOLDEN / "checkpoints"
@@ -151,6 +151,36 @@ def test_hand_written_tensor_record(tmp_path):
     values = np.arange(6, dtype=np.float32)
     _archive(tmp_path / "x.pt", _tensor_pickle(6, 1, (2, 2), (3, 1)), values.tobytes())
     np.testing.assert_array_equal(read_torch(tmp_path / "x.pt"), [[1, 2], [4, 5]])
+
+
+def _text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+
+def test_foreign_objects_of_a_lightning_checkpoint_are_read_inertly(tmp_path):
+    """Instances, calls and items of unknown classes run nothing and hide no tensor."""
+    flag = tmp_path / "ran"
+    foreign = {
+        "callbacks": b"cposix\nsystem\n" + _text(f"touch {flag}") + b"\x85R",
+        "hyper_parameters": b"comegaconf\nDictConfig\n)\x81}" + _text("x") + b"K\x01sb",
+        "states": b"ccollections\ndefaultdict\ncbuiltins\nlist\n\x85R(" + _text("k") + b"K\x01u",
+        "list": b"cbuiltins\nlist\n)R(K\x01K\x02e",
+    }
+    tensor = _tensor_pickle(6, 1, (2, 2), (3, 1)).removeprefix(b"\x80\x02").removesuffix(b".")
+    entries = {**foreign, "state_dict": b"}" + _text("w") + tensor + b"s"}
+    body = b"".join(_text(key) + value for key, value in entries.items())
+    plain, version = b"\x80\x02}(" + body, _text("pytorch-lightning_version") + _text("2.4.0")
+
+    values = np.arange(6, dtype=np.float32).tobytes()
+    _archive(tmp_path / "lightning.ckpt", plain + version + b"u.", values)
+    content = read_torch(tmp_path / "lightning.ckpt")
+    np.testing.assert_array_equal(content["state_dict"]["w"], [[1, 2], [4, 5]])
+    assert all(isinstance(content[key], Foreign) for key in foreign)
+
+    _archive(tmp_path / "other.pt", plain + b"u.", values)
+    with pytest.raises(ValueError, match=r"posix\.system, omegaconf\.DictConfig, .*defaultdict"):
+        read_torch(tmp_path / "other.pt")
+    assert not flag.exists()
 
 
 @pytest.mark.parametrize(

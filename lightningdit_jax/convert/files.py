@@ -1,13 +1,15 @@
 """Whole files: PyTorch weights to a checkpoint directory, and back."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 import safetensors.numpy
 from etils import epath
+from tqdm import tqdm
 
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
@@ -19,72 +21,85 @@ from lightningdit_jax.checkpoint import (
     save_checkpoint,
 )
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch, params_to_torch
+from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
+from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
 from lightningdit_jax.convert.source import Source, file_sha256, read_source
 from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.data.latents import LatentStats, save_stats
-from lightningdit_jax.models.lightningdit import LightningDiTConfig
-from lightningdit_jax.models.vae import VAVAEConfig
+from lightningdit_jax.models.registry import architecture
 
-# Kinds of files, and a tensor that only such a file has.
-_SIGNS = {
-    "lightningdit": "x_embedder.proj.weight",
-    "vavae": "encoder.conv_in.weight",
-    "latent_stats": "mean",
-}
-KINDS = ("auto", *_SIGNS)
-_CONFIGS = {"lightningdit": LightningDiTConfig, "vavae": VAVAEConfig}
+STATISTICS = "latent_stats"
+KIND_NAMES = ("auto", *KINDS, STATISTICS)
+
+Say = Callable[[str], None]
 
 
-def convert_file(
-    src: str,
+def convert_files(
+    sources: Sequence[str],
     dst: str,
     *,
-    kind: str,
-    weights: str,
-    overwrite: bool,
-    say: Callable[[str], None] = print,
+    kind: str = "auto",
+    weights: str = "ema",
+    hints: Hints = Hints(),  # noqa: B008, frozen
+    overwrite: bool = False,
+    say: Say = print,
 ) -> None:
-    """Converts a file of PyTorch weights into a checkpoint that `load` reads.
+    """Converts PyTorch weights into a checkpoint that `load` reads.
 
-    kind: one of KINDS. weights: "ema" or "model". "latent_stats" writes latents_stats.safetensors
-    into the folder dst. Raises ValueError listing every tensor that does not fit, and
-    FileExistsError if dst is there and overwrite is off; nothing is written then.
+    sources: one file, or several that hold the parts of one model (LPIPS: a VGG16 and its heads).
+    kind: one of KIND_NAMES; "latent_stats" writes latents_stats.safetensors into the folder dst.
+    weights: "ema" or "model", of a training checkpoint. Raises ValueError listing every tensor that
+    does not fit, and FileExistsError if dst is there and overwrite is off; nothing is written then.
     """
     target = epath.Path(dst)
-    source = read_source(src, weights)
-    kind = _detect(source) if kind == "auto" else kind
-    if target.exists() and kind != "latent_stats" and not overwrite:
-        raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
-    say(f"{source.name}: {kind}, {len(source.tensors)} tensors from {source.wrapper or 'the file'}")
-    if kind == "latent_stats":
-        mean, std = (np.asarray(source.tensors[k], np.float32).ravel() for k in ("mean", "std"))
-        target.mkdir(parents=True, exist_ok=True)
-        save_stats(target, LatentStats(mean, std))
-        say(f"statistics of {mean.size} channels in {target}")
+    read = [read_source(path, weights) for path in sources]
+    tensors = _merged(read)
+    if kind == "auto":
+        kind = _detect(read[0].name, tensors)
+    if kind == STATISTICS:
+        _convert_statistics(read[0], tensors, target, say)
         return
-    config, params = params_from_torch(kind, source.tensors)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
+    entry = find_kind(kind)
+    tensors = entry.select(tensors)
+    names = ", ".join(source.name for source in read)
+    say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].wrapper or 'the file'}")
+    with _progress("converting", _bytes(tensors)) as step:
+        config, params = params_from_torch(kind, tensors, hints=hints, step=step)
+    keymap = entry.keymap(config)
+    left_out = keymap.left_out(tensors)
     for name, value in dataclasses.asdict(config).items():
         say(f"  {name:26s} {value}")
+    for reason, count in left_out.items():
+        say(f"  left out: {count} tensors, {reason}")
+    with _progress("SHA-256", sum(source.path.stat().length for source in read)) as step:
+        files = [{"file": source.name, "sha256": file_sha256(source.path, step)} for source in read]
     meta = {
         "format_version": FORMAT_VERSION,
-        "kind": kind,
+        "kind": entry.model,
         "architecture": dataclasses.asdict(config),
         "step": 0,
         "source": {
-            "file": source.name,
-            "sha256": file_sha256(src),
-            "weights": source.wrapper,
-            "tensors": len(source.tensors),
+            "files": files,
+            "kind": kind,
+            "weights": read[0].wrapper,
+            "tensors": len(tensors),
+            "converted": len(tensors) - sum(left_out.values()),
+            "left_out": left_out,
         },
     }
+    items = {"params": params}
+    if buffers := {key: np.array(tensors[key]) for key in keymap.buffers if key in tensors}:
+        items["buffers"] = buffers
     if target.exists():
         target.rmtree()
-    save_checkpoint(dst, {"params": jax.tree.map(np.asarray, params)}, {"meta": meta})
+    save_checkpoint(dst, items, {"meta": meta})
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count:,} parameters in {target}")
 
 
-def export_file(src: str, dst: str, *, say: Callable[[str], None] = print) -> None:
+def export_file(src: str, dst: str, *, say: Say = print) -> None:
     """Writes a checkpoint as the state dict that the release loads, `.pt` or `.safetensors`.
 
     Averaged weights where the checkpoint has them. Raises ValueError for another suffix.
@@ -94,32 +109,71 @@ def export_file(src: str, dst: str, *, say: Callable[[str], None] = print) -> No
         raise ValueError(f"{target} ends in '{target.suffix}'; expected .pt or .safetensors")
     checkpoint = find_checkpoint(src)
     meta = read_meta(checkpoint)
-    config: Any = _CONFIGS[meta["kind"]](**architecture_fields(meta))
-    item = "ema" if "ema" in item_names(checkpoint) else "params"
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        abstract_params(meta["kind"], config),
-    )
-    params = jax.tree.map(np.asarray, read_arrays(checkpoint, item, abstract))
-    tensors = params_to_torch(meta["kind"], config, params)
+    kind, items = meta["kind"], item_names(checkpoint)
+    config = architecture(kind, architecture_fields(meta))
+    item = "ema" if "ema" in items else "params"
+    params = _read_host(checkpoint, item, abstract_params(kind, config))
+    buffers = None
+    if "buffers" in items:
+        buffers = _read_host(checkpoint, "buffers", dict(find_kind(kind).keymap(config).buffers))
+    tensors = params_to_torch(kind, config, params, buffers)
     temporary = target.with_name(target.name + ".tmp")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".pt":
         save_torch(temporary, tensors)
     else:
-        contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-        temporary.write_bytes(safetensors.numpy.save(contiguous))
+        safetensors.numpy.save_file(tensors, temporary)
     temporary.replace(target)
-    say(f"{len(tensors)} tensors of {meta['kind']} ({item}) in {target}")
+    say(f"{len(tensors)} tensors of {kind} ({item}) in {target}")
 
 
-def _detect(source: Source) -> str:
-    for kind, sign in _SIGNS.items():
-        if sign in source.tensors:
-            return kind
-    some = ", ".join(list(source.tensors)[:5])
-    raise ValueError(
-        f"{source.name} is of no kind that can be converted yet ({', '.join(_SIGNS)}); "
-        f"it holds {some}, ..."
+def _merged(sources: Sequence[Source]) -> Tensors:
+    tensors: dict[str, np.ndarray] = {}
+    for source in sources:
+        if both := tensors.keys() & source.tensors.keys():
+            raise ConversionError("these tensors are in several of the files:", sorted(both))
+        tensors |= source.tensors
+    return tensors
+
+
+def _detect(name: str, tensors: Tensors) -> str:
+    if tensors.keys() == {"mean", "std"}:
+        return STATISTICS
+    kind = detect_kind(tensors)
+    if kind is None:
+        some = ", ".join(list(tensors)[:5])
+        raise ValueError(
+            f"{name} is of no kind that can be told from its tensors ({some}, ...); give "
+            f"--kind, one of {', '.join(KIND_NAMES[1:])}"
+        )
+    return kind
+
+
+def _convert_statistics(source: Source, tensors: Tensors, target: epath.Path, say: Say) -> None:
+    problems = [f"missing: {key}" for key in ("mean", "std") if key not in tensors]
+    if problems:
+        raise ConversionError(f"{source.name} does not hold latent statistics:", problems)
+    mean, std = (np.asarray(tensors[k], np.float32).ravel() for k in ("mean", "std"))
+    target.mkdir(parents=True, exist_ok=True)
+    save_stats(target, LatentStats(mean, std))
+    say(f"statistics of {mean.size} channels in {target}")
+
+
+def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:
+    """Arrays of a checkpoint as numpy, read without touching an accelerator."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
     )
+    return jax.tree.map(np.asarray, read_arrays(checkpoint, item, abstract))
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over bytes on standard error, for what takes longer than half a second."""
+    with tqdm(desc=label, total=total, unit="B", unit_scale=True, delay=0.5, leave=False) as bar:
+        yield bar.update

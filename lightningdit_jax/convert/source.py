@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,16 @@ class Source:
 
     tensors: dict[str, np.ndarray]
     wrapper: str
-    name: str
+    path: epath.Path
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
 
 
 def read_source(path: str, weights: str) -> Source:
-    """Reads a `.pt`, `.ckpt` or `.safetensors` file without executing anything in it.
+    """Reads a `.pt`, `.pth`, `.ckpt` or `.safetensors` file without executing anything in it.
 
     weights: "ema" or "model", which of a training checkpoint's weights to take; a file that has
     only one of them yields that. Raises FileNotFoundError, and ValueError naming the file if it is
@@ -37,7 +42,7 @@ def read_source(path: str, weights: str) -> Source:
     """
     path = epath.Path(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    wrapper, state = _open_wrappers(content, weights)
+    wrapper, state = _open_wrappers(path, content, weights)
     tensors = {}
     for key, value in state.items():
         if not isinstance(value, np.ndarray):
@@ -51,7 +56,7 @@ def read_source(path: str, weights: str) -> Source:
         tensors[name] = value
     if not tensors:
         raise ValueError(f"{path} holds no tensors")
-    return Source(tensors, wrapper, path.name)
+    return Source(tensors, wrapper, path)
 
 
 def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
@@ -63,11 +68,11 @@ def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is damaged: {error}. Copy it again") from error
 
 
-def _open_wrappers(content: Any, weights: str) -> tuple[str, Mapping[str, Any]]:
+def _open_wrappers(path: epath.Path, content: Any, weights: str) -> tuple[str, Mapping[str, Any]]:
     """{"ema", "model", "opt", "config"}, {"state_dict"} or the state dict itself."""
     if not isinstance(content, Mapping):
         raise ValueError(
-            f"the file holds a {type(content).__name__}; expected a state dict or a training "
+            f"{path} holds a {type(content).__name__}; expected a state dict or a training "
             "checkpoint"
         )
     for name in dict.fromkeys((weights, "ema", "model", "state_dict")):
@@ -82,10 +87,11 @@ def _strip_prefixes(key: str) -> str:
     return key
 
 
-def file_sha256(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+def file_sha256(path: epath.Path, step: Callable[[int], None]) -> str:
+    """SHA-256 of a file, in hexadecimal. step: is told the bytes of each piece that is read."""
     digest = hashlib.sha256()
-    with epath.Path(path).open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            step(len(chunk))
     return digest.hexdigest()

@@ -1,5 +1,7 @@
 """The one place that uses PyTorch: writing its own file format."""
 
+import warnings
+
 import numpy as np
 from etils import epath
 
@@ -13,4 +15,7 @@ def save_torch(path: epath.Path, tensors: dict[str, np.ndarray]) -> None:
             "writing a .pt file needs PyTorch: pip install torch, or write .safetensors instead"
         ) from error
     with path.open("wb") as file:
-        torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, file)
+        # torch.from_numpy warns of read-only arrays; it only reads them here.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            state = {key: torch.from_numpy(value) for key, value in tensors.items()}
+        torch.save(state, file)

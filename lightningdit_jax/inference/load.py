@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -16,8 +15,7 @@ from lightningdit_jax.checkpoint import (
     read_arrays,
     read_meta,
 )
-from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
-from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import LIGHTNINGDIT_RULES, VAVAE_RULES, tree_shardings
 
@@ -53,20 +51,40 @@ class Loaded:
         """The module, to be called eagerly or inside jit."""
         return nnx.merge(self.graphdef, self.params)
 
+    def description(self) -> str:
+        """What the checkpoint says of itself, for people: one thing a line."""
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        lines = [f"{self.meta['kind']}, {count:,} parameters, step {self.meta['step']:,}"]
+        lines += [f"  {key:26s} {value}" for key, value in self.meta["architecture"].items()]
+        if source := self.meta.get("source"):
+            lines.append(f"converted as {source['kind']} from")
+            lines += [f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]]
+            taken = f"{source['converted']} of {source['tensors']} tensors"
+            lines.append(f"  {taken} of {source['weights'] or 'the file'}")
+            lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
+        return "\n".join(lines)
+
     def scaling(self) -> LatentScaling | None:
         """A generator's latent scaling, None where the checkpoint does not know it."""
         return _scaling(self.meta)
 
 
-def load(path: str, *, dtype: Any = jnp.float32, use_ema: bool = True) -> nnx.Module:
+def load(
+    path: str, *, dtype: Any = jnp.float32, use_ema: bool = True, verbose: bool = False
+) -> nnx.Module:
     """Loads a converted or trained checkpoint onto the first device.
 
     path: a checkpoint directory or a workdir (its newest checkpoint), local or gs://.
     dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any.
-    Returns LightningDiT or VAVAE. Raises FileNotFoundError, and ValueError for an unknown kind.
+    verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
+    converted from. Returns the module of its kind, LightningDiT or VAVAE for the two that are
+    published. Raises FileNotFoundError, and ValueError for an unknown kind.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
-    return load_functional(path, mesh, dtype=dtype, use_ema=use_ema).module()
+    loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema)
+    if verbose:
+        print(loaded.description())
+    return loaded.module()
 
 
 def latent_stats(path: str) -> LatentScaling | None:
@@ -93,8 +111,9 @@ def load_functional(
     meta = read_meta(checkpoint)
     if expect is not None and meta["kind"] != expect:
         raise ValueError(f"{checkpoint} holds a {meta['kind']}; expected a {expect}")
-    graphdef, abstract = _abstract_module(meta, dtype)
-    rules = LIGHTNINGDIT_RULES if meta["kind"] == "lightningdit" else VAVAE_RULES
+    kind = meta["kind"]
+    graphdef, abstract = abstract_model(kind, architecture(kind, architecture_fields(meta)), dtype)
+    rules = LIGHTNINGDIT_RULES if kind == "lightningdit" else VAVAE_RULES
     shardings = tree_shardings(abstract, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
@@ -111,17 +130,3 @@ def _scaling(meta: dict) -> LatentScaling | None:
         return None
     mean, std = (None if latents[k] is None else tuple(latents[k]) for k in ("mean", "std"))
     return LatentScaling(mean, std, latents["multiplier"])
-
-
-def _abstract_module(meta: dict, dtype: Any) -> tuple[nnx.GraphDef, Any]:
-    fields = architecture_fields(meta)
-    if meta["kind"] == "lightningdit":
-        architecture: Any = LightningDiTConfig(**fields)
-        cls: Any = LightningDiT
-    elif meta["kind"] == "vavae":
-        architecture, cls = VAVAEConfig(**fields), VAVAE
-    else:
-        raise ValueError(f"unknown kind of checkpoint '{meta['kind']}'")
-    module = nnx.eval_shape(lambda: cls(architecture, dtype=np.dtype(dtype), rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(module, nnx.Param)
-    return graphdef, nnx.to_pure_dict(state)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lightningdit_jax.convert.keymaps import Flat, Linear
+from lightningdit_jax.convert.keymap import Flat, Linear
 from lightningdit_jax.models.embeddings import (
     apply_rotary,
     rotary_angles,

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch
+from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.models.layers import modulate
 from lightningdit_jax.models.lightningdit import (
     REMAT,
@@ -61,8 +62,7 @@ def golden_model(name):
     config, params = params_from_torch(
         "lightningdit",
         golden.load_weights(name),
-        num_heads=given["num_heads"],
-        null_class=given.get("class_dropout_prob", 0.1) > 0,
+        hints=Hints(given["num_heads"], given.get("class_dropout_prob", 0.1) > 0),
     )
     # The architecture read from the weights is the one the case was made with.
     assert given.items() <= dataclasses.asdict(config).items()

@@ -4,27 +4,27 @@ A table is read from our side: each parameter path names its tensor and how that
 every parameter is filled exactly once and every tensor left over is known.
 """
 
+import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightningdit_jax.models.embeddings import rotary_tables
-from lightningdit_jax.models.lightningdit import LightningDiTConfig
-
 Shape = tuple[int, ...]
 Tensors = Mapping[str, np.ndarray]
+Step = Callable[[int], None]
 
 
 class ConversionError(ValueError):
     """Weights do not fit; the message lists every tensor concerned."""
 
-    def __init__(self, headline: str, problems: list[str]):
+    def __init__(self, headline: str, problems: Iterable[str]):
+        problems = list(problems)
         super().__init__(headline + "".join(f"\n  {problem}" for problem in problems))
         self.problems = problems
 
@@ -148,11 +148,16 @@ class _Slot:
     path: str
     layer: int | None
     shape: Shape
+    dtype: np.dtype
     layout: Layout
 
     @property
     def torch_shape(self) -> Shape:
         return self.layout.torch_shape(self.shape)
+
+    @property
+    def floating(self) -> bool:
+        return jnp.issubdtype(self.dtype, jnp.floating)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,82 +172,101 @@ class KeyMap:
     buffers: Tensors = dataclasses.field(default_factory=dict)
     ignored: tuple[tuple[str, str], ...] = ()
 
-    def from_torch(self, tensors: Tensors, abstract: Any) -> Any:
-        """The parameter tree. abstract: the tree with shapes for leaves -> float32 numpy arrays.
+    def check(self, tensors: Tensors, abstract: Any) -> dict[str, str]:
+        """What is wrong with a state dict for a parameter tree, by tensor; empty if it fits.
 
-        Raises ConversionError listing all tensors that are unknown, missing, claimed twice, or of
-        another shape or type.
+        Tensors are unknown, missing, claimed twice, or of another shape or type.
         """
         slots, problems = self._slots(abstract)
-        problems += [f"missing: {key} {slots[key].torch_shape}" for key in slots.keys() - tensors]
+        for key in slots.keys() - tensors.keys():
+            problems[key] = f"missing: {key} {slots[key].torch_shape}"
         for key, tensor in tensors.items():
             if key in slots:
-                expected = slots[key].torch_shape
+                expected, floating = slots[key].torch_shape, slots[key].floating
             elif key in self.buffers:
-                expected = self.buffers[key].shape
+                expected, floating = self.buffers[key].shape, True
             else:
-                if not any(re.match(pattern, key) for pattern, _ in self.ignored):
-                    problems.append(f"unknown: {key} {tensor.shape}")
+                if self._reason(key) is None:
+                    problems[key] = f"unknown: {key} {tensor.shape}"
                 continue
             if tensor.shape != expected:
-                problems.append(f"wrong shape: {key} {tensor.shape}, expected {expected}")
-            elif not jnp.issubdtype(tensor.dtype, jnp.floating):
-                problems.append(f"wrong type: {key} {tensor.dtype}, expected floating point")
+                problems[key] = f"wrong shape: {key} {tensor.shape}, expected {expected}"
+            elif jnp.issubdtype(tensor.dtype, jnp.floating) != floating:
+                wanted = "floating point" if floating else "an integer"
+                problems[key] = f"wrong type: {key} {tensor.dtype}, expected {wanted}"
             elif key in self.buffers:
-                problems += _buffer_problems(key, tensor, self.buffers[key])
-        if problems:
-            raise ConversionError("these tensors do not fit the model:", sorted(problems))
+                problems |= _buffer_problems(key, tensor, self.buffers[key])
+        return problems
 
+    def left_out(self, keys: Iterable[str]) -> dict[str, int]:
+        """How many of the tensors are ignored, by reason."""
+        reasons = (self._reason(key) for key in keys)
+        return dict(collections.Counter(reason for reason in reasons if reason))
+
+    def from_torch(self, tensors: Tensors, abstract: Any, step: Step = lambda size: None) -> Any:
+        """The parameter tree of a state dict that `check` passes. Leaves as in `abstract`.
+
+        step: told the bytes of each tensor that is done.
+        """
+        slots, _ = self._slots(abstract)
         filled = {
-            _name(path): np.empty(leaf.shape, np.float32)
+            _name(path): np.empty(leaf.shape, leaf.dtype)
             for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
         }
         for key, slot in slots.items():
             layer = ... if slot.layer is None else slot.layer
             filled[slot.path][layer] = slot.layout.to_ours(tensors[key], slot.shape)
+            step(tensors[key].nbytes)
         return jax.tree_util.tree_map_with_path(lambda path, _: filled[_name(path)], abstract)
 
     def to_torch(self, params: Any) -> dict[str, np.ndarray]:
-        """The state dict of a parameter tree, buffers included. C-contiguous float32 arrays."""
+        """The state dict of a parameter tree and buffers, C-contiguous: float32, counts int64.
+
+        Tensors are views of the parameters where the layout allows.
+        """
         slots, problems = self._slots(params)
         if problems:
-            raise ConversionError("these parameters do not fit the table:", problems)
+            raise ConversionError("these parameters do not fit the table:", problems.values())
         leaves = {_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
-        arrays = {path: np.asarray(x, np.float32) for path, x in leaves.items()}
         tensors = {}
         for key, slot in slots.items():
-            array = arrays[slot.path] if slot.layer is None else arrays[slot.path][slot.layer]
-            tensors[key] = np.ascontiguousarray(slot.layout.to_torch(array))
+            dtype = np.float32 if slot.floating else np.int64
+            array = np.asarray(leaves[slot.path])
+            array = slot.layout.to_torch(array if slot.layer is None else array[slot.layer])
+            tensors[key] = np.asarray(array, dtype, order="C")
         return tensors | dict(self.buffers)
 
     def torch_shapes(self, abstract: Any) -> dict[str, Shape]:
         """Shapes of all tensors and buffers of the state dict, without any values."""
         slots, problems = self._slots(abstract)
         if problems:
-            raise ConversionError("these parameters do not fit the table:", problems)
+            raise ConversionError("these parameters do not fit the table:", problems.values())
         shapes = {key: slot.torch_shape for key, slot in slots.items()}
         return shapes | {key: buffer.shape for key, buffer in self.buffers.items()}
 
-    def _slots(self, abstract: Any) -> tuple[dict[str, _Slot], list[str]]:
+    def _reason(self, key: str) -> str | None:
+        return next((reason for pattern, reason in self.ignored if re.match(pattern, key)), None)
+
+    def _slots(self, abstract: Any) -> tuple[dict[str, _Slot], dict[str, str]]:
         slots: dict[str, _Slot] = {}
-        problems = []
+        problems = {}
         for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
             path = _name(tree_path)
-            for key, slot in self._slots_of(path, tuple(leaf.shape)):
+            for key, slot in self._slots_of(path, tuple(leaf.shape), np.dtype(leaf.dtype)):
                 if key in slots:
-                    problems.append(f"claimed twice: {key}, by {slots[key].path} and {path}")
+                    problems[key] = f"claimed twice: {key}, by {slots[key].path} and {path}"
                 slots[key] = slot
         return slots, problems
 
-    def _slots_of(self, path: str, shape: Shape) -> list[tuple[str, _Slot]]:
+    def _slots_of(self, path: str, shape: Shape, dtype: np.dtype) -> list[tuple[str, _Slot]]:
         for rule in self.rules:
             if match := re.fullmatch(rule.ours, path):
                 groups = [group.replace("/", ".") for group in match.groups()]
                 if "{L}" not in rule.torch:
-                    slot = _Slot(path, None, shape, rule.layout)
+                    slot = _Slot(path, None, shape, dtype, rule.layout)
                     return [(rule.torch.format(*groups), slot)]
                 return [
-                    (rule.torch.format(*groups, L=i), _Slot(path, i, shape[1:], rule.layout))
+                    (rule.torch.format(*groups, L=i), _Slot(path, i, shape[1:], dtype, rule.layout))
                     for i in range(shape[0])
                 ]
         raise ValueError(f"no rule of the key map matches our parameter '{path}'; add one")
@@ -252,59 +276,72 @@ def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _buffer_problems(key: str, tensor: np.ndarray, buffer: np.ndarray) -> list[str]:
+def _buffer_problems(key: str, tensor: np.ndarray, buffer: np.ndarray) -> dict[str, str]:
     # PyTorch's cosines differ from the correctly rounded ones by a unit in the last place.
     tolerance = max(1e-5, float(jnp.finfo(tensor.dtype).eps))
     error = np.abs(tensor.astype(np.float32) - buffer).max()
     if error <= tolerance:
-        return []
-    return [f"wrong values: {key} differs by {error:.2g} from the table we compute"]
+        return {}
+    return {key: f"wrong values: {key} differs by {error:.2g} from the table we compute"}
 
 
-def lightningdit_keymap(config: LightningDiTConfig) -> KeyMap:
-    """Table of the release's LightningDiT."""
-    buffers = {}
-    if config.use_rope:
-        cos, sin = rotary_tables(config.grid, config.head_dim)
-        buffers = {"feat_rope.freqs_cos": cos, "feat_rope.freqs_sin": sin}
-    rules = (
-        Rule("x_embedder.proj.weight", "x_embedder/kernel", PatchConv(config.patch_size)),
-        Rule("x_embedder.proj.bias", "x_embedder/bias", Flat()),
-        Rule("t_embedder.mlp.0.weight", "t_embedder/fc1/kernel", Linear()),
-        Rule("t_embedder.mlp.0.bias", "t_embedder/fc1/bias", Flat()),
-        Rule("t_embedder.mlp.2.weight", "t_embedder/fc2/kernel", Linear()),
-        Rule("t_embedder.mlp.2.bias", "t_embedder/fc2/bias", Flat()),
-        Rule("y_embedder.embedding_table.weight", "y_embedder/embedding", Same()),
-        Rule("pos_embed", "pos_embed", Same(leading=1)),
-        Rule("blocks.{L}.adaLN_modulation.1.weight", "blocks/adaLN_modulation/kernel", Linear()),
-        Rule("blocks.{L}.adaLN_modulation.1.bias", "blocks/adaLN_modulation/bias", Flat()),
-        Rule("blocks.{L}.attn.proj.weight", "blocks/attn/proj/kernel", Linear(in_axes=2)),
-        Rule("blocks.{L}.{0}.weight", "blocks/(.+)/kernel", Linear()),
-        Rule("blocks.{L}.{0}.weight", "blocks/(.+)/scale", Flat()),
-        Rule("blocks.{L}.{0}.bias", "blocks/(.+)/bias", Flat()),
-        Rule(
-            "final_layer.adaLN_modulation.1.weight",
-            "final_layer/adaLN_modulation/kernel",
-            Linear(),
-        ),
-        Rule("final_layer.adaLN_modulation.1.bias", "final_layer/adaLN_modulation/bias", Flat()),
-        Rule("final_layer.linear.weight", "final_layer/linear/kernel", Linear()),
-        Rule("final_layer.linear.bias", "final_layer/linear/bias", Flat()),
-        Rule("final_layer.norm_final.weight", "final_layer/norm_final/scale", Flat()),
-    )
-    return KeyMap(rules, buffers)
+class StateShapes(Mapping[str, Shape]):
+    """Names and shapes of a state dict, from which an architecture is read.
+
+    What is not there, or has another number of axes, is noted in `problems` (by tensor) and
+    answered with a stand-in, so that everything that is wrong can be told at once.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape]):
+        self._shapes = dict(shapes)
+        self.problems: dict[str, str] = {}
+
+    def __getitem__(self, key: str) -> Shape:
+        return self._shapes[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def read(self, key: str, stand_in: Shape) -> Shape:
+        """The shape of a tensor that tells the architecture, with as many axes as the stand-in."""
+        shape = self._shapes.get(key)
+        if shape is None:
+            self.note(key, f"missing: {key}")
+        elif len(shape) != len(stand_in) or 0 in shape:
+            self.note(key, f"wrong shape: {key} {shape}, expected {len(stand_in)} axes")
+        else:
+            return shape
+        return stand_in
+
+    def most_common(self, places: Mapping[str, int], stand_in: int) -> int:
+        """The size that most tensors agree on, where many tell it. places: tensor -> axis."""
+        sizes = [
+            self._shapes[key][axis]
+            for key, axis in places.items()
+            if key in self._shapes and -len(self._shapes[key]) <= axis < len(self._shapes[key])
+        ]
+        return collections.Counter(sizes).most_common(1)[0][0] if sizes else stand_in
+
+    def count(self, pattern: str) -> int:
+        """One more than the largest number that the pattern's group matches; 0 if none."""
+        matches = (re.match(pattern, key) for key in self._shapes)
+        return max((int(m[1]) + 1 for m in matches if m), default=0)
+
+    def note(self, key: str, problem: str) -> None:
+        """Records what keeps the tensor `key` from telling the architecture."""
+        self.problems[key] = problem
 
 
-VAVAE_KEYMAP = KeyMap(
-    rules=(
-        Rule("{0}.{1}.weight", "(.+)/(q|k|v|proj_out)/kernel", Linear(kernel_size=(1, 1))),
-        Rule("{0}.weight", "(.+)/kernel", Conv()),
-        Rule("{0}.weight", "(.+)/scale", Flat()),
-        Rule("{0}.bias", "(.+)/bias", Flat()),
-    ),
-    ignored=(
-        (r"loss\.", "perceptual network and discriminator, for training only"),
-        (r"foundation_model\.", "the frozen vision foundation model, for training only"),
-        (r"linear_proj\.", "projection into the foundation model's space, for training only"),
-    ),
-)
+@dataclasses.dataclass(frozen=True)
+class Hints:
+    """What weights cannot tell of their architecture.
+
+    num_heads: needed where neither a table nor a norm has the width of a head and the model's width
+    is not a published one. null_class: the last label of a generator is the null class.
+    """
+
+    num_heads: int | None = None
+    null_class: bool = True

@@ -1,0 +1,70 @@
+"""Every kind of PyTorch weights that can be converted: how it is told, named and mapped."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lightningdit_jax.convert import lightningdit, vae
+from lightningdit_jax.convert.keymap import Hints, KeyMap, StateShapes, Tensors
+from lightningdit_jax.errors import unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of weights.
+
+    model: of models.registry, the kind of the checkpoint. signs: each a tensor that only such files
+    have, () where the user has to say so. prefix: where the weights lie in a tokenizer's training
+    checkpoint. canonical: gives tensors the names of the table, whatever program wrote them.
+    """
+
+    model: str
+    infer: Callable[[StateShapes, Hints], Any]
+    keymap: Callable[[Any], KeyMap]
+    signs: tuple[str, ...] = ()
+    prefix: str = ""
+    canonical: Callable[[Tensors], Tensors] = dict
+
+    def select(self, tensors: Tensors) -> Tensors:
+        """The tensors of this kind, under canonical names."""
+        if self.prefix and any(key.startswith(self.prefix) for key in tensors):
+            prefix = self.prefix
+            tensors = {
+                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+            }
+        return self.canonical(tensors)
+
+
+# Looked through in this order to tell what a file holds.
+KINDS = {
+    "lightningdit": Kind(
+        "lightningdit", lightningdit.infer, lightningdit.keymap, (lightningdit.SIGN,)
+    ),
+    "sdvae": Kind(
+        "vavae",
+        vae.infer,
+        vae.keymap,
+        (vae.DIFFUSERS_SIGN, vae.STABLE_DIFFUSION_SIGN),
+        canonical=vae.stable_diffusion_names,
+    ),
+    "vavae": Kind("vavae", vae.infer, vae.keymap, (vae.SIGN,)),
+    "marvae": Kind("vavae", vae.infer, vae.keymap),
+    "linear_proj": Kind(
+        "linear_proj", vae.infer_linear_proj, vae.linear_proj_keymap, prefix="linear_proj."
+    ),
+}
+
+
+def find_kind(name: str) -> Kind:
+    """A kind by name. Raises ValueError naming the nearest one."""
+    if name not in KINDS:
+        raise ValueError(unknown_name("kind", name, tuple(KINDS)))
+    return KINDS[name]
+
+
+def detect_kind(tensors: Tensors) -> str | None:
+    """The kind whose sign is among the tensors, None if there is none."""
+    for name, kind in KINDS.items():
+        if any(sign in tensors for sign in kind.signs):
+            return name
+    return None
