@@ -18,6 +18,8 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.mapped_file import MappedFile
+
 _STORAGE_DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -41,12 +43,13 @@ class _Unreadable(ValueError):
     """A reason that `read_torch` completes with the name of the file."""
 
 
-def read_torch(path: str | os.PathLike) -> Any:
+def read_torch(path: str | os.PathLike, mapped: MappedFile | None = None) -> Any:
     """The object saved in a PyTorch file, tensors as read-only numpy arrays (bfloat16: ml_dtypes).
 
     Containers come back as dict, OrderedDict, list and tuple, parameters as plain arrays,
     `torch.dtype` values as strings such as "torch.float32". Tensors that share a storage share
     memory. Local zip files are memory-mapped: a tensor is read from the disk when it is used.
+    mapped: the file, where the caller wants to give its pages back in between.
 
     Raises FileNotFoundError if there is no such file, and ValueError naming the file if it is
     empty, truncated, not a PyTorch file, or refers to a class other than those of tensors (the
@@ -63,7 +66,11 @@ def read_torch(path: str | os.PathLike) -> Any:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
-            return _read_zip(path, file) if is_zip else _read_legacy(file, size)
+            if not is_zip:
+                return _read_legacy(file, size)
+            if mapped is None and "://" not in os.fspath(path):
+                mapped = MappedFile(path)
+            return _read_zip(path, file, mapped)
     except _Unreadable as error:
         raise ValueError(f"{path}: {error}") from None
     # A damaged pickle can make the unpickler raise nearly anything.
@@ -74,7 +81,7 @@ def read_torch(path: str | os.PathLike) -> Any:
 
 
 class Foreign:
-    """Stands for an object of a class that is not read. Takes what a pickle does to it, keeps nothing.
+    """Stands for an object of a class that is not read: takes what a pickle gives, keeps nothing.
 
     It is a real class, since pickles make instances by `__new__` as well as by a call.
     """
@@ -165,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
         return self._storage(str(key), _STORAGE_DTYPES[kind], numel)
 
 
-def _read_zip(path: epath.Path, file: Any) -> Any:
+def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
@@ -181,10 +188,7 @@ def _read_zip(path: epath.Path, file: Any) -> Any:
         root = pickles[0].removesuffix("data.pkl")
         if (order := root + "byteorder") in entries and archive.read(order) != b"little":
             raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
-        if "://" in os.fspath(path):
-            raw = np.frombuffer(path.read_bytes(), np.uint8)
-        else:
-            raw = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        raw = np.frombuffer(path.read_bytes(), np.uint8) if mapped is None else mapped.data
         storages: dict[tuple[str, np.dtype], np.ndarray] = {}
 
         def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:

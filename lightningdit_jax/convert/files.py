@@ -1,8 +1,7 @@
 """Whole files: PyTorch weights to a checkpoint directory, and back."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +29,8 @@ from lightningdit_jax.models.registry import architecture
 
 STATISTICS = "latent_stats"
 KIND_NAMES = ("auto", *KINDS, STATISTICS)
+
+_RELEASE_BYTES = 2**28
 
 Say = Callable[[str], None]
 
@@ -65,7 +66,15 @@ def convert_files(
     tensors = entry.select(tensors)
     names = ", ".join(source.name for source in read)
     say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].wrapper or 'the file'}")
-    with _progress("converting", _bytes(tensors)) as step:
+    with _progress("converting", sum(tensor.nbytes for tensor in tensors.values())) as bar:
+
+        def step(size: int) -> None:
+            """Shows progress, and keeps what was read from staying in memory beside the result."""
+            bar.update(size)
+            if bar.n // _RELEASE_BYTES > (bar.n - size) // _RELEASE_BYTES:
+                for source in read:
+                    source.release()
+
         config, params = params_from_torch(kind, tensors, hints=hints, step=step)
     keymap = entry.keymap(config)
     left_out = keymap.left_out(tensors)
@@ -73,8 +82,10 @@ def convert_files(
         say(f"  {name:26s} {value}")
     for reason, count in left_out.items():
         say(f"  left out: {count} tensors, {reason}")
-    with _progress("SHA-256", sum(source.path.stat().length for source in read)) as step:
-        files = [{"file": source.name, "sha256": file_sha256(source.path, step)} for source in read]
+    with _progress("SHA-256", sum(source.path.stat().length for source in read)) as bar:
+        files = [
+            {"file": source.name, "sha256": file_sha256(source.path, bar.update)} for source in read
+        ]
     meta = {
         "format_version": FORMAT_VERSION,
         "kind": entry.model,
@@ -168,12 +179,6 @@ def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:
     return jax.tree.map(np.asarray, read_arrays(checkpoint, item, abstract))
 
 
-def _bytes(tensors: Tensors) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(label: str, total: int) -> tqdm:
     """A bar over bytes on standard error, for what takes longer than half a second."""
-    with tqdm(desc=label, total=total, unit="B", unit_scale=True, delay=0.5, leave=False) as bar:
-        yield bar.update
+    return tqdm(desc=label, total=total, unit="B", unit_scale=True, delay=0.5, leave=False)

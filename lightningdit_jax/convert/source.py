@@ -2,17 +2,30 @@
 
 import dataclasses
 import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 from etils import epath
 
+from lightningdit_jax.mapped_file import MappedFile
 from lightningdit_jax.torch_reader import read_torch
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
 _CHUNK = 2**24
 
 
@@ -21,11 +34,13 @@ class Source:
     """A state dict and where it came from.
 
     wrapper: the entry of the file it was taken from, "" where the file is the state dict itself.
+    release() gives back the memory of what was read of the file so far; tensors stay usable.
     """
 
     tensors: dict[str, np.ndarray]
     wrapper: str
     path: epath.Path
+    release: Callable[[], None]
 
     @property
     def name(self) -> str:
@@ -41,7 +56,15 @@ def read_source(path: str, weights: str) -> Source:
     damaged, refers to foreign classes, holds no tensors, or names a tensor twice.
     """
     path = epath.Path(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().length == 0:
+        raise ValueError(f"{path} is empty (0 bytes); expected weights. Copy it again")
+    if "://" in os.fspath(path):
+        raise ValueError(f"{path} is remote; copy it to a local disk first")
+    mapped = MappedFile(path)
+    is_safetensors = path.suffix == ".safetensors"
+    content = _read_safetensors(path, mapped) if is_safetensors else read_torch(path, mapped)
     wrapper, state = _open_wrappers(path, content, weights)
     tensors = {}
     for key, value in state.items():
@@ -56,16 +79,27 @@ def read_source(path: str, weights: str) -> Source:
         tensors[name] = value
     if not tensors:
         raise ValueError(f"{path} holds no tensors")
-    return Source(tensors, wrapper, path)
+    return Source(tensors, wrapper, path, mapped.release)
 
 
-def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:
+    """Views of the mapped file; the library checks it, but its own reading copies all of it."""
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "np"):
+            pass
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}. Copy it again") from error
+    length = int.from_bytes(mapped.data[:8].tobytes(), "little")
+    header = json.loads(mapped.data[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    tensors = {}
+    for key, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{path}: '{key}' has type {entry['dtype']}, which is not read")
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        data = mapped.data[begin:end].view(_DTYPES[entry["dtype"]])
+        tensors[key] = data.reshape(entry["shape"])
+    return tensors
 
 
 def _open_wrappers(path: epath.Path, content: Any, weights: str) -> tuple[str, Mapping[str, Any]]:
