@@ -1,6 +1,7 @@
 """PyTorch weights to checkpoints of lightningdit_jax, and back.
 
-python convert_torch_weights.py --src lightningdit-xl-imagenet256-64ep.pt --dst ckpts/dit-xl
+python convert_torch_weights.py --src lightningdit-xl-imagenet256-64ep.pt --dst ckpts/dit-xl \\
+    --latent-stats latents_stats.pt
 python convert_torch_weights.py --to-torch --src ckpts/dit-xl --dst dit-xl.pt
 """
 
@@ -8,10 +9,13 @@ import argparse
 import os
 import sys
 
+from absl import logging
+
 
 def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
     from lightningdit_jax.convert.files import KIND_NAMES, convert_files, export_file
     from lightningdit_jax.convert.keymap import Hints
 
@@ -32,6 +36,12 @@ def main() -> None:
     parser.add_argument(
         "--no-null-class", action="store_true", help="a generator trained without label dropout"
     )
+    parser.add_argument(
+        "--latent-stats",
+        metavar="FILE",
+        help="latents_stats.pt that a generator was trained with, or none: stored with it",
+    )
+    parser.add_argument("--latent-multiplier", type=float, default=1.0)
     parser.add_argument("--overwrite", action="store_true", help="replace dst if it is there")
     options = parser.parse_args()
     try:
@@ -46,6 +56,8 @@ def main() -> None:
                 kind=options.kind,
                 weights=options.weights,
                 hints=Hints(options.num_heads, not options.no_null_class),
+                latent_stats=options.latent_stats,
+                latent_multiplier=options.latent_multiplier,
                 overwrite=options.overwrite,
             )
     except (ValueError, OSError, ImportError) as error:

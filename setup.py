@@ -31,8 +31,10 @@ setup(
         "safetensors>=0.5",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
     ],
     extras_require={
+        "convert": ["huggingface_hub>=0.30", "torch>=2.4"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5"],

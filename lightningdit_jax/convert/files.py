@@ -42,6 +42,8 @@ def convert_files(
     kind: str = "auto",
     weights: str = "ema",
     hints: Hints = Hints(),  # noqa: B008, frozen
+    latent_stats: str | None = None,
+    latent_multiplier: float = 1.0,
     overwrite: bool = False,
     say: Say = print,
 ) -> None:
@@ -49,8 +51,10 @@ def convert_files(
 
     sources: one file, or several that hold the parts of one model (LPIPS: a VGG16 and its heads).
     kind: one of KIND_NAMES; "latent_stats" writes latents_stats.safetensors into the folder dst.
-    weights: "ema" or "model", of a training checkpoint. Raises ValueError listing every tensor that
-    does not fit, and FileExistsError if dst is there and overwrite is off; nothing is written then.
+    weights: "ema" or "model", of a training checkpoint. latent_stats: the file of a generator's
+    latent statistics, "none" where it was trained on raw latents; they are stored with it.
+    Raises ValueError listing every tensor that does not fit, and FileExistsError if dst is there
+    and overwrite is off; nothing is written then.
     """
     target = epath.Path(dst)
     read = [read_source(path, weights) for path in sources]
@@ -63,6 +67,7 @@ def convert_files(
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
     entry = find_kind(kind)
+    latents = _latents(kind, latent_stats, latent_multiplier)
     tensors = entry.select(tensors)
     names = ", ".join(source.name for source in read)
     say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].wrapper or 'the file'}")
@@ -100,6 +105,10 @@ def convert_files(
             "left_out": left_out,
         },
     }
+    if latents is not None:
+        meta["latents"] = latents
+    elif kind == "lightningdit":
+        say("  not known: how its latents were normalised; --latent-stats stores that with it")
     items = {"params": params}
     if buffers := {key: np.array(tensors[key]) for key in keymap.buffers if key in tensors}:
         items["buffers"] = buffers
@@ -161,13 +170,29 @@ def _detect(name: str, tensors: Tensors) -> str:
 
 
 def _convert_statistics(source: Source, tensors: Tensors, target: epath.Path, say: Say) -> None:
+    stats = _statistics(source.name, tensors)
+    target.mkdir(parents=True, exist_ok=True)
+    save_stats(target, stats)
+    say(f"statistics of {stats.mean.size} channels in {target}")
+
+
+def _statistics(name: str, tensors: Tensors) -> LatentStats:
     problems = [f"missing: {key}" for key in ("mean", "std") if key not in tensors]
     if problems:
-        raise ConversionError(f"{source.name} does not hold latent statistics:", problems)
-    mean, std = (np.asarray(tensors[k], np.float32).ravel() for k in ("mean", "std"))
-    target.mkdir(parents=True, exist_ok=True)
-    save_stats(target, LatentStats(mean, std))
-    say(f"statistics of {mean.size} channels in {target}")
+        raise ConversionError(f"{name} does not hold latent statistics:", problems)
+    return LatentStats(*(np.asarray(tensors[k], np.float32).ravel() for k in ("mean", "std")))
+
+
+def _latents(kind: str, path: str | None, multiplier: float) -> dict[str, Any] | None:
+    """What a generator's checkpoint says of its latents, as a training run writes it."""
+    if path is None:
+        return None
+    if kind != "lightningdit":
+        raise ValueError(f"latent statistics belong to a lightningdit; this is a {kind}")
+    if path == "none":
+        return {"mean": None, "std": None, "multiplier": multiplier}
+    stats = _statistics(path, read_source(path, "ema").tensors)
+    return {"mean": stats.mean.tolist(), "std": stats.std.tolist(), "multiplier": multiplier}
 
 
 def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:

@@ -73,6 +73,20 @@ class Flat:
 
 
 @dataclasses.dataclass(frozen=True)
+class Channels:
+    """A value a channel, [1, C, 1, 1] <-> [C]."""
+
+    def torch_shape(self, shape: Shape) -> Shape:
+        return (1, *shape, 1, 1)
+
+    def to_ours(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        return tensor.reshape(shape)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(self.torch_shape(array.shape))
+
+
+@dataclasses.dataclass(frozen=True)
 class Linear:
     """[out, in] <-> [*in, *out], `in_axes` of ours being inputs; kernel_size [1, 1]: a convolution.
 
@@ -182,20 +196,19 @@ class KeyMap:
             problems[key] = f"missing: {key} {slots[key].torch_shape}"
         for key, tensor in tensors.items():
             if key in slots:
-                expected, floating = slots[key].torch_shape, slots[key].floating
+                expected = slots[key].torch_shape
             elif key in self.buffers:
-                expected, floating = self.buffers[key].shape, True
+                expected = self.buffers[key].shape
             else:
                 if self._reason(key) is None:
                     problems[key] = f"unknown: {key} {tensor.shape}"
                 continue
             if tensor.shape != expected:
                 problems[key] = f"wrong shape: {key} {tensor.shape}, expected {expected}"
-            elif jnp.issubdtype(tensor.dtype, jnp.floating) != floating:
-                wanted = "floating point" if floating else "an integer"
-                problems[key] = f"wrong type: {key} {tensor.dtype}, expected {wanted}"
             elif key in self.buffers:
                 problems |= _buffer_problems(key, tensor, self.buffers[key])
+            elif slots[key].floating and not jnp.issubdtype(tensor.dtype, jnp.floating):
+                problems[key] = f"wrong type: {key} {tensor.dtype}, expected floating point"
         return problems
 
     def left_out(self, keys: Iterable[str]) -> dict[str, int]:
@@ -278,7 +291,8 @@ def _name(path: tuple) -> str:
 
 def _buffer_problems(key: str, tensor: np.ndarray, buffer: np.ndarray) -> dict[str, str]:
     # PyTorch's cosines differ from the correctly rounded ones by a unit in the last place.
-    tolerance = max(1e-5, float(jnp.finfo(tensor.dtype).eps))
+    half = jnp.issubdtype(tensor.dtype, jnp.floating) and tensor.dtype.itemsize == 2
+    tolerance = float(jnp.finfo(tensor.dtype).eps) if half else 1e-5
     error = np.abs(tensor.astype(np.float32) - buffer).max()
     if error <= tolerance:
         return {}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from lightningdit_jax.convert import lightningdit, vae
+from lightningdit_jax.convert import discriminator, inception, lightningdit, lpips, vae, vit
 from lightningdit_jax.convert.keymap import Hints, KeyMap, StateShapes, Tensors
 from lightningdit_jax.errors import unknown_name
 
@@ -28,10 +28,8 @@ class Kind:
     def select(self, tensors: Tensors) -> Tensors:
         """The tensors of this kind, under canonical names."""
         if self.prefix and any(key.startswith(self.prefix) for key in tensors):
-            prefix = self.prefix
-            tensors = {
-                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-            }
+            mine = ((k, v) for k, v in tensors.items() if k.startswith(self.prefix))
+            tensors = {key.removeprefix(self.prefix): value for key, value in mine}
         return self.canonical(tensors)
 
 
@@ -49,6 +47,38 @@ KINDS = {
     ),
     "vavae": Kind("vavae", vae.infer, vae.keymap, (vae.SIGN,)),
     "marvae": Kind("vavae", vae.infer, vae.keymap),
+    "dinov2": Kind(
+        "dinov2",
+        vit.infer,
+        vit.keymap,
+        (vit.DINOV2_SIGN,),
+        prefix="foundation_model.model.",
+        canonical=vit.canonical,
+    ),
+    "mae": Kind(
+        "mae",
+        vit.infer,
+        vit.keymap,
+        (vit.MAE_SIGN,),
+        prefix="foundation_model.model.",
+        canonical=vit.canonical,
+    ),
+    "lpips": Kind(
+        "lpips",
+        lpips.infer,
+        lpips.keymap,
+        lpips.SIGNS,
+        prefix="loss.perceptual_loss.",
+        canonical=lpips.canonical,
+    ),
+    "discriminator": Kind(
+        "discriminator",
+        discriminator.infer,
+        discriminator.keymap,
+        (discriminator.SIGN,),
+        prefix="loss.discriminator.",
+    ),
+    "inception": Kind("inception", inception.infer, inception.keymap, (inception.SIGN,)),
     "linear_proj": Kind(
         "linear_proj", vae.infer_linear_proj, vae.linear_proj_keymap, prefix="linear_proj."
     ),

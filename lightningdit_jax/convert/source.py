@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from lightningdit_jax.convert.numpy_pickle import is_numpy_pickle, read_numpy_pickle
 from lightningdit_jax.mapped_file import MappedFile
 from lightningdit_jax.torch_reader import read_torch
 
@@ -27,6 +28,7 @@ _DTYPES = {
     "BOOL": np.dtype("?"),
 }
 _CHUNK = 2**24
+_HEAD = 2**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,12 @@ def read_source(path: str, weights: str) -> Source:
     if "://" in os.fspath(path):
         raise ValueError(f"{path} is remote; copy it to a local disk first")
     mapped = MappedFile(path)
-    is_safetensors = path.suffix == ".safetensors"
-    content = _read_safetensors(path, mapped) if is_safetensors else read_torch(path, mapped)
+    if path.suffix == ".safetensors":
+        content: Any = _read_safetensors(path, mapped)
+    elif is_numpy_pickle(mapped.data[:_HEAD].tobytes()):
+        content = _read_numpy_pickle(path, mapped)
+    else:
+        content = read_torch(path, mapped)
     wrapper, state = _open_wrappers(path, content, weights)
     tensors = {}
     for key, value in state.items():
@@ -100,6 +106,14 @@ def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndar
         data = mapped.data[begin:end].view(_DTYPES[entry["dtype"]])
         tensors[key] = data.reshape(entry["shape"])
     return tensors
+
+
+def _read_numpy_pickle(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:
+    try:
+        return read_numpy_pickle(mapped.data.tobytes())
+    # A damaged pickle can make the unpickler raise nearly anything.
+    except Exception as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _open_wrappers(path: epath.Path, content: Any, weights: str) -> tuple[str, Mapping[str, Any]]:

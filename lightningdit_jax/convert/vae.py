@@ -69,6 +69,7 @@ def infer(shapes: StateShapes, hints: Hints) -> VAVAEConfig:
     attended = encoder + decoder
     resolution = 16 * 2 ** max(attended) if attended else 256
     resolution = max(resolution, 2 ** (levels - 1))
+    embed_dim = shapes.read("post_quant_conv.weight", (4, 4, 1, 1))[1]
     return VAVAEConfig(
         resolution=resolution,
         in_channels=in_channels,
@@ -78,7 +79,8 @@ def infer(shapes: StateShapes, hints: Hints) -> VAVAEConfig:
         encoder_attn_resolutions=tuple(resolution >> i for i in encoder),
         decoder_attn_resolutions=tuple(resolution >> i for i in decoder),
         z_channels=shapes.read("decoder.conv_in.weight", (ch, 4, 3, 3))[1],
-        embed_dim=shapes.read("post_quant_conv.weight", (4, 4, 1, 1))[1],
+        embed_dim=embed_dim,
+        use_variational=shapes.read("quant_conv.bias", (2 * embed_dim,)) != (embed_dim,),
     )
 
 

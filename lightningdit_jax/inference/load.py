@@ -17,7 +17,14 @@ from lightningdit_jax.checkpoint import (
 )
 from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.parallel.sharding import LIGHTNINGDIT_RULES, VAVAE_RULES, tree_shardings
+from lightningdit_jax.parallel.sharding import (
+    FROZEN_RULES,
+    LIGHTNINGDIT_RULES,
+    VAVAE_RULES,
+    tree_shardings,
+)
+
+_RULES = {"lightningdit": LIGHTNINGDIT_RULES, "vavae": VAVAE_RULES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +120,7 @@ def load_functional(
         raise ValueError(f"{checkpoint} holds a {meta['kind']}; expected a {expect}")
     kind = meta["kind"]
     graphdef, abstract = abstract_model(kind, architecture(kind, architecture_fields(meta)), dtype)
-    rules = LIGHTNINGDIT_RULES if kind == "lightningdit" else VAVAE_RULES
-    shardings = tree_shardings(abstract, mesh, rules)
+    shardings = tree_shardings(abstract, mesh, _RULES.get(kind, FROZEN_RULES))
     abstract = jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
         abstract,

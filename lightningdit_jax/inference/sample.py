@@ -10,7 +10,7 @@ from etils import epath
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.inference.generate import choose_labels, make_sampler, sample_batches
-from lightningdit_jax.inference.load import LatentScaling, load_functional
+from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -42,6 +42,12 @@ def sample(config: Config, workdir: str) -> epath.Path:
             f"the generator makes latents of {architecture['in_channels']} channels, the tokenizer "
             f"{options.tokenizer} decodes {vae.meta['architecture']['embed_dim']}"
         )
+    scaling = dit.scaling()
+    if scaling is None:
+        raise ValueError(
+            f"{options.checkpoint or workdir} does not say how its latents were normalised; "
+            "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
+        )
     num_classes = architecture["num_classes"]
     labels = choose_labels(options.labels, options.num_samples, num_classes, config.seed)
     sampler = make_sampler(
@@ -49,7 +55,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
         vae.graphdef,
         latent_shape=(architecture["input_size"],) * 2 + (architecture["in_channels"],),
         null_label=num_classes,
-        scaling=dit.scaling() or LatentScaling(None, None),
+        scaling=scaling,
         seed=config.seed,
         num_steps=options.num_steps,
         solver=options.solver,

@@ -9,9 +9,13 @@ import numpy as np
 from flax import nnx
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from lightningdit_jax.models.inception import Inception, InceptionConfig
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
 from lightningdit_jax.models.linear_proj import LinearProj, LinearProjConfig
+from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from lightningdit_jax.models.vit import ViT, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Model:
 MODELS = {
     "lightningdit": Model(LightningDiTConfig, LightningDiT),
     "vavae": Model(VAVAEConfig, VAVAE),
+    "dinov2": Model(ViTConfig, ViT),
+    "mae": Model(ViTConfig, ViT),
+    "lpips": Model(LPIPSConfig, LPIPS),
+    "discriminator": Model(DiscriminatorConfig, Discriminator),
+    "inception": Model(InceptionConfig, Inception),
     "linear_proj": Model(LinearProjConfig, LinearProj),
 }
 

@@ -24,7 +24,8 @@ class VAVAEConfig:
     ch * ch_mult[i] are the channels of level i, each level halves the side. Attention stands at
     the levels whose side is in *_attn_resolutions for an image of the nominal `resolution`,
     whatever the size of the actual image. embed_dim: channels d of the latents.
-    decoder_attn_resolutions () is the decoder of MAR's tokenizer.
+    decoder_attn_resolutions () is the decoder of MAR's tokenizer. use_variational False is the
+    release's autoencoder whose log variance is fixed at 1.
     """
 
     resolution: int
@@ -36,6 +37,7 @@ class VAVAEConfig:
     decoder_attn_resolutions: tuple[int, ...]
     z_channels: int
     embed_dim: int
+    use_variational: bool = True
 
     def __post_init__(self):
         if not self.ch_mult or min(self.ch_mult) < 1:
@@ -345,7 +347,8 @@ class VAVAE(nnx.Module):
         z, d = config.z_channels, config.embed_dim
         self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
-        self.quant_conv = _conv(2 * z, 2 * d, 1, dtype=self.dtype, rngs=rngs)
+        moments = 2 if config.use_variational else 1
+        self.quant_conv = _conv(2 * z, moments * d, 1, dtype=self.dtype, rngs=rngs)
         self.post_quant_conv = _conv(d, z, 1, dtype=self.dtype, rngs=rngs)
 
     def encode(self, images: jax.Array) -> DiagonalGaussian:
@@ -361,7 +364,10 @@ class VAVAE(nnx.Module):
                 f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
                 f"multiples of {factor}: crop or resize them"
             )
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(images)))
+        moments = self.quant_conv(self.encoder(images))
+        if not self.config.use_variational:
+            moments = jnp.concatenate([moments, jnp.ones_like(moments)], axis=-1)
+        return DiagonalGaussian.from_moments(moments)
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Images of latents, not clamped. z: [B, h, w, d] -> [B, h f, w f, C] float32.

@@ -48,6 +48,12 @@ VAVAE_RULES: Rules = (
     (r"(^|/)(bias|scale)$", P()),
 )
 
+# Frozen networks. Of the 300 M parameters of a ViT-L nearly all are in its stacked blocks' kernels.
+FROZEN_RULES: Rules = (
+    (r"(^|/)blocks/.*kernel$", P(None, "fsdp")),
+    (r"", P()),
+)
+
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> P:
     """First spec whose pattern is found in the path, checked against the shape."""

@@ -16,6 +16,7 @@ from lightningdit_jax.convert.convert import (
     torch_shapes,
 )
 from lightningdit_jax.convert.keymap import ConversionError, Flat, Hints, KeyMap, Rule
+from lightningdit_jax.convert.kinds import find_kind
 from lightningdit_jax.models.lightningdit import variant_dims
 from tests import golden
 
@@ -34,6 +35,16 @@ GENERATORS = {
 }
 
 
+OTHERS = {
+    "vae": ("vavae", Hints()),
+    "foundation_dinov2": ("dinov2", Hints(num_heads=4)),
+    "foundation_mae": ("mae", Hints(num_heads=4)),
+    "lpips_tiny": ("lpips", Hints()),
+    "discriminator": ("discriminator", Hints()),
+    "discriminator_actnorm": ("discriminator", Hints()),
+}
+
+
 def structs(shapes):
     """A state dict without values."""
     return {key: jax.ShapeDtypeStruct(shape, np.float32) for key, shape in shapes.items()}
@@ -43,43 +54,86 @@ def generator(name="lightningdit_default"):
     return golden.load_weights(name)
 
 
+KIND_OF_MANIFEST = {
+    "lightningdit": "lightningdit",
+    "vavae": "vavae",
+    "marvae": "marvae",
+    "lpips": "lpips",
+    "nlayer": "discriminator",
+    "timm_vit_large_patch14": "dinov2",
+    "timm_vit_large_patch16": "mae",
+}
+
+
+def manifest_of(path):
+    """(kind, state dict without values, number of parameters)."""
+    manifest = json.loads(path.read_text())
+    tensors = {
+        key: jax.ShapeDtypeStruct(tuple(e["shape"]), e.get("dtype", "float32"))
+        for key, e in manifest["state_dict"].items()
+    }
+    kind = next(kind for name, kind in KIND_OF_MANIFEST.items() if path.stem.startswith(name))
+    return kind, tensors, manifest
+
+
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_full_size_state_dicts(path):
-    """Every key and shape of the release's models, and the number of their parameters."""
-    manifest = json.loads(path.read_text())
-    shapes = {key: tuple(entry["shape"]) for key, entry in manifest["state_dict"].items()}
-    kind = "lightningdit" if path.stem.startswith("lightningdit") else "vavae"
-    config = infer_config(kind, structs(shapes))
+    """Every key and shape of the released models, and the number of their parameters."""
+    kind, tensors, manifest = manifest_of(path)
+    config = infer_config(kind, tensors)
     ours = torch_shapes(kind, config)
-    assert ours == shapes
-    parameters = [shape for key, shape in ours.items() if not key.startswith("feat_rope.")]
+    theirs = {key: tensor.shape for key, tensor in tensors.items()}
+    if path.stem == "vavae_f16d32_training":
+        return check_parts_of_a_training_checkpoint(tensors, ours)
+    assert ours == theirs
+    is_buffer = {key: e.get("buffer", False) for key, e in manifest["state_dict"].items()}
+    parameters = [shape for key, shape in ours.items() if not is_buffer[key]]
     assert sum(map(math.prod, parameters)) == manifest["param_count"]
     if kind == "lightningdit":
         variant = path.stem.removeprefix("lightningdit_").replace("_", "/")
         want = variant_dims(variant) | {"in_channels": 32, "num_classes": 1000, "input_size": 16}
         want |= {"class_dropout_prob": 0.1, "mlp_ratio": 4.0, "learn_sigma": False}
         assert want.items() <= dataclasses.asdict(config).items()
-    else:
+    elif kind in ("vavae", "marvae"):
         assert (config.resolution, config.ch, config.ch_mult) == (256, 128, (1, 1, 2, 2, 4))
         assert config.encoder_attn_resolutions == (16,)
-        assert config.decoder_attn_resolutions == (() if path.stem == "marvae" else (16,))
+        assert config.decoder_attn_resolutions == (() if kind == "marvae" else (16,))
         assert config.num_res_blocks == 2
+    elif kind in ("dinov2", "mae"):
+        assert (config.depth, config.hidden_size, config.num_heads) == (24, 1024, 16)
+        assert (config.layer_scale, config.class_pos_embed) == (kind == "dinov2", True)
 
 
-@pytest.mark.parametrize("name", [*GENERATORS, "vae"])
+def check_parts_of_a_training_checkpoint(tensors, autoencoder):
+    """Every tensor belongs to the autoencoder or to a kind that takes it out of the file."""
+    covered = set(autoencoder)
+    for name in ("lpips", "discriminator", "dinov2", "linear_proj"):
+        kind = find_kind(name)
+        part = kind.select(tensors)
+        assert torch_shapes(name, infer_config(name, part)) == {
+            key: tensor.shape for key, tensor in part.items()
+        }
+        covered |= {kind.prefix + key for key in part}
+    assert tensors.keys() - covered == {"loss.logvar"}
+    left_out = find_kind("vavae").keymap(None).left_out(tensors)
+    assert sum(left_out.values()) == len(tensors) - len(autoencoder)
+
+
+@pytest.mark.parametrize("name", [*GENERATORS, *OTHERS])
 def test_there_and_back_is_bit_identical(name):
     weights = golden.load_weights(name)
-    kind = "vavae" if name == "vae" else "lightningdit"
-    config, params = params_from_torch(kind, weights, hints=GENERATORS.get(name, Hints()))
+    kind, hints = OTHERS.get(name, ("lightningdit", GENERATORS.get(name)))
+    config, params = params_from_torch(kind, weights, hints=hints)
     back = params_to_torch(kind, config, params)
     assert back.keys() == weights.keys()
     for key, want in weights.items():
-        assert back[key].dtype == np.float32 and back[key].flags.c_contiguous
+        integer = key.endswith(("num_batches_tracked", "initialized"))
+        assert (back[key].dtype == np.float32) != integer and back[key].flags.c_contiguous
         if key.startswith("feat_rope."):  # computed, by another cosine than PyTorch's
             np.testing.assert_allclose(back[key], want, rtol=0, atol=6e-8)
         else:
             np.testing.assert_array_equal(back[key], want)
-    _, again = params_from_torch(kind, back, hints=GENERATORS.get(name, Hints()))
+    _, again = params_from_torch(kind, back, hints=hints)
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 

@@ -1,0 +1,92 @@
+"""DINOv2 and MAE: timm's names, which MAE's own are too, and DINOv2's own."""
+
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from lightningdit_jax.convert.keymap import (
+    Flat,
+    Hints,
+    KeyMap,
+    Linear,
+    PatchConv,
+    Rule,
+    Same,
+    StateShapes,
+    Tensors,
+)
+from lightningdit_jax.models.vit import ViTConfig
+
+DINOV2_SIGN = "blocks.0.ls1.gamma"
+MAE_SIGN = "patch_embed.proj.weight"
+HEAD_DIM = 64  # of every published size
+
+
+def canonical(tensors: Tensors) -> Mapping[str, np.ndarray]:
+    """timm's names: registers are called otherwise in DINOv2, whose blocks may come in chunks."""
+    return {
+        re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key).replace(
+            "register_tokens", "reg_token"
+        ): value
+        for key, value in tensors.items()
+    }
+
+
+def keymap(config: ViTConfig) -> KeyMap:
+    """Table of a ViT encoder."""
+    rules = (
+        Rule("patch_embed.proj.weight", "patch_embed/kernel", PatchConv(config.patch_size)),
+        Rule("patch_embed.proj.bias", "patch_embed/bias", Flat()),
+        Rule("cls_token", "cls_token", Same(leading=2)),
+        Rule("pos_embed", "pos_embed", Same(leading=1)),
+        Rule("reg_token", "reg_token", Same(leading=1)),
+        Rule("blocks.{L}.attn.proj.weight", "blocks/attn/proj/kernel", Linear(in_axes=2)),
+        Rule("blocks.{L}.{0}.gamma", "blocks/(ls[12])/gamma", Flat()),
+        Rule("blocks.{L}.{0}.weight", "blocks/(.+)/kernel", Linear()),
+        Rule("blocks.{L}.{0}.weight", "blocks/(.+)/scale", Flat()),
+        Rule("blocks.{L}.{0}.bias", "blocks/(.+)/bias", Flat()),
+        Rule("norm.weight", "norm/scale", Flat()),
+        Rule("norm.bias", "norm/bias", Flat()),
+    )
+    ignored = (
+        (r"mask_token$", "token of masked patches, for pretraining only"),
+        (r"decoder_", "decoder of masked patches, for pretraining only"),
+        (r"head\.", "classifier on top of the encoder"),
+    )
+    return KeyMap(rules, ignored=ignored)
+
+
+def infer(shapes: StateShapes, hints: Hints) -> ViTConfig:
+    """Architecture of a ViT encoder, from the shapes of its state dict."""
+    dim, _, patch, _ = shapes.read("patch_embed.proj.weight", (1024, 3, 14, 14))
+    rows = shapes.read("pos_embed", (1, 1 + 37**2, dim))[1]
+    grid = math.isqrt(rows)
+    class_pos_embed = grid**2 != rows
+    if grid**2 + class_pos_embed != rows:
+        shapes.note(
+            "pos_embed",
+            f"wrong shape: pos_embed {shapes['pos_embed']}, expected a square of rows, or one more",
+        )
+    num_heads = hints.num_heads
+    if num_heads is None:
+        num_heads = max(dim // HEAD_DIM, 1)
+        if dim % HEAD_DIM:
+            shapes.note(
+                "num_heads",
+                f"the weights do not tell the number of heads (hidden_size {dim}); give num_heads",
+            )
+            num_heads = 1
+    has_registers = "reg_token" in shapes
+    return ViTConfig(
+        patch_size=patch,
+        hidden_size=dim,
+        depth=max(shapes.count(r"blocks\.(\d+)\."), 1),
+        num_heads=num_heads,
+        mlp_hidden=shapes.read("blocks.0.mlp.fc1.bias", (4 * dim,))[0],
+        pos_embed_grid=grid,
+        layer_scale=DINOV2_SIGN in shapes,
+        num_registers=shapes.read("reg_token", (1, 4, dim))[1] if has_registers else 0,
+        class_pos_embed=class_pos_embed,
+    )

@@ -1,0 +1,196 @@
+"""Vision transformers that latents are aligned with: DINOv2 and MAE.
+
+Oquab et al. 2023, He et al. 2022; as in timm, on which the release builds. Images are NHWC.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lightningdit_jax.models.layers import linear
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Architecture of an encoder. Raises ValueError naming the field that does not fit.
+
+    pos_embed_grid: side of the grid that the position table was trained on; other grids resample
+    it. class_pos_embed: the table has a row for the class token too. layer_scale: learned scale of
+    each branch (DINOv2). num_registers: tokens beside the class token that stand for no patch.
+    """
+
+    patch_size: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    mlp_hidden: int
+    pos_embed_grid: int
+    layer_scale: bool
+    num_registers: int
+    class_pos_embed: bool
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            least = 0 if field.name == "num_registers" else 1
+            if field.type is int and getattr(self, field.name) < least:
+                raise ValueError(
+                    f"{field.name} is {getattr(self, field.name)}; expected at least {least}"
+                )
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}; expected a multiple of num_heads, "
+                f"{self.num_heads}"
+            )
+
+
+def resize_bilinear(images: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize about pixel centres, without antialiasing. [B, H, W, C] -> [B, *size, C]."""
+    if images.shape[1:3] == size:
+        return images
+    shape = (len(images), *size, images.shape[-1])
+    return jax.image.resize(images, shape, "bilinear", antialias=False)
+
+
+def resample_positions(table: jax.Array, grid: int, size: tuple[int, int]) -> jax.Array:
+    """A position table on another grid. [P + grid grid, D] -> [P + h w, D], the first P rows kept.
+
+    Bicubic with a = -0.5 and antialiasing in float32, as timm's resample_abs_pos_embed.
+    """
+    if size == (grid, grid):
+        return table
+    prefix, patches = table[: -(grid**2)], table[-(grid**2) :]
+    patches = patches.reshape(grid, grid, -1)
+    patches = jax.image.resize(patches, (*size, patches.shape[-1]), "cubic", antialias=True)
+    return jnp.concatenate([prefix, patches.reshape(-1, patches.shape[-1])])
+
+
+def _norm(dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention. [B, N, D] -> [B, N, D]."""
+
+    def __init__(self, dim: int, num_heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        head_dim = dim // num_heads
+        self.qkv = linear(dim, (3, num_heads, head_dim), dtype=dtype, rngs=rngs)
+        self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        qkv = self.qkv(x)  # [B, N, 3, H, hd]
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        return self.proj(jax.nn.dot_product_attention(q, k, v))
+
+
+class Mlp(nnx.Module):
+    """Linear, exact GELU, linear. [..., D] -> [..., D]."""
+
+    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(nnx.gelu(self.fc1(x), approximate=False))
+
+
+class LayerScale(nnx.Module):
+    """x times a learned vector. Touvron et al. 2021. [..., D] -> [..., D]."""
+
+    def __init__(self, dim: int):
+        self.gamma = nnx.Param(jnp.full(dim, 1e-5, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.gamma[...].astype(x.dtype)
+
+
+class ViTBlock(nnx.Module):
+    """Pre-norm transformer block. [B, N, D] -> [B, N, D]. Dosovitskiy et al. 2021."""
+
+    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        dim = config.hidden_size
+        self.layer_scale = config.layer_scale
+        self.norm1 = _norm(dim, dtype=dtype, rngs=rngs)
+        self.attn = SelfAttention(dim, config.num_heads, dtype=dtype, rngs=rngs)
+        self.norm2 = _norm(dim, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
+        if self.layer_scale:
+            self.ls1, self.ls2 = LayerScale(dim), LayerScale(dim)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch = self.attn(self.norm1(x))
+        x = x + (self.ls1(branch) if self.layer_scale else branch)
+        branch = self.mlp(self.norm2(x))
+        return x + (self.ls2(branch) if self.layer_scale else branch)
+
+
+class ViT(nnx.Module):
+    """Patch features of an image. Parameters are float32; dtype is that of matmuls.
+
+    Blocks are stacked along a leading axis and scanned.
+    """
+
+    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+        self.config, self.dtype = config, np.dtype(dtype)
+        dtype, dim = self.dtype, config.hidden_size
+        normal = nnx.initializers.normal(0.02)
+        self.patch_embed = linear(config.patch_size**2 * 3, dim, dtype=dtype, rngs=rngs)
+        self.cls_token = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
+        rows = config.pos_embed_grid**2 + config.class_pos_embed
+        self.pos_embed = nnx.Param(normal(rngs.params(), (rows, dim), jnp.float32))
+        if config.num_registers:
+            shape = (config.num_registers, dim)
+            self.reg_token = nnx.Param(normal(rngs.params(), shape, jnp.float32))
+
+        def make_block(key: jax.Array) -> ViTBlock:
+            return ViTBlock(config, dtype=dtype, rngs=nnx.Rngs(key))
+
+        keys = jax.random.split(rngs.params(), config.depth)
+        stacked = jax.lax.map(lambda key: nnx.state(make_block(key), nnx.Param), keys)
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
+        self.blocks = nnx.merge(graphdef, stacked)
+        self.norm = _norm(dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Patch tokens after the last norm. [B, H, W, 3] -> [B, H/p, W/p, D].
+
+        Raises ValueError if the patch does not divide the sides, or the images are not RGB.
+        """
+        patch = self.config.patch_size
+        if images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
+        if images.shape[1] % patch or images.shape[2] % patch:
+            raise ValueError(
+                f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
+                f"multiples of {patch}: resize them"
+            )
+        size = (images.shape[1] // patch, images.shape[2] // patch)
+        tokens = self._run_blocks(self._embed(images, size))
+        patches = self.norm(tokens)[:, -size[0] * size[1] :]
+        return patches.reshape(len(images), *size, -1)
+
+    def _embed(self, images: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Tokens with their positions: class, registers, patches. -> [B, N, D]."""
+        config, batch, patch = self.config, len(images), self.config.patch_size
+        x = images.reshape(batch, size[0], patch, size[1], patch, 3)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, size[0] * size[1], -1)
+        x = self.patch_embed(x)
+        positions = resample_positions(self.pos_embed[...], config.pos_embed_grid, size)
+        class_token = self.cls_token[...][None]
+        if config.class_pos_embed:
+            class_token, positions = class_token + positions[:1], positions[1:]
+        prefix = class_token
+        if config.num_registers:
+            prefix = jnp.concatenate([prefix, self.reg_token[...]])
+        prefix = jnp.broadcast_to(prefix, (batch, *prefix.shape)).astype(self.dtype)
+        return jnp.concatenate([prefix, (x + positions).astype(self.dtype)], axis=1)
+
+    def _run_blocks(self, x: jax.Array) -> jax.Array:
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def body(x: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graphdef, state)(x), None
+
+        return jax.lax.scan(body, x, stacked)[0]

@@ -1,0 +1,95 @@
+"""DINOv2 and MAE against timm's outputs, as the release calls them."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from lightningdit_jax.convert.convert import params_from_torch
+from lightningdit_jax.convert.keymap import Hints
+from lightningdit_jax.models.vit import ViT, ViTConfig, resample_positions, resize_bilinear
+from tests import golden
+
+
+@functools.cache
+def model(name, kind):
+    given = golden.index()[name]["config"]
+    config, params = params_from_torch(
+        kind, golden.load_weights(name), hints=Hints(given["num_heads"])
+    )
+    assert (config.patch_size, config.depth) == (given["patch_size"], given["depth"])
+    assert config.hidden_size == given["embed_dim"]
+    assert config.layer_scale == (given["init_values"] is not None)
+    assert config.pos_embed_grid == given["img_size"] // given["patch_size"]
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0))))
+    return nnx.merge(graphdef, params)
+
+
+def test_dinov2_with_resampled_positions():
+    data, entry = golden.load("foundation_dinov2"), golden.index()["foundation_dinov2"]
+    resized = resize_bilinear(golden.to_nhwc(data["in.x"]), (56, 56))
+    golden.assert_close(
+        resized, golden.to_nhwc(data["mid.interpolated"]), {"atol": 2e-6, "rtol": 1e-5}
+    )
+    got = model("foundation_dinov2", "dinov2")(resized)
+    golden.assert_close(golden.to_nchw(got), data["out.feature"], entry["tolerance"])
+
+
+def test_dinov2_at_the_release_s_size():
+    data, entry = (golden.load(n) for n in ["foundation_dinov2_realsize"]), golden.index()
+    (data,), name = tuple(data), "foundation_dinov2_realsize"
+    images = golden.to_nhwc(data["in.u8"]).repeat(4, 1).repeat(4, 2) / np.float32(127.5) - 1
+    got = model(name, "dinov2")(resize_bilinear(images, (224, 224)))
+    golden.assert_close(golden.to_nchw(got), data["out.feature"], entry[name]["tolerance"])
+
+
+@pytest.mark.parametrize("suffix", ["", "_other_size"])
+def test_mae(suffix):
+    data, entry = golden.load("foundation_mae"), golden.index()["foundation_mae"]
+    got = model("foundation_mae", "mae")(golden.to_nhwc(data["in.x" + suffix]))
+    golden.assert_close(golden.to_nchw(got), data["out.feature" + suffix], entry["tolerance"])
+
+
+@pytest.mark.parametrize(
+    ("given", "want", "grid", "size"),
+    [("p37", "p37_16", 37, (16, 16)), ("p5", "p5_7x4", 5, (7, 4)), ("p5", "p5", 5, (5, 5))],
+)
+def test_positions_on_another_grid(given, want, grid, size):
+    data = golden.load("pos_embed_resample")
+    wanted = data["in.p5" if want == given else f"out.{want}"][0]
+    got = resample_positions(data[f"in.{given}"][0], grid, size)
+    golden.assert_close(got, wanted, golden.index()["pos_embed_resample"]["tolerance"])
+
+
+@pytest.mark.parametrize(("given", "want", "size"), [("x", "x_28", 28), ("x2", "x2_6x20", (6, 20))])
+def test_resizing(given, want, size):
+    data = golden.load("resize_bilinear")
+    size = (size, size) if isinstance(size, int) else size
+    got = resize_bilinear(golden.to_nhwc(data[f"in.{given}"]), size)
+    tolerance = golden.index()["resize_bilinear"]["tolerance"]
+    golden.assert_close(golden.to_nchw(got), data[f"out.{want}"], tolerance)
+
+
+def test_registers_and_a_table_without_class_row_equal_the_same_model_spelled_out():
+    """Class row folded into the class token, as timm does it for the register models."""
+    plain = ViTConfig(4, 8, 1, 2, 16, 3, True, 2, True)
+    folded = ViTConfig(4, 8, 1, 2, 16, 3, True, 2, False)
+    vit = ViT(plain, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(vit))
+    params["cls_token"] = params["cls_token"] + params["pos_embed"][0]
+    params["pos_embed"] = params["pos_embed"][1:]
+    other = nnx.merge(nnx.graphdef(ViT(folded, rngs=nnx.Rngs(1))), params)
+    images = np.asarray(jax.random.normal(jax.random.key(0), (1, 12, 12, 3)))
+    np.testing.assert_allclose(other(images), vit(images), atol=1e-6)
+
+
+def test_bad_images_and_sizes_are_named():
+    vit = model("foundation_mae", "mae")
+    with pytest.raises(ValueError, match="90 x 80; expected sides that are multiples of 16"):
+        vit(np.zeros((1, 90, 80, 3), np.float32))
+    with pytest.raises(ValueError, match=r"expected \[B, H, W, 3\]"):
+        vit(np.zeros((1, 80, 80, 1), np.float32))
+    with pytest.raises(ValueError, match="hidden_size is 9; expected a multiple of num_heads, 2"):
+        ViTConfig(4, 9, 1, 2, 16, 3, True, 0, True)
