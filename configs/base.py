@@ -64,7 +64,9 @@ def get_config() -> ConfigDict:
     c.data.flip = True  # horizontal flip with probability 1/2
     c.data.latent_norm = True  # (x - mean) / std per channel
     c.data.latent_multiplier = 1.0  # 0.18215 for the Stable Diffusion VAE
+    c.data.corrupt = "stop"  # at an image that cannot be decoded, or "skip": go on without it
     c.data.num_threads = 8  # decoding and reading threads
+    c.data.num_workers = 0  # processes that read batches, num_threads each; 0: only this one
     c.data.prefetch_batches = 8  # at least num_threads, or some of them idle
 
     c.optimizer = ConfigDict()  # AdamW
@@ -83,9 +85,37 @@ def get_config() -> ConfigDict:
     c.flow.uniform_from_step = -1  # step at which timesteps become uniform; -1 is never
     c.flow.cosine_weight = 1.0  # of 1 - cos(prediction, target) beside the squared error
 
-    c.vae_loss = ConfigDict()  # training of the tokenizer
-    c.vae_loss.pixel_weight = 1.0  # L1, summed over the image
+    c.vae_loss = ConfigDict()  # training of the tokenizer; a weight of 0 leaves its term out
+    c.vae_loss.reduction = "sum"  # of L1, LPIPS and KL over an image; "mean" is "pp_style"
+    c.vae_loss.logvar = 0.0  # log variance of the likelihood, never trained
+    c.vae_loss.pixel_weight = 1.0  # L1
+    c.vae_loss.perceptual_weight = 1.0  # LPIPS, needs frozen.lpips
     c.vae_loss.kl_weight = 1e-6
+    c.vae_loss.disc_weight = 0.5  # adversary, times the ratio of gradients at the last layer
+    c.vae_loss.disc_loss = "hinge"  # of the discriminator: "hinge" or "vanilla"
+    c.vae_loss.alignment = "dinov2"  # with "dinov2", "mae", a "vit" of one's own, or "none"
+    c.vae_loss.adaptive_vf = True  # vf_weight times the ratio of gradients at the encoder's end
+    c.vae_loss.distmat_weight = 1.0  # of the distance matrix within the alignment
+    c.vae_loss.cos_weight = 1.0  # of the cosine similarity within the alignment
+    c.vae_loss.reverse_proj = True  # project latents to features; False: features to latents
+
+    c.stages = ConfigDict()  # what changes within one run of the tokenizer, a value a stage
+    c.stages.start = (0,)  # training step at which each stage begins
+    c.stages.disc_start = (5001,)  # optimizer steps from there, two a training step
+    c.stages.vf_weight = (0.1,)  # of the alignment, needs frozen.foundation
+    c.stages.distmat_margin = (0.25,)
+    c.stages.cos_margin = (0.5,)
+
+    c.discriminator = ConfigDict()  # PatchGAN; Isola et al. 2017
+    c.discriminator.ndf = 64  # channels of the first layer
+    c.discriminator.num_layers = 3
+    c.discriminator.norm = "batchnorm"  # or "actnorm"
+    c.discriminator.stat_groups = 1  # parts of the batch normalised apart; the release's: 32
+
+    c.frozen = ConfigDict()  # converted checkpoints that the losses need
+    c.frozen.lpips = ""
+    c.frozen.foundation = ""
+    c.frozen.foundation_normalise = "parity"  # sees [-1, 1] as in the release, or "imagenet"
 
     c.train = ConfigDict()
     c.train.num_steps = 80_000
@@ -116,11 +146,14 @@ def get_config() -> ConfigDict:
     c.extract.checkpoint = ""  # of the tokenizer; empty is the newest in the workdir
     c.extract.batch_size = 64  # global
     c.extract.shard_size = 10_000  # images per file
+    c.extract.stats_images = 0  # images that the statistics are of; 0 is all, the release's 10,000
 
     c.evaluate = ConfigDict()
     c.evaluate.metric = "fid"  # of a generator: "fid", or "digits" (recognised by a classifier)
     c.evaluate.split = "test"  # images a tokenizer is evaluated on
     c.evaluate.num_images = 50_000  # at most
+    c.evaluate.lpips = ""  # converted LPIPS; without it a tokenizer's LPIPS is left out
+    c.evaluate.inception = ""  # converted Inception network, for rFID
     c.evaluate.batch_size = 64  # global
 
     c.lock()

@@ -72,7 +72,9 @@ class DataConfig:
     flip: bool
     latent_norm: bool
     latent_multiplier: float
+    corrupt: Literal["stop", "skip"]
     num_threads: int
+    num_workers: int
     prefetch_batches: int
 
 
@@ -98,8 +100,59 @@ class FlowConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VAELossConfig:
+    reduction: Literal["sum", "mean"]
+    logvar: float
     pixel_weight: float
+    perceptual_weight: float
     kl_weight: float
+    disc_weight: float
+    disc_loss: Literal["hinge", "vanilla"]
+    alignment: Literal["dinov2", "mae", "vit", "none"]
+    adaptive_vf: bool
+    distmat_weight: float
+    cos_weight: float
+    reverse_proj: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class StagesConfig:
+    """Stages of one run, a value each. Raises ValueError where they do not line up."""
+
+    start: tuple[int, ...]
+    disc_start: tuple[int, ...]
+    vf_weight: tuple[float, ...]
+    distmat_margin: tuple[float, ...]
+    cos_margin: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.start or self.start[0] != 0 or sorted(set(self.start)) != list(self.start):
+            raise ValueError(f"config.stages.start is {self.start}; expected 0, then rising steps")
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            if len(values) != len(self.start):
+                raise ValueError(
+                    f"config.stages.{field.name} has {len(values)} values for {len(self.start)} "
+                    f"stages: {values}; expected one a stage"
+                )
+            if min(values) < 0:
+                raise ValueError(
+                    f"config.stages.{field.name} is {values}; expected no value below 0"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversaryConfig:
+    ndf: int
+    num_layers: int
+    norm: Literal["batchnorm", "actnorm"]
+    stat_groups: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenConfig:
+    lpips: str
+    foundation: str
+    foundation_normalise: Literal["parity", "imagenet"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +189,7 @@ class ExtractConfig:
     checkpoint: str
     batch_size: int
     shard_size: int
+    stats_images: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +197,8 @@ class EvaluateConfig:
     metric: Literal["fid", "digits"]
     split: str
     num_images: int
+    lpips: str
+    inception: str
     batch_size: int
 
 
@@ -160,6 +216,9 @@ class Config:
     optimizer: OptimizerConfig
     flow: FlowConfig
     vae_loss: VAELossConfig
+    stages: StagesConfig
+    discriminator: AdversaryConfig
+    frozen: FrozenConfig
     train: TrainConfig
     sample: SampleConfig
     extract: ExtractConfig
@@ -172,11 +231,21 @@ _MINIMUM = {
     "compute.scan_unroll": 1,
     "model.num_classes": 1,
     "data.num_threads": 1,
+    "data.num_workers": 0,
     "data.prefetch_batches": 1,
     "optimizer.learning_rate": 0.0,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0.0,
     "optimizer.max_grad_norm": 0.0,
+    "vae_loss.pixel_weight": 0.0,
+    "vae_loss.perceptual_weight": 0.0,
+    "vae_loss.kl_weight": 0.0,
+    "vae_loss.disc_weight": 0.0,
+    "vae_loss.distmat_weight": 0.0,
+    "vae_loss.cos_weight": 0.0,
+    "discriminator.ndf": 1,
+    "discriminator.num_layers": 1,
+    "discriminator.stat_groups": 1,
     "train.num_steps": 1,
     "train.batch_size": 1,
     "train.ema_decay": 0.0,
@@ -191,6 +260,7 @@ _MINIMUM = {
     "sample.timestep_shift": 0.0,
     "extract.batch_size": 1,
     "extract.shard_size": 1,
+    "extract.stats_images": 0,
     "evaluate.num_images": 1,
     "evaluate.batch_size": 1,
 }

@@ -35,9 +35,12 @@ def main() -> None:
     output.mkdir(parents=True)
     began = time.perf_counter()
 
-    latents, tokenizer, generator = (output / n for n in ("latents", "tokenizer", "generator"))
+    names = ("foundation", "latents", "tokenizer", "generator")
+    foundation, latents, tokenizer, generator = (output / name for name in names)
     vae = ["--config=configs/digits_vavae.py", f"--workdir={tokenizer}"]
+    vae.append(f"--config.frozen.foundation={foundation}")
     dit = ["--config=configs/digits_dit.py", f"--workdir={generator}"]
+    run_script("train a small foundation model", "digits_foundation.py", f"--output={foundation}")
     run("train the tokenizer", *vae)
     run("extract latents", *vae, "--mode=extract", f"--config.extract.path={latents}")
     run("evaluate the tokenizer", *vae, "--mode=evaluate")
@@ -62,9 +65,15 @@ def main() -> None:
 
 def run(title: str, *arguments: str) -> None:
     """One job as a user would start it; a failure ends the demo."""
-    print(f"\n=== {title}\n$ python main.py {' '.join(arguments)}", flush=True)
+    run_script(title, "../main.py", *arguments)
+
+
+def run_script(title: str, script: str, *arguments: str) -> None:
+    """The same for a script of this folder."""
+    path = (ROOT / "scripts" / script).resolve().relative_to(ROOT)
+    print(f"\n=== {title}\n$ python {path} {' '.join(arguments)}", flush=True)
     done = subprocess.run(
-        [sys.executable, ROOT / "main.py", *arguments], cwd=ROOT, env=os.environ | KEEP_MEMORY
+        [sys.executable, ROOT / path, *arguments], cwd=ROOT, env=os.environ | KEEP_MEMORY
     )
     if done.returncode:
         sys.exit(f"'{title}' ended with status {done.returncode}")

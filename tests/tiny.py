@@ -34,6 +34,8 @@ TOKENIZER = {
     "tokenizer.resolution": 16,
     "tokenizer.ch_mult": (1, 1),
     "data.split": "test",
+    "vae_loss.disc_weight": 0.0,
+    "vae_loss.alignment": "none",
     "train.num_steps": 2,
     "train.batch_size": 8,
     "train.log_every_steps": 1,

@@ -1,5 +1,6 @@
 """Images with labels: what a source of them is, folders of class folders, and cropping."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +11,10 @@ from PIL import Image
 
 # Those of torchvision's ImageFolder.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class UnreadableImageError(ValueError):
+    """A file that is no image, or a damaged one."""
 
 
 class ImageSource(Protocol):
@@ -23,7 +28,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
-        """An RGB image of its own size."""
+        """An RGB image of its own size. Raises UnreadableImageError if it cannot be decoded."""
         ...
 
     def label(self, index: int) -> int:
@@ -41,7 +46,7 @@ class ImageFolder:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        folder = pathlib.Path(folder)
+        self._folder = folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder}: no such folder of images. Set config.data.path to a folder with one "
@@ -72,8 +77,14 @@ class ImageFolder:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def fingerprint(self) -> str:
+        """A hash of the classes and file names, the same wherever the folder lies."""
+        root = len(str(self._folder)) + 1
+        listing = "\0".join([*self.class_names, "", *(path[root:] for path in self.paths)])
+        return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+
     def image(self, index: int) -> Image.Image:
-        """Raises ValueError naming the file if it cannot be decoded."""
+        """Raises UnreadableImageError naming the file if it cannot be decoded."""
         return decode_rgb(self.paths[index], self.paths[index])
 
     def label(self, index: int) -> int:
@@ -81,18 +92,37 @@ class ImageFolder:
 
 
 def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
-    """Decodes an image file of any mode to RGB as torchvision does (alpha is dropped).
+    """Decodes an image file of any mode to RGB as torchvision's ImageFolder does.
 
-    Raises ValueError naming it `name` if that fails.
+    So alpha is dropped and an orientation in EXIF ignored; but grey of 16 bits is scaled to 8,
+    where torchvision clips it to white. Raises UnreadableImageError for content that cannot be
+    decoded, and OSError where reading itself fails; both say `name`.
     """
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
-    # Pillow raises OSError, SyntaxError, ValueError and others, by format.
+            image.load()
+            return image if image.mode == "RGB" else _to_rgb(image)
+    except MemoryError:
+        raise
+    # Pillow raises OSError, SyntaxError, ValueError and others, by format; its own have no errno.
     except Exception as error:
-        raise ValueError(
-            f"{name} cannot be decoded as an image: {error}. Replace or remove it"
-        ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(f"{name} cannot be read: {error}") from error
+        raise UnreadableImageError(f"{name} cannot be decoded as an image: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Raises ValueError for pixels whose range is unknown."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"grey values from {values.min()} to {values.max()}; expected 0 to 65535"
+            )
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("pixels in floating point have no known range; save it with 8 bits")
+    return image.convert("RGB")
 
 
 def _images_below(folder: pathlib.Path) -> list[str]:
@@ -129,15 +159,14 @@ def resize_and_crop(image: Image.Image, size: int, top: float, left: float) -> n
     """
     width, height = image.size
     scale = size / min(width, height)
-    rows = _bilinear_taps(height, round(height * scale), size, top)
-    columns = _bilinear_taps(width, round(width * scale), size, left)
-    pixels = np.asarray(image)
-    upper, lower, down = rows
+    upper, lower, down = _bilinear_taps(height, round(height * scale), size, top)
+    near, far, right = _bilinear_taps(width, round(width * scale), size, left)
+    box = (near[0], upper[0], far[-1] + 1, lower[-1] + 1)
+    pixels = np.asarray(image.crop(tuple(map(int, box))))  # what the crop comes from
     down = down[:, None, None]
-    pixels = pixels[upper] * (1 - down) + pixels[lower] * down  # [size, width, 3]
-    near, far, right = columns
+    pixels = pixels[upper - box[1]] * (1 - down) + pixels[lower - box[1]] * down
     right = right[:, None]
-    pixels = pixels[:, near] * (1 - right) + pixels[:, far] * right
+    pixels = pixels[:, near - box[0]] * (1 - right) + pixels[:, far - box[0]] * right
     return (pixels + 0.5).astype(np.uint8)
 
 

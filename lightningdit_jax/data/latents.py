@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
@@ -73,19 +74,19 @@ def save_stats(folder: epath.PathLike, stats: LatentStats) -> None:
         "mean": np.asarray(stats.mean, np.float32).reshape(1, -1, 1, 1),
         "std": np.asarray(stats.std, np.float32).reshape(1, -1, 1, 1),
     }
-    _write_atomically(epath.Path(folder) / STATS_NAME, safetensors.numpy.save(tensors))
+    _write_atomically(epath.Path(folder) / STATS_NAME, [safetensors.numpy.save(tensors)])
 
 
-def compute_stats(shards: "LatentShards", limit: int | None = None) -> LatentStats:
+def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentStats:
     """Mean and unbiased standard deviation per channel over the unflipped latents.
 
-    One pass in float64, merging the moments of blocks (Chan et al. 1983), over all latents or the
-    first `limit`. The release takes 10,000 at random.
+    One pass in float64, merging the moments of blocks (Chan et al. 1983), over all latents or
+    `sample` evenly spaced ones, so of all classes alike. The release takes 10,000 at random.
     """
-    total = len(shards) if limit is None else min(limit, len(shards))
+    total = len(shards) if sample is None else min(sample, len(shards))
     count, mean, m2 = 0, np.zeros(shards.shape[-1]), np.zeros(shards.shape[-1])
     for start in range(0, total, 256):
-        indices = np.arange(start, min(start + 256, total))
+        indices = np.arange(start, min(start + 256, total)) * len(shards) // total
         block = shards.read(indices, np.zeros(len(indices), bool)).astype(np.float64)
         block = block.reshape(-1, block.shape[-1])
         block_mean = block.mean(0)
@@ -95,6 +96,11 @@ def compute_stats(shards: "LatentShards", limit: int | None = None) -> LatentSta
         mean += delta * (len(block) / merged)
         count = merged
     return LatentStats(mean.astype(np.float32), np.sqrt(m2 / (count - 1)).astype(np.float32))
+
+
+def shard_name(rank: int, shard: int) -> str:
+    """File name of a shard, as the release's."""
+    return f"latents_rank{rank:02d}_shard{shard:03d}.safetensors"
 
 
 def write_shard(
@@ -121,20 +127,45 @@ def write_shard(
             "do not fit; expected [N, H, W, C], the same, and [N]"
         )
     tensors = {
-        "latents": np.ascontiguousarray(np.moveaxis(latents, -1, 1), np.float32),
-        "latents_flip": np.ascontiguousarray(np.moveaxis(latents_flip, -1, 1), np.float32),
-        "labels": np.ascontiguousarray(labels, np.int64),
+        "labels": np.ascontiguousarray(labels, "<i8"),
+        "latents": np.ascontiguousarray(np.moveaxis(latents, -1, 1), "<f4"),
+        "latents_flip": np.ascontiguousarray(np.moveaxis(latents_flip, -1, 1), "<f4"),
     }
     metadata = {"total_size": str(len(labels)), "dtype": "torch.float32", "device": "cpu"}
-    path = epath.Path(folder) / f"latents_rank{rank:02d}_shard{shard:03d}.safetensors"
-    _write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    path = epath.Path(folder) / shard_name(rank, shard)
+    _write_atomically(path, [_header(tensors, metadata), *(t.data for t in tensors.values())])
     return path
 
 
-def _write_atomically(path: epath.Path, content: bytes) -> None:
+def is_whole_shard(path: epath.PathLike) -> bool:
+    """Whether a shard is there and, a power cut being possible, as long as its header says."""
+    path = pathlib.Path(path)
+    try:
+        return path.exists() and bool(_read_header(path))
+    except ValueError:
+        return False
+
+
+def _header(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """What a safetensors file begins with. The safetensors library orders metadata at random."""
+    entries: dict[str, dict] = {"__metadata__": metadata}
+    offset = 0
+    for name, tensor in tensors.items():
+        dtype = "I64" if name == "labels" else "F32"
+        end = offset + tensor.nbytes
+        entries[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}
+        offset = end
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)  # tensors are aligned
+    return len(header).to_bytes(8, "little") + header
+
+
+def _write_atomically(path: epath.Path, parts: Iterable[bytes | memoryview]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        for part in parts:
+            file.write(part)
     temporary.replace(path)
 
 

@@ -11,15 +11,22 @@ number of processes or threads nor on the batch size, nor on the version of a ra
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
 import grain
 import numpy as np
+from absl import logging
 
-from lightningdit_jax.data.images import ImageSource, center_crop_adm, resize_and_crop
+from lightningdit_jax.data.images import (
+    ImageSource,
+    UnreadableImageError,
+    center_crop_adm,
+    resize_and_crop,
+)
 from lightningdit_jax.data.latents import LatentShards, LatentStats
+from lightningdit_jax.data.workers import WorkerBatches
 
 Batch = dict[str, np.ndarray]
 
@@ -77,6 +84,10 @@ class ImageBatches:
     They stay uint8 until they are on the device, a quarter of the transfer. "center_crop" is ADM's
     for every batch; "random_crop" is the release's VA-VAE training, where a crop is drawn, and
     ADM's elsewhere. Decodes with `num_threads` threads.
+
+    corrupt: what becomes of images that cannot be decoded. "stop" raises. "skip" warns once of
+    each and, in training, puts another image of the batch in its place; elsewhere it leaves the row
+    out and adds `rows` int64, the places in `indices` of those that are there.
     Raises ValueError for another `augment`.
     """
 
@@ -86,14 +97,16 @@ class ImageBatches:
         resolution: int,
         augment: Literal["random_crop", "center_crop"],
         num_threads: int,
+        corrupt: Literal["stop", "skip"] = "stop",
     ):
         if augment not in ("random_crop", "center_crop"):
             raise ValueError(f"augment is {augment!r}; expected 'random_crop' or 'center_crop'")
-        self._source, self._resolution, self._augment = source, resolution, augment
-        self._num_threads = num_threads
+        self.source, self._resolution, self._augment = source, resolution, augment
+        self._num_threads, self._corrupt = num_threads, corrupt
+        self._unreadable: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k != "_pool"}
@@ -110,19 +123,44 @@ class ImageBatches:
         images = np.empty((len(indices), self._resolution, self._resolution, 3), np.uint8)
         labels = np.empty(len(indices), np.int32)
 
-        def fill(row: int) -> None:
+        def fill(row: int) -> bool:
+            """Whether the image could be read."""
             index = int(indices[row])
-            image = self._source.image(index)
+            try:
+                image = self.source.image(index)
+            except UnreadableImageError as error:
+                if self._corrupt == "stop":
+                    raise UnreadableImageError(
+                        f"{error}. Replace or remove it, or go on without it: "
+                        "--config.data.corrupt=skip"
+                    ) from error
+                self._warn(index, error)
+                return False
             if crops[row] is None:
                 pixels = center_crop_adm(image, self._resolution)
             else:
                 pixels = resize_and_crop(image, self._resolution, *crops[row])
             images[row] = pixels[:, ::-1] if flip[row] else pixels
-            labels[row] = self._source.label(index)
+            labels[row] = self.source.label(index)
+            return True
 
-        for _ in self._pool.map(fill, range(len(indices))):
-            pass  # raises what a thread raised
+        read = np.array(list(self._pool.map(fill, range(len(indices)))), bool)
+        rows = np.flatnonzero(read)
+        if crop is None and self._corrupt == "skip":
+            return {"images": images[rows], "labels": labels[rows], "rows": rows}
+        if not read.all():
+            if len(rows) == 0:
+                raise UnreadableImageError(
+                    f"none of the {len(read)} images of a batch can be decoded; check the data"
+                )
+            stand_ins = rows[np.arange(len(read) - len(rows)) % len(rows)]
+            images[~read], labels[~read] = images[stand_ins], labels[stand_ins]
         return {"images": images, "labels": labels}
+
+    def _warn(self, index: int, error: UnreadableImageError) -> None:
+        if index not in self._unreadable:
+            self._unreadable.add(index)
+            logging.warning("%s; skipped, %d so far", error, len(self._unreadable))
 
 
 def make_pipeline(
@@ -136,12 +174,13 @@ def make_pipeline(
     process_count: int = 1,
     num_threads: int,
     prefetch_batches: int,
-) -> grain.IterDataset:
+    num_workers: int = 0,
+) -> grain.IterDataset | WorkerBatches:
     """Endless training batches of this process: arrays of global_batch_size / process_count rows.
 
     `flip` mirrors each record with probability 1/2, drawn anew every epoch. Iterators are
     checkpointable: get_state() is {"next_index": k}, the same for every process and any
-    process_count.
+    process_count and num_workers. num_workers: processes that read, or 0 for threads of this one.
     Raises ValueError for an empty source or a batch that the processes cannot share equally.
     """
     if len(source) == 0:
@@ -155,24 +194,34 @@ def make_pipeline(
     batches = _TrainingBatches(
         source, global_batch_size, process_index * rows, rows, seed, flip, shuffle
     )
+    if num_workers:
+        return WorkerBatches(batches, num_workers, prefetch_batches)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch_batches)
     return grain.MapDataset.source(batches).to_iter_dataset(options)
 
 
 def sequential_batches(
-    source: BatchSource, batch_size: int, start: int, stop: int, flip: bool = False
+    source: BatchSource,
+    batch_size: int,
+    ranges: Sequence[tuple[int, int]],
+    num_workers: int = 0,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Records start ... stop - 1 once each, in order, centre crops: pairs (indices [b], batch).
+    """Records of each range [start, stop) once, in order, centre crops: pairs (indices [b], batch).
 
-    The last batch may be short. The next batch is read while this one is used.
+    No batch reaches over the end of a range, so the last of each may be short, and others where
+    records cannot be read and are skipped. The next batches are read while one is used, by
+    num_workers processes, or by threads where it is 0.
     Raises ValueError for a range outside the source or a batch size below 1.
     """
-    if not 0 <= start <= stop <= len(source) or batch_size < 1:
-        raise ValueError(
-            f"records {start} to {stop} of {len(source)} in batches of {batch_size}; expected "
-            "0 <= start <= stop <= len and a batch of at least 1"
-        )
-    batches = _SequentialBatches(source, batch_size, start, stop, flip)
+    for start, stop in ranges:
+        if not 0 <= start <= stop <= len(source) or batch_size < 1:
+            raise ValueError(
+                f"records {start} to {stop} of {len(source)} in batches of {batch_size}; expected "
+                "0 <= start <= stop <= len and a batch of at least 1"
+            )
+    batches = _SequentialBatches(source, batch_size, ranges)
+    if num_workers:
+        return iter(WorkerBatches(batches, num_workers, prefetch=2 * num_workers))
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
 
@@ -216,17 +265,22 @@ class _TrainingBatches:
 
 
 class _SequentialBatches:
-    def __init__(self, source: BatchSource, batch_size: int, start: int, stop: int, flip: bool):
-        self._source, self._batch_size = source, batch_size
-        self._start, self._stop, self._flip = start, stop, flip
+    def __init__(self, source: BatchSource, batch_size: int, ranges: Sequence[tuple[int, int]]):
+        self._source = source
+        self._ranges = [
+            (first, min(first + batch_size, stop))
+            for start, stop in ranges
+            for first in range(start, stop, batch_size)
+        ]
 
     def __len__(self) -> int:
-        return -(-(self._stop - self._start) // self._batch_size)
+        return len(self._ranges)
 
     def __getitem__(self, k: int) -> tuple[np.ndarray, Batch]:
-        first = self._start + k * self._batch_size
-        indices = np.arange(first, min(first + self._batch_size, self._stop))
-        return indices, self._source.read_batch(indices, np.full(len(indices), self._flip))
+        indices = np.arange(*self._ranges[k])
+        batch = self._source.read_batch(indices, np.zeros(len(indices), bool))
+        rows = batch.pop("rows", None)
+        return indices if rows is None else indices[rows], batch
 
 
 # What a random number is for; independent streams of one seed.

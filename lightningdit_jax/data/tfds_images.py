@@ -54,7 +54,7 @@ class TFDSImages:
         return len(self.class_names)
 
     def image(self, index: int) -> Image.Image:
-        """Raises ValueError naming the record if it cannot be decoded."""
+        """Raises UnreadableImageError naming the record if it cannot be decoded."""
         encoded = io.BytesIO(self._source[index]["image"])
         return decode_rgb(encoded, f"record {index} of TFDS dataset '{self._name}'")
 

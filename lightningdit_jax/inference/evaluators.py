@@ -2,8 +2,6 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -11,12 +9,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import fit_classifier
-from lightningdit_jax.evaluation.reconstruction import psnr, ssim
-from lightningdit_jax.inference.image_batches import local_rows, open_image_batches, padded_batches
-from lightningdit_jax.inference.load import load_functional
-from lightningdit_jax.inference.pictures import image_grid, save_png
-from lightningdit_jax.inference.reconstruct import make_reconstructor
-from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
+from lightningdit_jax.inference.tokenizer_quality import evaluate_tokenizer
 from lightningdit_jax.parallel.multihost import is_main_process
 
 Numbers = dict[str, float]
@@ -41,46 +34,6 @@ def evaluate(config: Config, workdir: str) -> Numbers:
         for name, value in numbers.items():
             print(f"{name:34s} {value:.4f}")
     return numbers
-
-
-def evaluate_tokenizer(config: Config, workdir: str) -> Numbers:
-    """PSNR (dB) and SSIM over evaluate.split, and originals above reconstructions as a picture.
-
-    Reconstructions are decoded from posterior samples, as the release evaluates its tokenizers.
-    """
-    if jax.process_count() > 1:
-        raise ValueError("evaluation of a tokenizer runs in one process for now")
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    check_batch_size(config.evaluate.batch_size, mesh, 1)
-    source = open_image_batches(config, config.evaluate.split)
-    loaded = load_functional(
-        config.extract.checkpoint or workdir,
-        mesh,
-        dtype=jnp.dtype(config.compute.dtype),
-        expect="vavae",
-    )
-    reconstruct = jax.jit(
-        make_reconstructor(loaded.graphdef, config.seed), out_shardings=batch_sharding(mesh)
-    )
-    total = min(len(source), config.evaluate.num_images)
-    scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
-    picture = None
-    batches = padded_batches(
-        source, total, config.evaluate.batch_size, config.tokenizer.resolution, mesh
-    )
-    for indices, _, batch in batches:
-        rebuilt = reconstruct(loaded.params, batch["images"], batch["indices"])
-        pair = [local_rows(a, len(indices)) for a in (batch["images"], rebuilt)]
-        scores["psnr"].append(psnr(*pair))
-        scores["ssim"].append(ssim(*pair))
-        if picture is None:
-            columns = min(10, len(indices))
-            picture = image_grid(np.concatenate([p[:columns] for p in pair]), columns)
-    path = epath.Path(workdir) / "reconstructions.png"
-    save_png(path, picture)
-    print(f"originals above reconstructions in {path}")
-    means = {f"reconstruction_{k}": float(np.concatenate(v).mean()) for k, v in scores.items()}
-    return {**means, "num_images": total}
 
 
 def evaluate_digits(workdir: str, num_images: int) -> Numbers:

@@ -1,13 +1,20 @@
-"""Images -> latent shards in the published format, one row per image."""
+"""Images -> latent shards in the published format, one row per image, resumable.
+
+Shard s of process r holds a fixed range of images, and is written whole or not at all. So what is
+there after a kill is right, and a restart makes what is missing, in the same batches as before: the
+bits are those of a run that was never interrupted.
+"""
+
+import collections
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
+from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats
+from lightningdit_jax.inference.extraction_record import check_record, make_record
 from lightningdit_jax.inference.image_batches import (
     local_rows,
     open_image_batches,
@@ -17,72 +24,79 @@ from lightningdit_jax.inference.image_batches import (
 from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_encoder
+from lightningdit_jax.inference.shard_writer import ShardWriter, missing_shards
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
+
+# Batches dispatched before the oldest is fetched, so that the device does not wait for the host.
+_RUN_AHEAD = 2
 
 
 def extract(config: Config, workdir: str) -> epath.Path:
     """Encodes every image of config.data, and its mirror image, and returns the latents' folder.
 
-    Each process writes its own shards; the statistics follow when all are there. Raises ValueError
-    if the folder already holds shards.
+    Each process writes its own shards; the statistics follow when all are there. A restart goes on
+    where the last run ended. Raises ValueError if the folder holds latents made otherwise, or is
+    not local or mounted.
     """
-    folder = epath.Path(config.extract.path or epath.Path(workdir) / "latents")
-    if folder.exists() and any(p.name.endswith(".safetensors") for p in folder.iterdir()):
-        raise ValueError(f"{folder} already holds latents; delete them or set config.extract.path")
+    options = config.extract
+    folder = epath.Path(options.path or epath.Path(workdir) / "latents")
+    if "://" in str(folder):
+        raise ValueError(
+            f"latents cannot be written to {folder}, since they are read through memory maps; set "
+            "config.extract.path to a local or mounted (gcsfuse) folder"
+        )
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    check_batch_size(config.extract.batch_size, mesh, jax.process_count())
+    check_batch_size(options.batch_size, mesh, jax.process_count())
     source = open_image_batches(config, config.data.split)
     loaded = load_functional(
-        config.extract.checkpoint or workdir,
+        options.checkpoint or workdir,
         mesh,
         dtype=jnp.dtype(config.compute.dtype),
         expect="vavae",
     )
+    check_record(folder, make_record(config, loaded, source.source))
     encode = jax.jit(make_encoder(loaded.graphdef, config.seed), out_shardings=batch_sharding(mesh))
-    writer = _ShardWriter(folder, jax.process_index(), config.extract.shard_size)
-    start, stop = process_range(len(source))
-    progress, done = Progress("extracted", stop - start, quiet=not is_main_process()), 0
+
+    rank, (start, stop) = jax.process_index(), process_range(len(source))
+    shards = missing_shards(folder, rank, start, stop, options.shard_size)
+    ranges = list(shards.values())
+    writer = ShardWriter(folder, rank, shards, options.batch_size // jax.process_count())
+    todo = sum(stop - start for start, stop in ranges)
+    progress, done = Progress("extracted", todo, quiet=not (is_main_process() and todo)), 0
+    pending: collections.deque = collections.deque()
+
+    def fetch() -> None:
+        nonlocal done
+        indices, labels, encoded = pending.popleft()
+        writer.add(*(local_rows(array, len(indices)) for array in encoded), labels)
+        if len(indices):  # otherwise padding, while other processes have images left
+            done += len(indices)
+            progress.update(done)
+
     batches = padded_batches(
-        source, len(source), config.extract.batch_size, config.tokenizer.resolution, mesh
+        source,
+        ranges,
+        options.batch_size,
+        config.tokenizer.resolution,
+        mesh,
+        config.data.num_workers,
     )
     for indices, labels, batch in batches:
-        latents, flipped = encode(loaded.params, batch["images"], batch["indices"])
-        writer.add(local_rows(latents, len(indices)), local_rows(flipped, len(indices)), labels)
-        done += len(indices)
-        progress.update(done)
+        encoded = encode(loaded.params, batch["images"], batch["indices"])
+        pending.append((indices, labels, encoded))
+        if len(pending) > _RUN_AHEAD:
+            fetch()
+    while pending:
+        fetch()
     writer.close()
+
     multihost_utils.sync_global_devices("latents written")
     if is_main_process():
-        save_stats(folder, compute_stats(LatentShards(folder)))
-        print(f"latents and statistics in {folder}")
+        latents = LatentShards(folder)
+        save_stats(folder, compute_stats(latents, options.stats_images or None))
+        unreadable = len(source) - len(latents)
+        left_out = f", {unreadable:,} unreadable images left out" if unreadable else ""
+        print(f"{len(latents):,} latents and their statistics in {folder}{left_out}")
     multihost_utils.sync_global_devices("statistics written")
     return folder
-
-
-class _ShardWriter:
-    """Collects rows and writes a shard whenever it is full."""
-
-    def __init__(self, folder: epath.Path, rank: int, shard_size: int):
-        self._folder, self._rank, self._size = folder, rank, shard_size
-        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._count = self._shards = 0
-
-    def add(self, latents: np.ndarray, flipped: np.ndarray, labels: np.ndarray) -> None:
-        self._rows.append((latents, flipped, labels))
-        self._count += len(latents)
-        while self._count >= self._size:
-            self._write(self._size)
-
-    def close(self) -> None:
-        if self._count:
-            self._write(self._count)
-
-    def _write(self, count: int) -> None:
-        latents, flipped, labels = (np.concatenate(part) for part in zip(*self._rows))
-        write_shard(
-            self._folder, self._rank, self._shards, latents[:count], flipped[:count], labels[:count]
-        )
-        self._rows = [(latents[count:], flipped[count:], labels[count:])]
-        self._count -= count
-        self._shards += 1

@@ -1,6 +1,6 @@
 """Image batches on the mesh, for jobs that go over a data set once and in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
 from lightningdit_jax.data.sources import open_images
-from lightningdit_jax.parallel.multihost import global_batch
+from lightningdit_jax.parallel.multihost import gather_numpy, global_batch
 
 
 def open_image_batches(config: Config, split: str) -> ImageBatches:
@@ -26,6 +26,7 @@ def open_image_batches(config: Config, split: str) -> ImageBatches:
         resolution=config.tokenizer.resolution,
         augment="center_crop",
         num_threads=config.data.num_threads,
+        corrupt=config.data.corrupt,
     )
 
 
@@ -36,18 +37,23 @@ def process_range(total: int) -> tuple[int, int]:
 
 
 def padded_batches(
-    source: ImageBatches, total: int, batch_size: int, resolution: int, mesh: Mesh
+    source: ImageBatches,
+    ranges: Sequence[tuple[int, int]],
+    batch_size: int,
+    resolution: int,
+    mesh: Mesh,
+    num_workers: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, jax.Array]]]:
     """Yields (local indices [b], local labels [b], global batch of `images` and `indices`).
 
-    batch_size is global. Every process makes the same number of batches of the same size; rows
-    beyond b are padding.
+    ranges: [start, stop) of this process, each batched by itself. batch_size is global. Every
+    process makes the same number of batches of the same size; rows beyond b are padding.
     """
-    start, stop = process_range(total)
     local_size = batch_size // jax.process_count()
-    most = -(-total // jax.process_count())
-    batches = sequential_batches(source, local_size, start, stop)
-    for _ in range(-(-most // local_size)):
+    mine = sum(-(-(stop - start) // local_size) for start, stop in ranges)
+    most = int(gather_numpy(np.array(mine)).max())
+    batches = sequential_batches(source, local_size, ranges, num_workers)
+    for _ in range(most):
         indices, batch = next(batches, (np.zeros(0, np.int64), None))
         rows = np.zeros((local_size, resolution, resolution, 3), np.uint8)
         padded = np.zeros(local_size, np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 CONVS_PER_STAGE = (2, 2, 3, 3, 3)  # of VGG16; each stage but the first begins with max pooling
+SMALLEST_SIDE = 2 ** (len(CONVS_PER_STAGE) - 1)  # leaves one pixel to the last stage
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
@@ -43,20 +44,26 @@ class LPIPS(nnx.Module):
         self.heads = nnx.List([nnx.Param(jnp.full(c, 1 / c, jnp.float32)) for c in config.channels])
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Distance of each pair. x, y: [B, H, W, 3] in [-1, 1], sides at least 16 -> [B]."""
+        """Distance of each pair. x, y: [B, H, W, 3] in [-1, 1] -> [B].
+
+        Raises ValueError if the shapes differ or a side is below 16, too few for four poolings.
+        """
         return self.distances(x, y).sum(0)
 
     def distances(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """What each of the five stages adds. [5, B] float32."""
         if x.shape != y.shape or x.ndim != 4 or x.shape[-1] != 3:
             raise ValueError(f"images are {x.shape} and {y.shape}; expected the same [B, H, W, 3]")
-        # One pass over both halves: as much work, half the kernels to launch.
-        features = self.features(jnp.concatenate([x, y]))
+        if min(x.shape[1:3]) < SMALLEST_SIDE:
+            raise ValueError(
+                f"images are {x.shape[1]} x {x.shape[2]}; expected sides of at least "
+                f"{SMALLEST_SIDE}: resize them"
+            )
         layers = []
-        for feature, head in zip(features, self.heads):
-            first, second = jnp.split(_unit_length(feature), 2)
-            weighted = (jnp.square(first - second) * head[...]).sum(-1)
-            layers.append(weighted.mean((1, 2)))
+        # Two passes rather than one over both: training needs the gradient of one half alone.
+        for first, second, head in zip(self.features(x), self.features(y), self.heads):
+            difference = jnp.square(_unit_length(first) - _unit_length(second))
+            layers.append((difference * head[...]).sum(-1).mean((1, 2)))
         return jnp.stack(layers)
 
     def features(self, images: jax.Array) -> list[jax.Array]:

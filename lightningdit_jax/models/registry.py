@@ -31,6 +31,7 @@ MODELS = {
     "vavae": Model(VAVAEConfig, VAVAE),
     "dinov2": Model(ViTConfig, ViT),
     "mae": Model(ViTConfig, ViT),
+    "vit": Model(ViTConfig, ViT),
     "lpips": Model(LPIPSConfig, LPIPS),
     "discriminator": Model(DiscriminatorConfig, Discriminator),
     "inception": Model(InceptionConfig, Inception),

@@ -84,6 +84,19 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {name: to_global(name, local) for name, local in batch.items()}
 
 
+def gather_numpy(array: np.ndarray) -> np.ndarray:
+    """Arrays of all processes, of the same shape and type in each. [...] -> [processes, ...].
+
+    Exact for every type: as JAX arrays, float64 would become float32.
+    """
+    array = np.ascontiguousarray(array)
+    if jax.process_count() == 1:
+        return array[None]
+    raw = np.frombuffer(array.tobytes(), np.uint8)
+    gathered = np.ascontiguousarray(multihost_utils.process_allgather(raw))
+    return gathered.view(array.dtype).reshape(-1, *array.shape)
+
+
 def to_host(tree: Any) -> Any:
     """Tree of global arrays -> tree of whole NumPy arrays, the same in every process.
 

@@ -48,11 +48,15 @@ VAVAE_RULES: Rules = (
     (r"(^|/)(bias|scale)$", P()),
 )
 
-# Frozen networks. Of the 300 M parameters of a ViT-L nearly all are in its stacked blocks' kernels.
+# Frozen networks: nearly all of a ViT-L's 300 M parameters are in the kernels of its blocks.
 FROZEN_RULES: Rules = (
-    (r"(^|/)blocks/.*kernel$", P(None, "fsdp")),
+    (r"(^|/)blocks/attn/proj/kernel$", P(None, None, None, "fsdp")),  # [L, H, hd, D]
+    (r"(^|/)blocks/.*kernel$", P(None, "fsdp")),  # [L, in, ...]
     (r"", P()),
 )
+
+# A tokenizer's state: companions, 2.8 M parameters at most, are replicated.
+TOKENIZER_RULES: Rules = ((r"^companions/", P()), *VAVAE_RULES)
 
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> P:

@@ -1,9 +1,11 @@
 """What a run trains, made from its config: model, data, train step and description."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -17,15 +19,18 @@ from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfi
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.sharding import (
     LIGHTNINGDIT_RULES,
-    VAVAE_RULES,
+    TOKENIZER_RULES,
     Rules,
     constrain_tokens,
 )
+from lightningdit_jax.training.companions import tokenizer_companions
 from lightningdit_jax.training.dit_step import make_dit_step
+from lightningdit_jax.training.frozen import FOUNDATION, load_frozen_networks
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.vae_step import make_vae_step
 
-StepFn = Callable[[TrainState, dict], tuple[TrainState, dict]]
+StepFn = Callable[..., tuple[TrainState, dict]]
+Build = Callable[[nnx.Rngs], nnx.Module]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,27 +39,42 @@ class Job:
 
     build(rngs) makes the module, make_step(graphdef, config, optimizer) its step; source reads
     batches, and is None where nothing is run; description goes into checkpoints: architecture, and
-    latent statistics of a generator.
+    latent statistics of a generator. companions: networks trained beside the model, by name, each
+    made as the model is. frozen: what the step takes after state and batch, fixed arrays on the
+    mesh.
     """
 
-    build: Callable[[nnx.Rngs], nnx.Module]
+    build: Build
     make_step: Callable[[nnx.GraphDef, Config, optax.GradientTransformation], StepFn]
     rules: Rules
     source: BatchSource | None
     description: dict[str, Any]
+    companions: Mapping[str, Build] = dataclasses.field(default_factory=dict)
+    frozen: tuple[Any, ...] = ()
 
     def graphdef(self) -> nnx.GraphDef:
         """The module's structure, without making its arrays."""
-        return nnx.graphdef(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        return _graphdef(self.build)
 
     def init_params(self, seed: int) -> Any:
         """Fresh parameters as a nested dict."""
         return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(seed)), nnx.Param))
 
+    def init_companions(self, seed: int) -> dict[str, tuple[Any, Any]]:
+        """Fresh parameters and running statistics of each companion, as nested dicts."""
+        fresh = {}
+        for index, (name, build) in enumerate(sorted(self.companions.items())):
+            # Keys apart from the model's own.
+            rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), index))
+            _, params, stats = nnx.split(build(rngs), nnx.Param, nnx.BatchStat)
+            fresh[name] = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+        return fresh
+
 
 def make_job(config: Config, mesh: Mesh) -> Job:
     """The job of a config. Opens and checks its data. Raises what bad data or values raise."""
-    return _generator_job(config, mesh) if config.kind == "lightningdit" else _tokenizer_job(config)
+    make = _generator_job if config.kind == "lightningdit" else _tokenizer_job
+    return make(config, mesh)
 
 
 def generator_config(config: Config) -> LightningDiTConfig:
@@ -120,9 +140,9 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
     )
 
 
-def _tokenizer_job(config: Config) -> Job:
+def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
     architecture = tokenizer_config(config)
-    data = config.data
+    data, dtype = config.data, jnp.dtype(config.compute.dtype)
     images = open_images(
         data.source,
         path=data.path,
@@ -135,10 +155,30 @@ def _tokenizer_job(config: Config) -> Job:
         resolution=architecture.resolution,
         augment=data.augment,
         num_threads=data.num_threads,
+        corrupt=data.corrupt,
     )
 
     def build(rngs: nnx.Rngs) -> VAVAE:
-        return VAVAE(architecture, dtype=jnp.dtype(config.compute.dtype), rngs=rngs)
+        return VAVAE(architecture, dtype=dtype, rngs=rngs)
 
-    description = {"architecture": dataclasses.asdict(architecture)}
-    return Job(build, make_vae_step, VAVAE_RULES, source, description)
+    frozen = load_frozen_networks(config, mesh)
+    width = frozen[FOUNDATION].config.hidden_size if FOUNDATION in frozen else None
+    companions = tokenizer_companions(config, width)
+    networks = {name: network.graphdef for name, network in frozen.items()}
+    networks |= {name: _graphdef(companion.build) for name, companion in companions.items()}
+    return Job(
+        build,
+        functools.partial(make_vae_step, networks=networks),
+        TOKENIZER_RULES,
+        source,
+        {
+            "architecture": dataclasses.asdict(architecture),
+            "companions": {n: dataclasses.asdict(c.config) for n, c in companions.items()},
+        },
+        {name: companion.build for name, companion in companions.items()},
+        ({name: network.params for name, network in frozen.items()},) if frozen else (),
+    )
+
+
+def _graphdef(build: Build) -> nnx.GraphDef:
+    return nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))

@@ -146,8 +146,9 @@ class Loop:
                 raise NonFiniteError(
                     f"{what}: not finite. The checkpoint of step "
                     f"{self._checkpoints.latest_step()} is kept. Restarting repeats this step; "
-                    "try --config.train.nonfinite=skip or rollback, --config.model.use_qknorm=True "
-                    "in a new run, or gradient clipping (--config.optimizer.max_grad_norm)"
+                    "try --config.train.nonfinite=skip or rollback, gradient clipping "
+                    "(--config.optimizer.max_grad_norm), or for a generator "
+                    "--config.model.use_qknorm=True in a new run"
                 )
             self._say(f"{what}: not finite, {self._config.nonfinite}")
             if self._config.nonfinite == "rollback":

@@ -61,7 +61,7 @@ def train(config: Config, workdir: str) -> TrainState:
         f"mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
     )
     loop = Loop(
-        step_fn=step_fn,
+        step_fn=lambda state, batch: step_fn(state, batch, *job.frozen),
         init_state=init_state,
         abstract_state=abstract_state,
         iterator=iter(pipeline),
@@ -80,10 +80,18 @@ def train(config: Config, workdir: str) -> TrainState:
 
 
 def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple:
-    """(init_state, step_fn, abstract_state): jitted with shardings, state donated."""
+    """(init_state, step_fn, abstract_state): jitted with shardings, state donated.
+
+    step_fn takes state, batch and job.frozen.
+    """
 
     def create() -> TrainState:
-        return create_state(job.init_params(config.seed), optimizer, ema=config.train.ema_decay > 0)
+        return create_state(
+            job.init_params(config.seed),
+            optimizer,
+            ema=config.train.ema_decay > 0,
+            companions=job.init_companions(config.seed),
+        )
 
     abstract = jax.eval_shape(create)
     shardings = tree_shardings(abstract, mesh, job.rules)
@@ -94,7 +102,11 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
     )
     step_fn = jax.jit(
         job.make_step(job.graphdef(), config, optimizer),
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(
+            shardings,
+            batch_sharding(mesh),
+            *jax.tree.map(lambda array: array.sharding, job.frozen),
+        ),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
@@ -106,12 +118,13 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
     if step is None:
         return
     found = checkpoint.read_meta(checkpoints.directory / str(step))
-    for key in ("kind", "architecture", "seed", "batch_size"):
-        if found[key] != meta[key]:
+    for key in ("kind", "architecture", "companions", "seed", "batch_size"):
+        there, wanted = found.get(key, {}), meta.get(key, {})
+        if there != wanted:
             raise ValueError(
                 f"{checkpoints.directory} holds a run with another {key}: found "
-                f"{_difference(found[key], meta[key])}; choose another --workdir, or go on with "
-                "the config it was started with"
+                f"{_difference(there, wanted)}; choose another --workdir, or go on with the config "
+                "it was started with"
             )
 
 

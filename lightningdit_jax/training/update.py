@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from lightningdit_jax.training.ema import update_ema
-from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.training.state import TrainState, keep_finite
 
 
 def apply_gradients(
@@ -28,5 +28,5 @@ def apply_gradients(
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else update_ema(state.ema, params, ema_decay)
     new = TrainState(state.step, params, ema, opt_state)
-    guarded = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+    guarded = keep_finite(new, state, finite)
     return guarded.replace(step=state.step + 1), {"grad_norm": grad_norm, "finite": finite}

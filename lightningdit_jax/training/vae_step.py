@@ -1,9 +1,7 @@
-"""The tokenizer's train step: reconstruction and KL.
+"""The tokenizer's train step: autoencoder and projection, then the discriminator."""
 
-The perceptual, adversarial and vision-alignment terms of VA-VAE are not there yet.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -12,56 +10,149 @@ import optax
 from flax import nnx
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
+from lightningdit_jax.training.foundation import foundation_features
+from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
+from lightningdit_jax.training.state import Companion, TrainState, keep_finite
 from lightningdit_jax.training.update import apply_gradients
+from lightningdit_jax.training.vae_gradients import (
+    AutoencoderTerms,
+    Metrics,
+    autoencoder_gradients,
+    discriminator_gradients,
+)
+from lightningdit_jax.training.vae_loss import alignment_loss, stage_at
 
-Metrics = dict[str, jax.Array]
+Networks = Mapping[str, nnx.GraphDef]
 
 
-def make_vae_loss(
-    graphdef: nnx.GraphDef, *, pixel_weight: float, kl_weight: float
-) -> Callable[..., tuple[jax.Array, Metrics]]:
-    """loss(params, images, key) -> (scalar, metrics); images [B, H, W, 3] in [-1, 1].
+def make_vae_update(
+    graphdef: nnx.GraphDef,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    networks: Networks,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """update(state, images, noise, lpips, features) -> (state, metrics).
 
-    L1 and KL, each summed over the image and averaged over the batch (Rombach et al. 2022, with
-    the log variance of the likelihood fixed at 0 as in the VA-VAE release).
+    images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d]; lpips: that
+    network's parameters; features: of the foundation model, [B, h, w, D]. networks: structures by
+    the names above; one that is absent leaves its term out. optimizer serves both players.
+
+    As in the release, the discriminator's phase sees the reconstruction made before the
+    autoencoder's update, and its running statistics move three times a step: by the
+    reconstruction, the images, and the reconstruction again.
     """
+    loss = config.vae_loss
 
-    def loss_fn(params: Any, images: jax.Array, key: jax.Array):
-        vae = nnx.merge(graphdef, params)
-        posterior = vae.encode(images)
-        reconstruction = vae.decode(posterior.sample(key))
-        error = jnp.abs(images - reconstruction)
-        l1 = error.sum(axis=(1, 2, 3)).mean()
-        kl = posterior.kl().mean()
-        loss = pixel_weight * l1 + kl_weight * kl
-        return loss, {"loss": loss, "l1": error.mean(), "kl": kl}
+    def discriminate(params: Any, stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        network = nnx.merge(networks[DISCRIMINATOR], params, stats)
+        logits = network(images, train=True)
+        return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
-    return loss_fn
+    def update(
+        state: TrainState, images: jax.Array, noise: jax.Array, lpips: Any, features: Any
+    ) -> tuple[TrainState, Metrics]:
+        stage = stage_at(config.stages, state.step)
+
+        def perceptual(reconstruction: jax.Array) -> jax.Array:
+            return nnx.merge(networks[LPIPS], lpips)(images, reconstruction)
+
+        def judge(images: jax.Array) -> tuple[jax.Array, Any]:
+            adversary = state.companions[DISCRIMINATOR]
+            return discriminate(adversary.params, adversary.stats, images)
+
+        def alignment(projection: Any, z: jax.Array) -> jax.Array:
+            project = nnx.merge(networks[LINEAR_PROJ], projection)
+            latents, target = (
+                (project(z), features) if loss.reverse_proj else (z, project(features))
+            )
+            margins = {"distmat_margin": stage.distmat_margin, "cos_margin": stage.cos_margin}
+            return alignment_loss(latents, target, **margins, config=loss)
+
+        terms = AutoencoderTerms(
+            encode=lambda params: nnx.merge(graphdef, params).encode(images),
+            decode=lambda params, z: nnx.merge(graphdef, params).decode(z),
+            encoder_end=lambda gradient: gradient["encoder"]["conv_out"]["kernel"],
+            decoder_end=lambda gradient: gradient["decoder"]["conv_out"]["kernel"],
+            lpips=perceptual if LPIPS in networks else None,
+            discriminate=judge if DISCRIMINATOR in networks else None,
+            alignment=alignment if LINEAR_PROJ in networks else None,
+        )
+        projection = state.companions[LINEAR_PROJ].params if LINEAR_PROJ in networks else None
+        result = autoencoder_gradients(terms, state.params, projection, images, noise, stage, loss)
+        gradients, stats, metrics = {}, {}, result.metrics
+        checked = metrics["loss"]
+        if LINEAR_PROJ in networks:
+            gradients[LINEAR_PROJ], stats[LINEAR_PROJ] = result.projection, {}
+        if DISCRIMINATOR in networks:
+            gradients[DISCRIMINATOR], stats[DISCRIMINATOR], more = discriminator_gradients(
+                discriminate,
+                state.companions[DISCRIMINATOR].params,
+                result.stats,
+                images,
+                result.reconstruction,
+                stage.discriminator_factor,
+                loss,
+            )
+            checked += more["disc_loss"]
+            metrics |= more | {"grad_norm_disc": optax.tree.norm(gradients[DISCRIMINATOR])}
+
+        # A sum is finite only if all of its parts are: one bad network holds back the whole step.
+        checked += optax.tree.norm(gradients)
+        new, update_metrics = apply_gradients(
+            state.replace(companions={}), result.params, checked, optimizer, config.train.ema_decay
+        )
+        companions = {
+            name: _advance(state.companions[name], gradients[name], stats[name], optimizer)
+            for name in gradients
+        }
+        companions = keep_finite(companions, state.companions, update_metrics["finite"])
+        grad_norm = optax.tree.norm((result.params, result.projection))
+        return new.replace(companions=companions), {
+            **metrics,
+            **update_metrics,
+            "grad_norm": grad_norm,
+        }
+
+    return update
 
 
 def make_vae_step(
-    graphdef: nnx.GraphDef, config: Config, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics); batch: images [B, H, W, 3] uint8.
+    graphdef: nnx.GraphDef,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    networks: Networks = MappingProxyType({}),
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """step(state, batch, frozen) -> (state, metrics); batch: images [B, H, W, C] uint8.
 
+    networks: structures of LPIPS, FOUNDATION, DISCRIMINATOR and LINEAR_PROJ, those that there are;
+    frozen: parameters of the first two, an argument so that they are no constants of the program.
     The posterior is sampled from (seed, step), whatever the mesh.
     """
-    loss_fn = make_vae_loss(
-        graphdef,
-        pixel_weight=config.vae_loss.pixel_weight,
-        kl_weight=config.vae_loss.kl_weight,
-    )
+    update = make_vae_update(graphdef, config, optimizer, networks)
+    tokenizer = config.tokenizer
+    factor = 2 ** (len(tokenizer.ch_mult) - 1)
 
-    def step_fn(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
+    def step_fn(
+        state: TrainState, batch: dict, frozen: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         images = batch["images"].astype(jnp.float32) / 127.5 - 1.0
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, images, key
-        )
-        state, update_metrics = apply_gradients(
-            state, grads, loss, optimizer, config.train.ema_decay
-        )
-        return state, metrics | update_metrics
+        count, height, width, _ = images.shape
+        grid = (height // factor, width // factor)
+        noise = jax.random.normal(key, (count, *grid, tokenizer.embed_dim), jnp.float32)
+        features = None
+        if FOUNDATION in networks:
+            foundation = nnx.merge(networks[FOUNDATION], frozen[FOUNDATION])
+            normalise = config.frozen.foundation_normalise
+            features = foundation_features(foundation, images, grid, normalise)
+        return update(state, images, noise, frozen.get(LPIPS), features)
 
     return step_fn
+
+
+def _advance(
+    companion: Companion, gradient: Any, stats: Any, optimizer: optax.GradientTransformation
+) -> Companion:
+    updates, opt_state = optimizer.update(gradient, companion.opt_state, companion.params)
+    return Companion(optax.apply_updates(companion.params, updates), stats, opt_state)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightningdit_jax.data.images import ImageFolder, center_crop_adm, resize_and_crop
+from lightningdit_jax.data.images import (
+    ImageFolder,
+    UnreadableImageError,
+    center_crop_adm,
+    resize_and_crop,
+)
 from tests.golden import assert_close, index, load, to_nchw
 
 CASE = index()["image_preprocess"]
@@ -93,14 +98,58 @@ def test_folder_order(folder):
     assert images.image(0).getpixel((0, 0)) == (20, 20, 20)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "PA", "1", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     (tmp_path / "a").mkdir()
-    suffix = "tiff" if mode == "CMYK" else "png"
+    suffix = "tiff" if mode in ("CMYK", "YCbCr", "PA") else "png"
     Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a" / f"x.{suffix}")
     image = ImageFolder(tmp_path).image(0)
     assert image.mode == "RGB"
     assert image.getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "a" / "x.png")
+    assert ImageFolder(tmp_path).image(0).getpixel((0, 0)) == (0x80,) * 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((4, 4), 0.5, np.float32), "floating point"),
+        (np.full((4, 4), 70_000, np.int32), "from 70000 to 70000; expected 0 to 65535"),
+    ],
+)
+def test_pixels_without_a_known_range_are_refused(tmp_path, pixels, reason):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "x.tiff")
+    with pytest.raises(UnreadableImageError, match=rf"x\.tiff cannot be decoded.*{reason}"):
+        ImageFolder(tmp_path).image(0)
+
+
+def test_a_file_that_cannot_be_read_is_no_corrupt_image(folder):
+    """Were a storage failure a corrupt image, config.data.corrupt=skip would drop whole runs."""
+    images = ImageFolder(folder)
+    (folder / "a" / "1.png").unlink()
+    with pytest.raises(OSError, match=r"1\.png cannot be read: .*No such file"):
+        images.image(0)
+
+
+def test_the_fingerprint_is_of_names_not_of_the_place(folder, tmp_path_factory):
+    first = ImageFolder(folder).fingerprint()
+    moved = tmp_path_factory.mktemp("elsewhere") / "images"
+    folder.rename(moved)
+    assert ImageFolder(moved).fingerprint() == first
+    (moved / "b" / "2.png").rename(moved / "a" / "2.png")
+    assert ImageFolder(moved).fingerprint() != first
+
+
+def test_an_image_smaller_than_the_crop_is_enlarged():
+    tiny = Image.new("RGB", (3, 5), (10, 20, 30))
+    for pixels in (center_crop_adm(tiny, 8), resize_and_crop(tiny, 8, 0.5, 0.5)):
+        assert pixels.shape == (8, 8, 3)
+        np.testing.assert_array_equal(pixels[4, 4], [10, 20, 30])
 
 
 def test_bad_folders_are_named(tmp_path):
@@ -116,7 +165,10 @@ def test_bad_folders_are_named(tmp_path):
 
 def test_corrupt_image_is_named_when_read(folder):
     whole = (folder / "a" / "1.png").read_bytes()
-    for content in (b"", b"not an image", whole[: len(whole) - 30]):
+    jpeg = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(jpeg, "JPEG")
+    truncated_jpeg = jpeg.getvalue()[: len(jpeg.getvalue()) // 2]
+    for content in (b"", b"not an image", whole[: len(whole) - 30], truncated_jpeg):
         (folder / "a" / "1.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"1\.png cannot be decoded"):
             ImageFolder(folder).image(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightningdit_jax.data.images import center_crop_adm
+from lightningdit_jax.data.images import UnreadableImageError, center_crop_adm
 from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline, sequential_batches
 
 
@@ -158,22 +158,25 @@ def test_an_error_while_reading_reaches_the_caller():
         next(iter(pipeline(Broken(5), 5)))
 
 
-@pytest.mark.parametrize(("start", "stop", "size"), [(0, 10, 3), (2, 9, 7), (4, 4, 2), (0, 2, 5)])
-def test_sequential_batches_cover_the_range_once(start, stop, size):
-    batches = list(sequential_batches(Echo(10), size, start, stop, flip=True))
-    assert all(len(indices) == size for indices, _ in batches[:-1])
-    for indices, batch in batches:
+@pytest.mark.parametrize(
+    ("ranges", "size"),
+    [([(0, 10)], 3), ([(2, 9)], 7), ([(4, 4)], 2), ([(0, 2)], 5), ([(5, 9), (0, 3)], 2), ([], 2)],
+)
+def test_sequential_batches_cover_the_ranges_once(ranges, size):
+    seen = []
+    for indices, batch in sequential_batches(Echo(10), size, ranges):
         np.testing.assert_array_equal(batch["index"], indices)
-        assert batch["flip"].all()
+        assert not batch["flip"].any()
         assert (batch["crop"] == -1).all()
-    seen = [i for indices, _ in batches for i in indices]
-    assert seen == list(range(start, stop))
+        seen.append(indices.tolist())
+    want = [list(range(i, min(i + size, b))) for a, b in ranges for i in range(a, b, size)]
+    assert seen == want
 
 
 @pytest.mark.parametrize(("start", "stop", "size"), [(-1, 5, 2), (5, 4, 2), (0, 11, 2), (0, 5, 0)])
 def test_sequential_batches_refuse_bad_ranges(start, stop, size):
     with pytest.raises(ValueError, match="of 10"):
-        sequential_batches(Echo(10), size, start, stop)
+        sequential_batches(Echo(10), size, [(0, 1), (start, stop)])
 
 
 class Gradients:
@@ -224,6 +227,47 @@ def test_image_pipeline_crops_every_place_and_survives_pickling():
     assert len(set(lefts.tolist())) > 14  # of 17 places
     restored = pickle.loads(pickle.dumps(source))
     assert_same(next(iter(pipeline(restored, 80, flip=False))), first)
+
+
+class Damaged(Gradients):
+    """Images of which every fifth cannot be read."""
+
+    def image(self, index):
+        if index % 5 == 0:
+            raise UnreadableImageError(f"image {index} cannot be decoded")
+        return super().image(index)
+
+
+def test_unreadable_images_stop_a_run_by_default():
+    source = ImageBatches(Damaged(), 16, "center_crop", num_threads=2)
+    with pytest.raises(ValueError, match="image 5 cannot be decoded"):
+        source.read_batch(np.arange(4, 8), np.zeros(4, bool))
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        list(sequential_batches(source, 8, [(0, 40)]))
+
+
+def test_skipped_images_are_left_out_in_order_and_named_once(caplog):
+    source = ImageBatches(Damaged(), 16, "center_crop", num_threads=2, corrupt="skip")
+    for _ in range(2):
+        found = list(sequential_batches(source, 8, [(0, 40)]))
+        indices = np.concatenate([indices for indices, _ in found])
+        np.testing.assert_array_equal(indices, [i for i in range(40) if i % 5])
+        for indices, batch in found:
+            assert batch.keys() == {"images", "labels"}
+            np.testing.assert_array_equal(batch["images"][:, 0, 0, 2], indices)
+            np.testing.assert_array_equal(batch["labels"], indices % 2)
+    assert len(caplog.messages) == 8
+    assert any("image 35" in message for message in caplog.messages)
+
+
+def test_in_training_others_of_the_batch_stand_in():
+    source = ImageBatches(Damaged(), 32, "random_crop", num_threads=2, corrupt="skip")
+    indices = np.arange(3, 8)
+    batch = source.read_batch(indices, np.zeros(5, bool), np.full((5, 2), 0.5))
+    np.testing.assert_array_equal(batch["images"][:, 0, 0, 2], [3, 4, 3, 6, 7])
+    np.testing.assert_array_equal(batch["labels"], [1, 0, 1, 0, 1])
+    with pytest.raises(ValueError, match="none of the 2 images of a batch"):
+        source.read_batch(np.array([0, 5]), np.zeros(2, bool), np.full((2, 2), 0.5))
 
 
 def test_unknown_augmentation_is_refused():

@@ -1,21 +1,29 @@
 """Tokenizer, latents, generator, samples, evaluation on a few digits, in one process."""
 
+import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
 from lightningdit_jax.inference.reconstruct import posterior_sample, to_model_range
 from lightningdit_jax.inference.sample import sample
+from lightningdit_jax.models.vae import decode_to_uint8
 from lightningdit_jax.training.run import train
-from tests import tiny
+from tests import golden, tiny
+from tests.models.inception_weights import draw_weights
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +77,143 @@ def test_latents_are_posterior_samples_by_index(folder, tokenizer, latents):
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_extraction_refuses_a_folder_with_latents(folder, tokenizer, latents):
-    with pytest.raises(ValueError, match="already holds latents"):
-        extract(tokenizer, str(folder / "tokenizer"))
+def contents(folder):
+    """Every file; tensors rather than bytes, since headers list their entries in any order."""
+    shards = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
+    others = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".safetensors"}
+    return shards | others
+
+
+def assert_same_contents(got, want):
+    assert got.keys() == want.keys()
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_killed_extraction_goes_on_to_the_same_bits(folder, tokenizer, latents, tmp_path):
+    """What a kill leaves: whole shards, a half-written temporary, no statistics."""
+    want = contents(latents)
+    interrupted = tmp_path / "latents"
+    shutil.copytree(latents, interrupted)
+    for name in ("latents_rank00_shard001", "latents_rank00_shard003", "latents_stats"):
+        (interrupted / f"{name}.safetensors").unlink()
+    (interrupted / ".latents_rank00_shard001.safetensors.tmp").write_bytes(b"half")
+    again = tiny.replaced(tokenizer, "extract", path=str(interrupted))
+    for _ in range(2):  # the second time nothing is missing
+        extract(again, str(folder / "tokenizer"))
+        assert_same_contents(contents(interrupted), want)
+
+
+def test_extraction_does_not_depend_on_the_batch_size(folder, tokenizer, latents, tmp_path):
+    other = tiny.replaced(tokenizer, "extract", path=str(tmp_path), batch_size=24, stats_images=99)
+    extract(other, str(folder / "tokenizer"))
+    a, b = LatentShards(latents), LatentShards(tmp_path)
+    for flipped in (False, True):
+        indices, flip = np.arange(len(a)), np.full(len(a), flipped)
+        np.testing.assert_allclose(a.read(indices, flip), b.read(indices, flip), atol=1e-5)
+    spread = np.arange(99) * 355 // 99
+    sample = a.read(spread, np.zeros(99, bool)).reshape(-1, 8)
+    np.testing.assert_allclose(load_stats(tmp_path).std, sample.std(0, ddof=1), rtol=1e-5)
+
+
+def test_extraction_refuses_latents_made_otherwise(folder, tokenizer, latents, tmp_path):
+    with pytest.raises(ValueError, match="made otherwise: seed 0, now 7; delete them"):
+        extract(dataclasses.replace(tokenizer, seed=7), str(folder / "tokenizer"))
+    tiny.write_latents(tmp_path)
+    with pytest.raises(ValueError, match=r"without an extraction.json"):
+        extract(tiny.replaced(tokenizer, "extract", path=str(tmp_path)), str(folder / "tokenizer"))
+
+
+def test_unreadable_images_are_left_out_of_the_latents(folder, tokenizer, tmp_path, capsys):
+    digits, images = Digits("test", 16), tmp_path / "images" / "one"
+    images.mkdir(parents=True)
+    for i in range(12):
+        digits.image(i).save(images / f"{i:02d}.png")
+    (images / "05.png").write_bytes(b"no image")
+    config = tiny.replaced(tokenizer, "data", source="folder", path=str(images.parent))
+    config = tiny.replaced(config, "extract", path=str(tmp_path / "latents"))
+    with pytest.raises(ValueError, match=r"05\.png cannot be decoded"):
+        extract(config, str(folder / "tokenizer"))
+    skipping = tiny.replaced(config, "data", corrupt="skip")
+    skipping = tiny.replaced(skipping, "extract", path=str(tmp_path / "skipping"))
+    extract(skipping, str(folder / "tokenizer"))
+    assert len(LatentShards(tmp_path / "skipping")) == 11
+    assert "1 unreadable images left out" in capsys.readouterr().out
+
+
+def test_folders_of_latents_are_compared(latents, tmp_path):
+    command = [sys.executable, "scripts/compare_latents.py", str(latents)]
+    same = subprocess.run([*command, str(latents)], capture_output=True, text=True)
+    assert same.returncode == 0 and "same within" in same.stdout
+    tiny.write_latents(tmp_path)
+    other = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert other.returncode == 1 and "different: 355 latents" in other.stdout
+    absent = subprocess.run([*command, str(tmp_path / "x")], capture_output=True, text=True)
+    assert absent.returncode == 2 and "no such folder" in absent.stderr
 
 
 def test_tokenizer_evaluation(folder, tokenizer):
     numbers = evaluate(tokenizer, str(folder / "tokenizer"))
     assert numbers["num_images"] == 50 and 0 < numbers["reconstruction_psnr"] < 60
+    assert "reconstruction_lpips" not in numbers
     picture = np.asarray(Image.open(folder / "tokenizer" / "reconstructions.png"))
     original = np.asarray(Digits("test", 16).image(0))
     np.testing.assert_array_equal(picture[2:66:4, 2:66:4], original)
+
+
+def originals_and_rebuilt(vae, count):
+    digits = Digits("test", 16)
+    images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(count)]))
+    posterior = vae.encode(to_model_range(images))
+    z = posterior_sample(posterior, np.arange(count), seed=0, flipped=0)
+    return images, decode_to_uint8(vae.decode(z))
+
+
+def test_perceptual_distance_of_reconstructions(folder, tokenizer, tmp_path):
+    """The mean over all images, whatever the batches, of what LPIPS says of each."""
+    source = str(golden.GOLDEN / "lpips_tiny.weights.safetensors")
+    convert_files([source], str(tmp_path / "lpips"), say=str)
+    config = tiny.replaced(tokenizer, "evaluate", lpips=str(tmp_path / "lpips"), num_images=11)
+    numbers = evaluate(config, str(folder / "tokenizer"))
+    vae, lpips = ldj.load(str(folder / "tokenizer")), ldj.load(str(tmp_path / "lpips"))
+    digits = Digits("test", 16)
+    images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(11)]))
+    posterior = vae.encode(to_model_range(images))
+    rebuilt = decode_to_uint8(
+        vae.decode(posterior_sample(posterior, np.arange(11), config.seed, 0))
+    )
+    want = lpips(to_model_range(images), to_model_range(rebuilt)).mean()
+    assert numbers["reconstruction_lpips"] == pytest.approx(float(want), rel=1e-3)
+    with pytest.raises(ValueError, match="holds a lpips; expected a inception"):
+        evaluate(
+            tiny.replaced(config, "evaluate", inception=str(tmp_path / "lpips")),
+            str(folder / "tokenizer"),
+        )
+
+
+@pytest.mark.slow
+def test_frechet_distance_of_reconstructions(folder, tokenizer, tmp_path):
+    """On random weights: zero for the same images, and above for reconstructions."""
+    shapes = json.loads((golden.GOLDEN.parent / "inception" / "shapes.json").read_text())
+    save_file(draw_weights({k: tuple(v) for k, v in shapes.items()}), tmp_path / "i.safetensors")
+    convert_files([str(tmp_path / "i.safetensors")], str(tmp_path / "inception"), say=str)
+    config = tiny.replaced(
+        tokenizer, "evaluate", inception=str(tmp_path / "inception"), num_images=24, batch_size=8
+    )
+    numbers = evaluate(config, str(folder / "tokenizer"))
+    vae, inception = ldj.load(str(folder / "tokenizer")), ldj.load(str(tmp_path / "inception"))
+    digits = Digits("test", 16)
+    images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(24)]))
+    posterior = vae.encode(to_model_range(images))
+    rebuilt = decode_to_uint8(
+        vae.decode(posterior_sample(posterior, np.arange(24), config.seed, 0))
+    )
+    a, b = (np.asarray(inception(x).pool, np.float64) for x in (images, rebuilt))
+    # Of samples in fewer dimensions than there are, by singular values instead of eigenvalues.
+    centred = [(x - x.mean(0)) / np.sqrt(23) for x in (a, b)]
+    trace = sum(np.square(x).sum() for x in centred)
+    cross = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    want = np.square(a.mean(0) - b.mean(0)).sum() + trace - 2 * cross
+    assert numbers["reconstruction_fid"] == pytest.approx(want, rel=1e-3)
 
 
 def test_samples_and_their_description(folder, generator):

@@ -1,6 +1,8 @@
 """DINOv2 and MAE against timm's outputs, as the release calls them."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import params_from_torch
 from lightningdit_jax.convert.keymap import Hints
+from lightningdit_jax.convert.vit import canonical
 from lightningdit_jax.models.vit import ViT, ViTConfig, resample_positions, resize_bilinear
 from tests import golden
 
@@ -38,11 +41,11 @@ def test_dinov2_with_resampled_positions():
 
 
 def test_dinov2_at_the_release_s_size():
-    data, entry = (golden.load(n) for n in ["foundation_dinov2_realsize"]), golden.index()
-    (data,), name = tuple(data), "foundation_dinov2_realsize"
+    name = "foundation_dinov2_realsize"
+    data, entry = golden.load(name), golden.index()[name]
     images = golden.to_nhwc(data["in.u8"]).repeat(4, 1).repeat(4, 2) / np.float32(127.5) - 1
     got = model(name, "dinov2")(resize_bilinear(images, (224, 224)))
-    golden.assert_close(golden.to_nchw(got), data["out.feature"], entry[name]["tolerance"])
+    golden.assert_close(golden.to_nchw(got), data["out.feature"], entry["tolerance"])
 
 
 @pytest.mark.parametrize("suffix", ["", "_other_size"])
@@ -83,6 +86,27 @@ def test_registers_and_a_table_without_class_row_equal_the_same_model_spelled_ou
     other = nnx.merge(nnx.graphdef(ViT(folded, rngs=nnx.Rngs(1))), params)
     images = np.asarray(jax.random.normal(jax.random.key(0), (1, 12, 12, 3)))
     np.testing.assert_allclose(other(images), vit(images), atol=1e-6)
+
+
+def test_names_of_dinov2_itself_with_registers_and_blocks_in_chunks():
+    """Its checkpoints with registers keep the class row; timm's do not and call them otherwise."""
+    theirs = golden.load_weights("foundation_dinov2")
+    dim = theirs["cls_token"].shape[-1]
+    registers = np.random.default_rng(0).normal(size=(1, 4, dim)).astype(np.float32)
+    timm = theirs | {"reg_token": registers}
+    own = {re.sub(r"^blocks\.", "blocks.0.", key): value for key, value in theirs.items()}
+    own |= {"register_tokens": registers, "mask_token": np.zeros((1, dim), np.float32)}
+    hints = Hints(golden.index()["foundation_dinov2"]["config"]["num_heads"])
+    config, params = params_from_torch("dinov2", canonical(own), hints=hints)
+    want_config, want = params_from_torch("dinov2", timm, hints=hints)
+    assert config == want_config
+    assert (config.num_registers, config.class_pos_embed) == (4, True)
+    np.testing.assert_array_equal(params["reg_token"], registers[0])
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+
+    timm["pos_embed"] = timm["pos_embed"][:, 1:]
+    config, _ = params_from_torch("dinov2", timm, hints=hints)
+    assert config == dataclasses.replace(want_config, class_pos_embed=False)
 
 
 def test_bad_images_and_sizes_are_named():

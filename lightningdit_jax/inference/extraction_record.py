@@ -1,0 +1,80 @@
+"""extraction.json: what the latents of a folder were made with, so that a restart goes on alike."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.inference.load import Loaded
+from lightningdit_jax.parallel.multihost import is_main_process, to_host
+
+RECORD = "extraction.json"
+
+
+def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[str, Any]:
+    """All that the rows of a shard depend on.
+
+    Neither batch size nor mesh is among it, nor where files lie, nor config.data.corrupt: a run
+    that stopped at an image that cannot be decoded may go on without it. All processes must call
+    it.
+    """
+    data = config.data
+    described: dict[str, Any] = {"source": data.source, "count": len(images)}
+    if isinstance(images, ImageFolder):
+        described["files"] = images.fingerprint()
+    else:
+        described["split"] = data.split
+    if data.source == "tfds":
+        described["name"] = data.tfds_name
+    return {
+        "tokenizer": _fingerprint(tokenizer),
+        "seed": config.seed,
+        "images": described,
+        "resolution": config.tokenizer.resolution,
+        "dtype": config.compute.dtype,
+        "shard_size": config.extract.shard_size,
+        "processes": jax.process_count(),
+    }
+
+
+def check_record(folder: epath.Path, record: dict[str, Any]) -> None:
+    """Writes the record of a new folder; that of one that is there has to be the same.
+
+    All processes must call it. Raises ValueError naming what differs, and for latents without a
+    record.
+    """
+    path = folder / RECORD
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = [key for key in record if found.get(key) != record[key]]
+        if differing:
+            changes = ", ".join(f"{k} {found.get(k)}, now {record[k]}" for k in differing)
+            raise ValueError(
+                f"{folder} holds latents made otherwise: {changes}; delete them or set another "
+                "config.extract.path"
+            )
+    elif folder.exists() and any(p.name.endswith(".safetensors") for p in folder.iterdir()):
+        raise ValueError(
+            f"{folder} holds latents without an {RECORD}, so it cannot be known how they were "
+            "made; delete them or set another config.extract.path"
+        )
+    multihost_utils.sync_global_devices("record of the extraction checked")
+    if is_main_process() and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{RECORD}.tmp"
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.replace(path)
+    multihost_utils.sync_global_devices("record of the extraction written")
+
+
+def _fingerprint(tokenizer: Loaded) -> str:
+    """A hash of architecture and weights: another checkpoint of the same run is another one."""
+    digest = hashlib.sha256(json.dumps(tokenizer.meta["architecture"], sort_keys=True).encode())
+    for leaf in jax.tree.leaves(tokenizer.params):
+        digest.update(to_host(leaf).tobytes())
+    return digest.hexdigest()

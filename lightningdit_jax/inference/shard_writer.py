@@ -1,0 +1,66 @@
+"""Rows of latents, batch by batch -> the shards of one process."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from etils import epath
+
+from lightningdit_jax.data.latents import is_whole_shard, shard_name, write_shard
+
+
+def missing_shards(
+    folder: epath.Path, rank: int, start: int, stop: int, size: int
+) -> dict[int, tuple[int, int]]:
+    """Shards of a process's images [start, stop) that are not there: {number: its images}."""
+    return {
+        number: (first, min(first + size, stop))
+        for number, first in enumerate(range(start, stop, size))
+        if not is_whole_shard(folder / shard_name(rank, number))
+    }
+
+
+class ShardWriter:
+    """Collects the rows of one shard after the other and writes each when its batches are there.
+
+    shards: as of `missing_shards`, in the order in which batches come, `batch_size` images each but
+    for the last of a shard. A shard is written while the next is collected, so two are in memory.
+    """
+
+    def __init__(
+        self, folder: epath.Path, rank: int, shards: dict[int, tuple[int, int]], batch_size: int
+    ):
+        self._folder, self._rank = folder, rank
+        self._shards = iter(
+            (number, -(-(stop - start) // batch_size)) for number, (start, stop) in shards.items()
+        )
+        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._number, self._left = next(self._shards, (0, 0))
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future | None = None
+
+    def add(self, latents: np.ndarray, flipped: np.ndarray, labels: np.ndarray) -> None:
+        """Rows of the next batch: [b, H, W, C], [b, H, W, C], [b]. b may be smaller, even 0.
+
+        Batches after the last shard are padding and ignored. Raises what writing raised.
+        """
+        if self._left == 0:
+            return
+        self._rows.append((latents, flipped, labels))
+        self._left -= 1
+        if self._left == 0:
+            self._wait()
+            self._writing = self._thread.submit(self._write, self._number, self._rows)
+            self._rows = []
+            self._number, self._left = next(self._shards, (0, 0))
+
+    def close(self) -> None:
+        """Waits until all is on disk."""
+        self._wait()
+        self._thread.shutdown()
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, number: int, rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        write_shard(self._folder, self._rank, number, *map(np.concatenate, zip(*rows)))

@@ -1,0 +1,145 @@
+"""How well a tokenizer rebuilds images: PSNR, SSIM, LPIPS, rFID, and a picture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
+from lightningdit_jax.evaluation.reconstruction import psnr, ssim
+from lightningdit_jax.inference.image_batches import (
+    local_rows,
+    open_image_batches,
+    padded_batches,
+    process_range,
+)
+from lightningdit_jax.inference.load import Loaded, load_functional
+from lightningdit_jax.inference.pictures import image_grid, save_png
+from lightningdit_jax.inference.progress import Progress
+from lightningdit_jax.inference.reconstruct import make_reconstructor, to_model_range
+from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
+from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+
+POOL_DIM = 2048
+
+
+def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
+    """PSNR (dB), SSIM, and with their networks LPIPS and rFID, over evaluate.split.
+
+    evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
+    is left out. Reconstructions are decoded from posterior samples to uint8, as the release
+    evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
+    Writes originals above reconstructions to WORKDIR/reconstructions.png.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    options = config.evaluate
+    check_batch_size(options.batch_size, mesh, jax.process_count())
+    source = open_image_batches(config, options.split)
+    tokenizer = load_functional(
+        config.extract.checkpoint or workdir,
+        mesh,
+        dtype=jnp.dtype(config.compute.dtype),
+        expect="vavae",
+    )
+    reconstruct = jax.jit(
+        make_reconstructor(tokenizer.graphdef, config.seed), out_shardings=batch_sharding(mesh)
+    )
+    compare = _Comparison(options.lpips, options.inception, mesh)
+    total = min(len(source), options.num_images)
+    start, stop = process_range(total)
+    progress, done = Progress("rebuilt", stop - start, quiet=not is_main_process()), 0
+    batches = padded_batches(
+        source, [(start, stop)], options.batch_size, config.tokenizer.resolution, mesh
+    )
+    picture = None
+    for indices, _, batch in batches:
+        rebuilt = reconstruct(tokenizer.params, batch["images"], batch["indices"])
+        pair = compare.add(batch["images"], rebuilt, len(indices))
+        if picture is None and len(indices):
+            columns = min(10, len(indices))
+            picture = image_grid(np.concatenate([p[:columns] for p in pair]), columns)
+        done += len(indices)
+        progress.update(done)
+    numbers = compare.result()
+    if is_main_process():
+        path = epath.Path(workdir) / "reconstructions.png"
+        save_png(path, picture)
+        print(f"originals above reconstructions in {path}")
+    return {**numbers, "num_images": total}
+
+
+class _Comparison:
+    """Sums over pairs of images, on this process; `result` gathers those of all."""
+
+    def __init__(self, lpips: str, inception: str, mesh: Mesh):
+        self._distance = self._features = None
+        if lpips:
+            self._distance = _compiled(
+                load_functional(lpips, mesh, expect="lpips"),
+                lambda model, a, b: model(to_model_range(a), to_model_range(b)),
+                mesh,
+            )
+        if inception:
+            self._features = _compiled(
+                load_functional(inception, mesh, expect="inception"),
+                lambda model, images: model(images).pool,
+                mesh,
+            )
+        self._scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
+        if lpips:
+            self._scores["lpips"] = []
+        self._moments = [Moments.empty(POOL_DIM), Moments.empty(POOL_DIM)]
+
+    def add(self, images: jax.Array, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
+        """Takes a batch into account, its first `count` rows here; returns those of both."""
+        pair = [local_rows(a, count) for a in (images, rebuilt)]
+        self._scores["psnr"].append(psnr(*pair))
+        self._scores["ssim"].append(ssim(*pair))
+        if self._distance:
+            self._scores["lpips"].append(local_rows(self._distance(images, rebuilt), count))
+        if self._features:
+            for i, array in enumerate((images, rebuilt)):
+                features = local_rows(self._features(array), count)
+                self._moments[i] = self._moments[i].merge(Moments.of(features))
+        return pair
+
+    def result(self) -> dict[str, float]:
+        """The numbers over all processes. All of them must call it."""
+        scores = {name: np.concatenate(values) for name, values in self._scores.items()}
+        sums = np.array([len(scores["psnr"]), *(values.sum() for values in scores.values())])
+        count, *sums = gather_numpy(sums).sum(0)
+        numbers = {f"reconstruction_{name}": float(s / count) for name, s in zip(scores, sums)}
+        if self._features:
+            original, rebuilt = (_gathered(moments) for moments in self._moments)
+            numbers["reconstruction_fid"] = frechet_distance(
+                original.mean, original.covariance, rebuilt.mean, rebuilt.covariance
+            )
+        return numbers
+
+
+def _compiled(loaded: Loaded, function: Callable, mesh: Mesh) -> Callable:
+    """function(model, *images) as compiled for batches of images, the model's weights given."""
+
+    def run(params: Any, *images: jax.Array) -> jax.Array:
+        return function(nnx.merge(loaded.graphdef, params), *images)
+
+    run = jax.jit(run, out_shardings=batch_sharding(mesh))
+    return lambda *images: run(loaded.params, *images)
+
+
+def _gathered(moments: Moments) -> Moments:
+    """Of the features of all processes."""
+    parts = (
+        gather_numpy(np.asarray(part, np.float64))
+        for part in (moments.count, moments.mean, moments.scatter)
+    )
+    whole = Moments.empty(len(moments.mean))
+    for count, mean, scatter in zip(*parts):
+        whole = whole.merge(Moments(int(count), mean, scatter))
+    return whole

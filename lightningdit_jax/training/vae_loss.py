@@ -1,0 +1,134 @@
+"""The terms of VA-VAE's loss: arrays in, numbers out. Yao et al. 2025, sec. 3.
+
+Images and features are NHWC. What each term does to the weights is put together in vae_gradients.
+"""
+
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from lightningdit_jax.config import StagesConfig, VAELossConfig
+
+UNIT_EPS = 1e-12  # smallest norm that a vector is divided by, as in PyTorch's normalize
+RATIO_EPS = 1e-4  # added to the norm that an adaptive weight divides by
+MAX_DISC_RATIO = 1e4
+MAX_VF_RATIO = 1e8
+
+
+@flax.struct.dataclass
+class Stage:
+    """What the stages of a run set at one step, all scalars.
+
+    generator_factor, discriminator_factor: 1 where the adversary is on in that phase, else 0.
+    """
+
+    generator_factor: jax.Array
+    discriminator_factor: jax.Array
+    vf_weight: jax.Array
+    distmat_margin: jax.Array
+    cos_margin: jax.Array
+
+
+def stage_at(stages: StagesConfig, step: jax.Array) -> Stage:
+    """The stage of a training step [] int32.
+
+    disc_start counts optimizer steps from the beginning of the stage, as each stage is a run of
+    its own in the release: two a training step, the autoencoder's first. So 5001 begins with the
+    discriminator's phase of training step 2500, and 1 with that of the first.
+    """
+    index = jnp.searchsorted(jnp.asarray(stages.start), step, side="right") - 1
+
+    def value(values: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jnp.asarray(values, dtype)[index]
+
+    optimizer_steps = 2 * (step - value(stages.start, jnp.int32))
+    disc_start = value(stages.disc_start, jnp.int32)
+    return Stage(
+        generator_factor=jnp.float32(optimizer_steps >= disc_start),
+        discriminator_factor=jnp.float32(optimizer_steps + 1 >= disc_start),
+        vf_weight=value(stages.vf_weight),
+        distmat_margin=value(stages.distmat_margin),
+        cos_margin=value(stages.cos_margin),
+    )
+
+
+def reconstruction_loss(
+    images: jax.Array, reconstruction: jax.Array, lpips: jax.Array | None, config: VAELossConfig
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Negative log likelihood of each image. [B, H, W, C], [B, H, W, C], [B] -> [B], metrics.
+
+    (pixel_weight |x - y| + perceptual_weight LPIPS) / exp(logvar) + logvar at every pixel and
+    channel, summed or averaged over them. lpips None leaves that term out.
+    """
+    l1 = jnp.abs(images - reconstruction).mean(axis=(1, 2, 3))
+    error = config.pixel_weight * l1
+    metrics = {"l1": l1.mean()}
+    if lpips is not None:
+        error += config.perceptual_weight * lpips
+        metrics["lpips"] = lpips.mean()
+    count = math.prod(images.shape[1:]) if config.reduction == "sum" else 1
+    return count * (error / math.exp(config.logvar) + config.logvar), metrics
+
+
+def kl_loss(kl: jax.Array, latent_shape: tuple[int, ...], config: VAELossConfig) -> jax.Array:
+    """Divergence from the prior. kl [B], summed over latents [B, h, w, d] -> scalar.
+
+    Under "mean" it is twice the divergence per element: the release leaves out the half there.
+    """
+    factor = 1.0 if config.reduction == "sum" else 2.0 / math.prod(latent_shape[1:])
+    return factor * kl.mean()
+
+
+def discriminator_loss(
+    logits_real: jax.Array, logits_fake: jax.Array, config: VAELossConfig
+) -> jax.Array:
+    """Hinge loss of a discriminator, or the cross entropy ("vanilla"). Logits -> scalar."""
+    if config.disc_loss == "hinge":
+        real, fake = jax.nn.relu(1.0 - logits_real), jax.nn.relu(1.0 + logits_fake)
+    else:
+        real, fake = jax.nn.softplus(-logits_real), jax.nn.softplus(logits_fake)
+    return 0.5 * (real.mean() + fake.mean())
+
+
+def alignment_loss(
+    z: jax.Array,
+    features: jax.Array,
+    *,
+    distmat_margin: jax.Array | float,
+    cos_margin: jax.Array | float,
+    config: VAELossConfig,
+) -> jax.Array:
+    """VF loss between latents and features of a foundation model, of one width. Scalar.
+
+    z, features: [B, h, w, C]. Marginal distance-matrix similarity over all pairs of positions of an
+    image and marginal cosine similarity over positions (Yao et al. 2025, eq. 5 to 7).
+    Raises ValueError if the shapes differ.
+    """
+    if z.shape != features.shape:
+        raise ValueError(
+            f"latents have shape {z.shape} and features {features.shape}; expected the same grid "
+            "and, after the projection, the same width"
+        )
+    z, f = (_unit(x.reshape(x.shape[0], -1, x.shape[-1])) for x in (z, features.astype(z.dtype)))
+    distance = jnp.abs(_similarities(z) - _similarities(f))
+    distmat = jax.nn.relu(distance - distmat_margin).mean()
+    cosine = jax.nn.relu(1.0 - cos_margin - (z * f).sum(axis=-1)).mean()
+    return config.distmat_weight * distmat + config.cos_weight * cosine
+
+
+def adaptive_ratio(reference: jax.Array, gradient: jax.Array, largest: float) -> jax.Array:
+    """Ratio of the norms of two gradients at one layer, within [0, largest]. Esser et al. 2021."""
+    ratio = jnp.linalg.norm(reference.ravel()) / (jnp.linalg.norm(gradient.ravel()) + RATIO_EPS)
+    return jnp.clip(ratio, 0.0, largest)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    # Clamping before the root keeps the gradient finite where x is exactly 0.
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), UNIT_EPS**2))
+
+
+def _similarities(x: jax.Array) -> jax.Array:
+    """Cosine similarities of all pairs of positions. Unit vectors [B, N, C] -> [B, N, N]."""
+    return jnp.einsum("bic,bjc->bij", x, x, precision=jax.lax.Precision.HIGHEST)

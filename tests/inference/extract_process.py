@@ -1,0 +1,42 @@
+"""Extraction as one process of a job; run by test_extract.py: TOKENIZER LATENTS [INDEX PORT].
+
+Of two processes, each then loses what a kill would have kept from it, and all goes on.
+"""
+
+import pathlib
+import sys
+
+import jax
+from jax.experimental import multihost_utils
+
+from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.parallel.multihost import initialize
+from tests import tiny
+
+
+def main(tokenizer: str, latents: str, index: str = "0", port: str = "") -> None:
+    if port:
+        initialize(f"localhost:{port}", 2, int(index))
+        assert jax.process_count() == 2 and jax.device_count() == 4
+    config = tiny.config(
+        "digits_vavae",
+        extract__path=latents,
+        extract__checkpoint=tokenizer,
+        extract__batch_size=8,
+        extract__shard_size=90 if port else 4,
+    )
+    extract(config, "")
+    if not port:
+        return
+    shards = [pathlib.Path(latents, f"latents_rank01_shard{s:03d}.safetensors") for s in (0, 1)]
+    before = [shard.read_bytes() for shard in shards]
+    multihost_utils.sync_global_devices("first extraction read")
+    if index == "1":
+        shards[1].unlink()
+    multihost_utils.sync_global_devices("shard lost")
+    extract(config, "")  # process 0 has nothing left to do, but process 1 has
+    assert [shard.read_bytes() for shard in shards] == before
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,26 @@
+"""A tokenizer's checkpoint with random weights, without training."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from lightningdit_jax.checkpoint import FORMAT_VERSION, save_checkpoint
+from lightningdit_jax.models.vae import VAVAE
+from lightningdit_jax.training.job import tokenizer_config
+from tests import tiny
+
+
+def save_tokenizer(path, *, seed=0):
+    """Writes the tokenizer of tiny.config("digits_vavae")."""
+    architecture = tokenizer_config(tiny.config("digits_vavae"))
+    _, params = nnx.split(VAVAE(architecture, rngs=nnx.Rngs(seed)), nnx.Param)
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "kind": "vavae",
+        "architecture": dataclasses.asdict(architecture),
+        "step": 0,
+    }
+    arrays = {"params": jax.tree.map(jax.device_get, nnx.to_pure_dict(params))}
+    save_checkpoint(str(path), arrays, {"meta": meta})
+    return path
