@@ -51,7 +51,7 @@ KINDS = {
         "dinov2",
         vit.infer,
         vit.keymap,
-        (vit.DINOV2_SIGN,),
+        (vit.DINOV2_SIGN, vit.CHUNKED_DINOV2_SIGN),
         prefix="foundation_model.model.",
         canonical=vit.canonical,
     ),

@@ -20,6 +20,7 @@ from lightningdit_jax.convert.keymap import (
 from lightningdit_jax.models.vit import ViTConfig
 
 DINOV2_SIGN = "blocks.0.ls1.gamma"
+CHUNKED_DINOV2_SIGN = "blocks.0.0.ls1.gamma"
 MAE_SIGN = "patch_embed.proj.weight"
 HEAD_DIM = 64  # of every published size
 

@@ -62,7 +62,7 @@ def _load(
 ) -> FrozenNetwork:
     if not path:
         raise ValueError(
-            f"config.{key} is empty, but config.{weight} is above 0; set it to a checkpoint of kind "
+            f"config.{key} is empty, but config.{weight} is above 0; set it to a checkpoint of a "
             f"{expect} (convert_torch_weights.py makes them of published weights), or set the "
             "weight to 0"
         )

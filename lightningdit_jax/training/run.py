@@ -42,6 +42,7 @@ def train(config: Config, workdir: str) -> TrainState:
         process_count=jax.process_count(),
         num_threads=config.data.num_threads,
         prefetch_batches=config.data.prefetch_batches,
+        num_workers=config.data.num_workers,
     )
     meta = {
         "format_version": checkpoint.FORMAT_VERSION,
