@@ -5,8 +5,11 @@ product of means loses all digits in float32, and many in float64.
 """
 
 import dataclasses
+import zipfile
+from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,48 @@ class Moments:
         if self.count < 2:
             raise ValueError(f"a covariance needs two features or more; found {self.count}")
         return self.scatter / (self.count - 1)
+
+
+class Gaussian(NamedTuple):
+    """mean [D] and covariance [D, D], float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+class ReferenceMoments(NamedTuple):
+    """What FID compares Inception's pool features with, and sFID its spatial ones."""
+
+    pool: Gaussian
+    spatial: Gaussian
+
+
+def moments_from_npz(path: str) -> ReferenceMoments:
+    """Moments of a reference set from a file of ADM's, local or gs://.
+
+    As VIRTUAL_imagenet256_labeled.npz (Dhariwal & Nichol 2021): `mu`, `sigma`, `mu_s`, `sigma_s`.
+    Images in the file are not read. Raises FileNotFoundError, and ValueError for another file.
+    """
+    advice = (
+        "expected a reference file of the ADM evaluator, such as VIRTUAL_imagenet256_labeled.npz "
+        "(github.com/openai/guided-diffusion, evaluations/)"
+    )
+    with epath.Path(path).open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is not an .npz file; {advice}")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            names = ("mu", "sigma", "mu_s", "sigma_s")
+            if missing := [name for name in names if name not in archive.files]:
+                raise ValueError(f"{path} lacks {missing} and has {archive.files}; {advice}")
+            arrays = [np.asarray(archive[name], np.float64) for name in names]
+    mu, sigma, mu_s, sigma_s = arrays
+    for name, mean, covariance in (("mu, sigma", mu, sigma), ("mu_s, sigma_s", mu_s, sigma_s)):
+        if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+            raise ValueError(
+                f"{path}: {name} have shapes {mean.shape}, {covariance.shape}; expected [D], [D, D]"
+            )
+    return ReferenceMoments(Gaussian(mu, sigma), Gaussian(mu_s, sigma_s))
 
 
 def frechet_distance(

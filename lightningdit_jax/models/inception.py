@@ -24,6 +24,10 @@ class InceptionConfig:
 
     num_classes: int = 1008
 
+    def __post_init__(self):
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes is {self.num_classes}; expected at least 1")
+
 
 @flax.struct.dataclass
 class InceptionFeatures:
@@ -146,8 +150,10 @@ _BLOCKS = {
     "Mixed_7b": (1280, _block_e("average")),
     "Mixed_7c": (2048, _block_e("maximum")),
 }
-# TensorFlow's mixed_6. Its node `mixed_6/conv`, which sFID reads, is the 1 x 1 branch after ReLU:
-# in that graph a layer's own name is that of its last operation.
+# What ADM's evaluator reads for sFID is the node `mixed_6/conv`. TensorFlow counts blocks from 5b
+# (mixed, mixed_1, ...), which makes it the 1 x 1 branch of 6d; torch-fidelity's table of names in
+# that graph says the same. In the graph a layer's own name is that of its last operation, hence
+# after ReLU. By reading; not yet compared with the graph itself.
 SPATIAL_BLOCK, SPATIAL_BRANCH = "Mixed_6d", "branch1x1"
 
 

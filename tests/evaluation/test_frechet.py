@@ -1,10 +1,10 @@
-"""Fréchet distance against closed forms and another algorithm; moments against numpy."""
+"""Fréchet distance against closed forms and another algorithm; moments against numpy and files."""
 
 import numpy as np
 import pytest
 import scipy.linalg
 
-from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
+from lightningdit_jax.evaluation.frechet import Moments, frechet_distance, moments_from_npz
 
 
 def random_covariance(dim, rank, seed):
@@ -61,3 +61,43 @@ def test_bad_moments_are_named():
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(2), np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="found 1"):
         _ = Moments.of(np.zeros((1, 3))).covariance
+
+
+def reference_arrays():
+    rng = np.random.default_rng(0)
+    pool, spatial = rng.normal(size=(9, 4)), rng.normal(size=(9, 3))
+    return {
+        "mu": pool.mean(0),
+        "sigma": np.cov(pool.T),
+        "mu_s": spatial.mean(0).astype(np.float32),
+        "sigma_s": np.cov(spatial.T),
+    }
+
+
+def test_reference_moments_are_read_without_the_images(tmp_path):
+    arrays = reference_arrays()
+    # An array of objects would have to be unpickled: reading it raises.
+    np.savez(tmp_path / "ref.npz", **arrays, arr_0=np.array([{}], object))
+    reference = moments_from_npz(str(tmp_path / "ref.npz"))
+    assert frechet_distance(*reference.pool, arrays["mu"] + 2, arrays["sigma"]) == pytest.approx(16)
+    np.testing.assert_array_equal(reference.spatial.mean, arrays["mu_s"])
+    np.testing.assert_array_equal(reference.spatial.covariance, arrays["sigma_s"])
+    assert {a.dtype for pair in reference for a in pair} == {np.dtype(np.float64)}
+
+
+def test_other_reference_files_are_refused(tmp_path):
+    path = tmp_path / "ref.npz"
+    with pytest.raises(FileNotFoundError):
+        moments_from_npz(str(path))
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"not an \.npz file; expected a reference file"):
+        moments_from_npz(str(path))
+    np.savez(path, arr_0=np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"lacks \['mu', .*\] and has \['arr_0'\]"):
+        moments_from_npz(str(path))
+    np.savez(path, **reference_arrays() | {"sigma_s": np.zeros((4, 4))})
+    with pytest.raises(ValueError, match=r"mu_s, sigma_s have shapes \(3,\), \(4, 4\)"):
+        moments_from_npz(str(path))
+    np.savez(path, **reference_arrays() | {"mu": np.array([{}], object)})
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        moments_from_npz(str(path))

@@ -17,8 +17,8 @@ from tests import golden
 from tests.models.inception_weights import draw_images, draw_weights
 
 FOLDER = golden.GOLDEN.parent / "inception"
-# Over a hundred layers of float32 sums in another order.
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+# Float32 sums in another order; 4e-6 is the most that was seen, on features of up to 2.6.
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -58,5 +58,10 @@ def test_resize_keeps_an_image_of_its_size_and_interpolates_a_ramp():
 
 
 def test_other_types_and_shapes_are_refused():
+    with pytest.raises(ValueError, match="num_classes is 0; expected at least 1"):
+        InceptionConfig(num_classes=0)
     with pytest.raises(ValueError, match="bfloat16; metrics are defined in float32"):
         Inception(InceptionConfig(), dtype="bfloat16", rngs=nnx.Rngs(0))
+    network = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 40, 48\); expected \[B, H, W, 3\]"):
+        network(np.zeros((2, 3, 40, 48), np.uint8))
