@@ -153,7 +153,8 @@ def get_config() -> ConfigDict:
     c.evaluate.split = "test"  # images a tokenizer is evaluated on
     c.evaluate.num_images = 50_000  # at most
     c.evaluate.lpips = ""  # converted LPIPS; without it a tokenizer's LPIPS is left out
-    c.evaluate.inception = ""  # converted Inception network, for rFID
+    c.evaluate.inception = ""  # converted Inception network, for rFID and FID
+    c.evaluate.reference = ""  # reference file of ADM's evaluator, for FID of a generator
     c.evaluate.batch_size = 64  # global
 
     c.lock()

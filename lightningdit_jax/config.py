@@ -199,6 +199,7 @@ class EvaluateConfig:
     num_images: int
     lpips: str
     inception: str
+    reference: str
     batch_size: int
 
 

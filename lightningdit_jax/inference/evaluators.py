@@ -9,6 +9,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import fit_classifier
+from lightningdit_jax.inference.sample_quality import evaluate_samples
 from lightningdit_jax.inference.tokenizer_quality import evaluate_tokenizer
 from lightningdit_jax.parallel.multihost import is_main_process
 
@@ -22,10 +23,7 @@ def evaluate(config: Config, workdir: str) -> Numbers:
     elif config.evaluate.metric == "digits":
         numbers = evaluate_digits(workdir, config.evaluate.num_images)
     else:
-        raise ValueError(
-            "config.evaluate.metric 'fid' is not there yet; samples.npz from --mode=sample is what "
-            "the ADM evaluator (github.com/openai/guided-diffusion, evaluations/) reads"
-        )
+        numbers = evaluate_samples(config, workdir)
     if is_main_process():
         path = epath.Path(workdir) / "evaluation.json"
         temporary = path.with_name(path.name + ".tmp")

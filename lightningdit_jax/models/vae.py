@@ -7,14 +7,27 @@ training, not its architecture.
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from lightningdit_jax.errors import unknown_name
 
 GROUPS = 32  # of every GroupNorm
+
+# What a rematerialised residual block keeps for its backward pass, beside its input. "conv" repeats
+# norms and swishes only, since the second convolution's output is needed by no gradient.
+REMAT_POLICIES: dict[str, Callable[..., Any]] = {
+    "conv": jax.checkpoint_policies.save_only_these_names("conv"),
+    "block": jax.checkpoint_policies.nothing_saveable,
+}
+REMAT = ("none", *REMAT_POLICIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +179,16 @@ def _norm(channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
 class ResnetBlock(nnx.Module):
     """Norm, swish, convolution, twice, around a shortcut. [B, H, W, in] -> [B, H, W, out]."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        dtype: jnp.dtype,
+        remat: str,
+        rngs: nnx.Rngs,
+    ):
+        self.remat = remat
         self.norm1 = _norm(in_channels, dtype=dtype, rngs=rngs)
         self.conv1 = _conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
         self.norm2 = _norm(out_channels, dtype=dtype, rngs=rngs)
@@ -176,7 +198,17 @@ class ResnetBlock(nnx.Module):
             self.nin_shortcut = _conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = self.conv1(nnx.swish(self.norm1(x)))
+        if self.remat == "none":
+            return self._run(x)
+        graphdef, state = nnx.split(self)
+
+        def run(state: nnx.State, x: jax.Array) -> jax.Array:
+            return nnx.merge(graphdef, state)._run(x)
+
+        return jax.checkpoint(run, policy=REMAT_POLICIES[self.remat])(state, x)
+
+    def _run(self, x: jax.Array) -> jax.Array:
+        h = checkpoint_name(self.conv1(nnx.swish(self.norm1(x))), "conv")
         h = self.conv2(nnx.swish(self.norm2(h)))
         return h + (self.nin_shortcut(x) if self.has_shortcut else x)
 
@@ -237,11 +269,15 @@ class Level(nnx.Module):
         attention: bool,
         resample: str | None,
         dtype: jnp.dtype,
+        remat: str,
         rngs: nnx.Rngs,
     ):
         widths = [in_channels] + [out_channels] * num_blocks
         self.block = nnx.List(
-            [ResnetBlock(*pair, dtype=dtype, rngs=rngs) for pair in itertools.pairwise(widths)]
+            [
+                ResnetBlock(*pair, dtype=dtype, remat=remat, rngs=rngs)
+                for pair in itertools.pairwise(widths)
+            ]
         )
         self.attn = nnx.List(
             [AttnBlock(out_channels, dtype=dtype, rngs=rngs) for _ in self.block if attention]
@@ -263,10 +299,10 @@ class Level(nnx.Module):
 class Middle(nnx.Module):
     """Residual block, attention, residual block. [B, H, W, C] -> the same."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.block_1 = ResnetBlock(channels, channels, dtype=dtype, rngs=rngs)
+    def __init__(self, channels: int, *, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
+        self.block_1 = ResnetBlock(channels, channels, dtype=dtype, remat=remat, rngs=rngs)
         self.attn_1 = AttnBlock(channels, dtype=dtype, rngs=rngs)
-        self.block_2 = ResnetBlock(channels, channels, dtype=dtype, rngs=rngs)
+        self.block_2 = ResnetBlock(channels, channels, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -275,7 +311,7 @@ class Middle(nnx.Module):
 class Encoder(nnx.Module):
     """Image to features. [B, H, W, C] -> [B, H/f, W/f, 2 z_channels]."""
 
-    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
         widths = [config.ch * factor for factor in (1, *config.ch_mult)]
         last = len(config.ch_mult) - 1
         self.conv_in = _conv(config.in_channels, config.ch, 3, dtype=dtype, rngs=rngs)
@@ -288,12 +324,13 @@ class Encoder(nnx.Module):
                     attention=config.resolution >> i in config.encoder_attn_resolutions,
                     resample="downsample" if i < last else None,
                     dtype=dtype,
+                    remat=remat,
                     rngs=rngs,
                 )
                 for i in range(last + 1)
             ]
         )
-        self.mid = Middle(widths[-1], dtype=dtype, rngs=rngs)
+        self.mid = Middle(widths[-1], dtype=dtype, remat=remat, rngs=rngs)
         self.norm_out = _norm(widths[-1], dtype=dtype, rngs=rngs)
         self.conv_out = _conv(widths[-1], 2 * config.z_channels, 3, dtype=dtype, rngs=rngs)
 
@@ -310,11 +347,11 @@ class Decoder(nnx.Module):
     `up` is ordered by resolution, finest first, as in the release: it runs from its end.
     """
 
-    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
         widths = [config.ch * factor for factor in config.ch_mult]
         widths.append(widths[-1])
         self.conv_in = _conv(config.z_channels, widths[-1], 3, dtype=dtype, rngs=rngs)
-        self.mid = Middle(widths[-1], dtype=dtype, rngs=rngs)
+        self.mid = Middle(widths[-1], dtype=dtype, remat=remat, rngs=rngs)
         self.up = nnx.List(
             [
                 Level(
@@ -324,6 +361,7 @@ class Decoder(nnx.Module):
                     attention=config.resolution >> i in config.decoder_attn_resolutions,
                     resample="upsample" if i > 0 else None,
                     dtype=dtype,
+                    remat=remat,
                     rngs=rngs,
                 )
                 for i in range(len(config.ch_mult))
@@ -340,13 +378,26 @@ class Decoder(nnx.Module):
 
 
 class VAVAE(nnx.Module):
-    """Variational autoencoder of images. Parameters are float32, dtype is that of convolutions."""
+    """Variational autoencoder of images. Parameters are float32, dtype is that of convolutions.
 
-    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    remat: one of REMAT; what is not kept of a residual block is computed again in every backward
+    pass. Raises ValueError for another.
+    """
+
+    def __init__(
+        self,
+        config: VAVAEConfig,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        remat: str = "none",
+        rngs: nnx.Rngs,
+    ):
+        if remat not in REMAT:
+            raise ValueError(unknown_name("remat policy of a tokenizer", remat, REMAT))
         self.config, self.dtype = config, np.dtype(dtype)
         z, d = config.z_channels, config.embed_dim
-        self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
-        self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=self.dtype, remat=remat, rngs=rngs)
+        self.decoder = Decoder(config, dtype=self.dtype, remat=remat, rngs=rngs)
         moments = 2 if config.use_variational else 1
         self.quant_conv = _conv(2 * z, moments * d, 1, dtype=self.dtype, rngs=rngs)
         self.post_quant_conv = _conv(d, z, 1, dtype=self.dtype, rngs=rngs)
