@@ -89,7 +89,7 @@ def gather_numpy(array: np.ndarray) -> np.ndarray:
 
     Exact for every type: as JAX arrays, float64 would become float32.
     """
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
     if jax.process_count() == 1:
         return array[None]
     raw = np.frombuffer(array.tobytes(), np.uint8)

@@ -10,7 +10,13 @@ import pytest
 
 from lightningdit_jax.parallel import multihost
 from lightningdit_jax.parallel.mesh import make_mesh, replicated
-from lightningdit_jax.parallel.multihost import global_batch, initialize, is_main_process, to_host
+from lightningdit_jax.parallel.multihost import (
+    gather_numpy,
+    global_batch,
+    initialize,
+    is_main_process,
+    to_host,
+)
 
 
 def test_two_processes():
@@ -81,3 +87,10 @@ def test_which_environments_have_company(monkeypatch, env, arguments, calls):
 def test_half_given_clusters_are_refused():
     with pytest.raises(ValueError, match=r"num_processes=2, process_id=None: expected all three"):
         initialize("host:1", 2)
+
+
+@pytest.mark.parametrize("array", [np.array(3), np.arange(6.0).reshape(2, 3).T])
+def test_gathered_arrays_of_one_process_are_itself(array):
+    gathered = gather_numpy(array)
+    assert gathered.shape == (1, *array.shape) and gathered.dtype == array.dtype
+    np.testing.assert_array_equal(gathered[0], array)
