@@ -206,4 +206,6 @@ def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:
 
 def _progress(label: str, total: int) -> tqdm:
     """A bar over bytes on standard error, for what takes longer than half a second."""
-    return tqdm(desc=label, total=total, unit="B", unit_scale=True, delay=0.5, leave=False)
+    return tqdm(
+        desc=label, total=total, unit="B", unit_scale=True, delay=0.5, leave=False, smoothing=0
+    )
