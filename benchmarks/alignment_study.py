@@ -62,11 +62,15 @@ def measure(folder: pathlib.Path, alignment: str, foundation: pathlib.Path, seed
     run("main.py", *dit, f"--config.data.path={latents}")
     run("main.py", *dit, "--mode=sample", f"--config.sample.tokenizer={tokenizer}")
     run("main.py", *dit, "--mode=evaluate")
-    run("scripts/visualise_latents.py", f"--output={folder / 'latents.png'}", f"x={latents}")
+    run(
+        "scripts/visualise_latents.py",
+        f"--output={folder / 'latents.png'}",
+        f"{folder.name}={latents}",
+    )
     found = {}
     for path in (tokenizer / "evaluation.json", generator / "evaluation.json"):
         found |= json.loads(path.read_text())
-    return found | json.loads((folder / "latents.json").read_text())["x"]
+    return found | json.loads((folder / "latents.json").read_text())[folder.name]
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from lightningdit_jax.errors import unknown_name
 GROUPS = 32  # of every GroupNorm
 
 # What a rematerialised residual block keeps for its backward pass, beside its input. "conv" repeats
-# norms and swishes only, since the second convolution's output is needed by no gradient.
+# norms and swishes only, "block" the first convolution as well; the second's output is needed by
+# no gradient.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "conv": jax.checkpoint_policies.save_only_these_names("conv"),
     "block": jax.checkpoint_policies.nothing_saveable,

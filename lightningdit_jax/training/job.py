@@ -25,7 +25,12 @@ from lightningdit_jax.parallel.sharding import (
 )
 from lightningdit_jax.training.companions import tokenizer_companions
 from lightningdit_jax.training.dit_step import make_dit_step
-from lightningdit_jax.training.frozen import FOUNDATION, load_frozen_networks
+from lightningdit_jax.training.frozen import (
+    FOUNDATION,
+    FrozenNetwork,
+    abstract_frozen_networks,
+    load_frozen_networks,
+)
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.vae_step import make_vae_step
 
@@ -41,7 +46,7 @@ class Job:
     batches, and is None where nothing is run; description goes into checkpoints: architecture, and
     latent statistics of a generator. companions: networks trained beside the model, by name, each
     made as the model is. frozen: what the step takes after state and batch, fixed arrays on the
-    mesh.
+    mesh, or ShapeDtypeStructs of them where nothing is run.
     """
 
     build: Build
@@ -110,6 +115,14 @@ def abstract_generator_job(config: Config, mesh: Mesh) -> Job:
     return Job(build, make_dit_step, LIGHTNINGDIT_RULES, None, description)
 
 
+def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
+    """A tokenizer's job without data or weights: enough to compile its step with every loss.
+
+    Raises what abstract_frozen_networks raises.
+    """
+    return _tokenizer_step_job(config, abstract_frozen_networks(config, mesh))
+
+
 def _generator_job(config: Config, mesh: Mesh) -> Job:
     architecture = generator_config(config)
     data = config.data
@@ -141,27 +154,27 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
 
 
 def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
-    architecture = tokenizer_config(config)
-    data, dtype = config.data, jnp.dtype(config.compute.dtype)
+    data, resolution = config.data, tokenizer_config(config).resolution
     images = open_images(
-        data.source,
-        path=data.path,
-        split=data.split,
-        size=architecture.resolution,
-        tfds_name=data.tfds_name,
+        data.source, path=data.path, split=data.split, size=resolution, tfds_name=data.tfds_name
     )
     source = ImageBatches(
         images,
-        resolution=architecture.resolution,
+        resolution=resolution,
         augment=data.augment,
         num_threads=data.num_threads,
         corrupt=data.corrupt,
     )
+    job = _tokenizer_step_job(config, load_frozen_networks(config, mesh))
+    return dataclasses.replace(job, source=source)
+
+
+def _tokenizer_step_job(config: Config, frozen: Mapping[str, FrozenNetwork]) -> Job:
+    architecture, compute = tokenizer_config(config), config.compute
 
     def build(rngs: nnx.Rngs) -> VAVAE:
-        return VAVAE(architecture, dtype=dtype, rngs=rngs)
+        return VAVAE(architecture, dtype=jnp.dtype(compute.dtype), remat=compute.remat, rngs=rngs)
 
-    frozen = load_frozen_networks(config, mesh)
     width = frozen[FOUNDATION].config.hidden_size if FOUNDATION in frozen else None
     companions = tokenizer_companions(config, width)
     networks = {name: network.graphdef for name, network in frozen.items()}
@@ -170,7 +183,7 @@ def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
         build,
         functools.partial(make_vae_step, networks=networks),
         TOKENIZER_RULES,
-        source,
+        None,
         {
             "architecture": dataclasses.asdict(architecture),
             "companions": {n: dataclasses.asdict(c.config) for n, c in companions.items()},

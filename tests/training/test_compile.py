@@ -36,8 +36,3 @@ def test_compiles_for_a_slice(tmp_path):
 def test_unknown_slices_are_named(tmp_path, topology, message):
     with pytest.raises(ValueError, match=message):
         compile_train_step(config(), str(tmp_path), topology)
-
-
-def test_tokenizers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="takes a generator's config"):
-        compile_train_step(tiny.config("digits_vavae"), str(tmp_path), "v5e:2x4")
