@@ -7,6 +7,19 @@ import numpy as np
 
 from lightningdit_jax import config as configs
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
+from lightningdit_jax.models.vit import ViTConfig
+
+VIT = ViTConfig(
+    patch_size=2,
+    hidden_size=32,
+    depth=2,
+    num_heads=2,
+    mlp_hidden=64,
+    pos_embed_grid=4,
+    layer_scale=True,
+    num_registers=0,
+    class_pos_embed=True,
+)
 
 
 def write_latents(folder, *, count=24, channels=8, size=4, classes=10, seed=0):

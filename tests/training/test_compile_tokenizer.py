@@ -9,7 +9,6 @@ from flax import nnx
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.models.vae import VAVAE, ResnetBlock
-from lightningdit_jax.models.vit import ViTConfig
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import frozen
 from lightningdit_jax.training.compile import compile_train_step
@@ -17,18 +16,6 @@ from lightningdit_jax.training.frozen import PUBLISHED, abstract_frozen_networks
 from lightningdit_jax.training.job import tokenizer_config
 from lightningdit_jax.training.vae_flops import vae_step_flops
 from tests import tiny
-
-SMALL_VIT = ViTConfig(
-    patch_size=2,
-    hidden_size=32,
-    depth=2,
-    num_heads=2,
-    mlp_hidden=64,
-    pos_embed_grid=4,
-    layer_scale=True,
-    num_registers=0,
-    class_pos_embed=True,
-)
 
 
 def whole_loss(**changes):
@@ -139,7 +126,7 @@ def test_unknown_remat_is_named():
 @pytest.mark.slow
 def test_whole_loss_compiles_for_a_slice_without_weights(tmp_path, monkeypatch):
     pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra `tpu`")
-    monkeypatch.setitem(frozen.PUBLISHED, "dinov2", SMALL_VIT)
+    monkeypatch.setitem(frozen.PUBLISHED, "dinov2", tiny.VIT)
     config = whole_loss(mesh__fsdp=2, compute__remat="block", train__batch_size=16)
     report = compile_train_step(config, str(tmp_path), "v5e:2x4")
     assert (tmp_path / "compile_v5e_2x4.json").is_file()

@@ -13,25 +13,13 @@ from flax import nnx
 import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, item_names, save_checkpoint
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
-from lightningdit_jax.models.vit import ViT, ViTConfig
+from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
 from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import load_frozen_networks
 from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import compile_ready, train
 from tests import tiny
-
-VIT = ViTConfig(
-    patch_size=2,
-    hidden_size=32,
-    depth=2,
-    num_heads=2,
-    mlp_hidden=64,
-    pos_embed_grid=4,
-    layer_scale=True,
-    num_registers=0,
-    class_pos_embed=True,
-)
 
 
 def write_network(path, module, architecture, kind):
@@ -54,7 +42,7 @@ def networks(tmp_path_factory):
     lpips = LPIPSConfig(channels=(4, 4, 4, 4, 4))
     return {
         "lpips": write_network(root / "lpips", LPIPS, lpips, "lpips"),
-        "dinov2": write_network(root / "dinov2", ViT, VIT, "dinov2"),
+        "dinov2": write_network(root / "dinov2", ViT, tiny.VIT, "dinov2"),
     }
 
 
@@ -173,7 +161,7 @@ class Recorder:
     """A foundation model that returns what it is shown."""
 
     def __init__(self, patch_size):
-        self.config = dataclasses.replace(VIT, patch_size=patch_size)
+        self.config = dataclasses.replace(tiny.VIT, patch_size=patch_size)
 
     def __call__(self, images):
         return images
