@@ -18,7 +18,7 @@ demo: setup
 	JAX_PLATFORMS=cpu $(BIN)/python scripts/demo.py --output=$(DEMO)
 
 lint: setup
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 
 test: lint

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from lightningdit_jax.models.discriminator import Discriminator
-from lightningdit_jax.models.lpips import LPIPS
 
 from lightningdit_jax.config import VAELossConfig
 from lightningdit_jax.convert import discriminator as discriminator_table
 from lightningdit_jax.convert import lpips as lpips_table
 from lightningdit_jax.convert.keymap import Hints, KeyMap, StateShapes
+from lightningdit_jax.models.discriminator import Discriminator
+from lightningdit_jax.models.lpips import LPIPS
 from tests import golden
 
 RELEASED = VAELossConfig(
