@@ -24,7 +24,13 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: setup
+# The other implementations that metrics are compared with; torch among them.
+.venv/parity: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[parity]'
+	@touch $@
+
+test-slow: .venv/parity
 	$(BIN)/python -m pytest -m slow
 
 clean:

@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OUR_CODE = ("main.py", "configs", "lightningdit_jax")
-MODES = ("train", "extract", "sample", "evaluate", "compile")
+MODES = ("train", "extract", "sample", "sweep", "evaluate", "compile")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
@@ -21,11 +21,16 @@ MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:4x4", "TPU slice that --mode=compile compiles for: v5e:4x4, v4:2x2x4, ..."
 )
+TARGET = flags.DEFINE_enum(
+    "target", "train", ["train", "sample"], "What --mode=compile compiles: a step or the sampler."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> None:
     """Joins the other processes, builds the config and hands over to the mode."""
+    import jax
+
     from lightningdit_jax import config as configs
     from lightningdit_jax.errors import unknown_name
     from lightningdit_jax.parallel import multihost
@@ -38,11 +43,16 @@ def main(argv: list[str]) -> None:
     if MODE.value not in MODES:
         raise ValueError(unknown_name("mode", MODE.value, MODES))
     config = configs.from_dict(CONFIG.value)
+    if config.compute.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
     multihost.initialize()
     if MODE.value == "train":
+        from lightningdit_jax.inference.training_evaluator import make_training_evaluator
+        from lightningdit_jax.training.job import generator_config
         from lightningdit_jax.training.run import train
 
-        train(config, WORKDIR.value)
+        evaluator = make_training_evaluator(config, generator_config(config))
+        train(config, WORKDIR.value, evaluator)
     elif MODE.value == "extract":
         from lightningdit_jax.inference.extract import extract
 
@@ -51,10 +61,17 @@ def main(argv: list[str]) -> None:
         from lightningdit_jax.inference.sample import sample
 
         sample(config, WORKDIR.value)
-    elif MODE.value == "compile":
-        from lightningdit_jax.training.compile import compile_train_step
+    elif MODE.value == "sweep":
+        from lightningdit_jax.inference.sweep import sweep
 
-        compile_train_step(config, WORKDIR.value, TOPOLOGY.value)
+        sweep(config, WORKDIR.value)
+    elif MODE.value == "compile":
+        if TARGET.value == "train":
+            from lightningdit_jax.training.compile import compile_train_step as compile_for
+        else:
+            from lightningdit_jax.inference.compile import compile_sampler as compile_for
+
+        compile_for(config, WORKDIR.value, TOPOLOGY.value)
     else:
         from lightningdit_jax.inference.evaluators import evaluate
 
@@ -67,7 +84,8 @@ def parse_flags(argv: list[str]) -> list[str]:
 
     for argument in argv:
         name, _, value = argument.partition("=")
-        if name == "--config" and not pathlib.Path(value).is_file():
+        # A row of a file is FILE:ROW.
+        if name == "--config" and not pathlib.Path(value.partition(":")[0]).is_file():
             raise ValueError(f"--config={value}: there is no such file; see configs/")
     check_overrides(argv)
     try:

@@ -37,6 +37,7 @@ setup(
         "convert": ["huggingface_hub>=0.30", "torch>=2.4"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "parity": ["pytorch-fid>=0.3", "torch>=2.4", "torch-fidelity>=0.4", "torchvision>=0.19"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     c.mesh.data = -1  # pure data parallelism
     c.mesh.fsdp = 1  # data parallelism with parameters and optimizer state sharded
     c.mesh.tensor = 1  # attention heads and MLP width sharded
+    c.mesh.dcn_data = 1  # TPU slices, or nodes of several devices, that "data" spans
 
     c.compute = ConfigDict()
     c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
@@ -26,6 +27,7 @@ def get_config() -> ConfigDict:
     # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
     c.compute.scan_unroll = 1  # blocks per iteration of the layer scan
     c.compute.attention = "xla"  # "xla" or "cudnn" (NVIDIA GPUs, bfloat16)
+    c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
 
     c.model = ConfigDict()  # LightningDiT; sec. 4 of the paper, the release's yaml
     c.model.variant = "XL/1"  # sets depth, hidden_size, num_heads and patch_size
@@ -80,6 +82,9 @@ def get_config() -> ConfigDict:
     c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as in the published configs
 
     c.flow = ConfigDict()  # training of the generator
+    c.flow.path = "linear"  # from noise to data; "gvp" and "vp" as in SiT, arXiv 2401.08740
+    c.flow.prediction = "velocity"  # of the model; or "noise", "score" (both without cosine_weight)
+    c.flow.loss_weight = "none"  # of the squared error of noise and score; "velocity", "likelihood"
     c.flow.timesteps = "logit_normal"  # or "uniform"
     c.flow.logit_mean = 0.0
     c.flow.logit_std = 1.0
@@ -121,26 +126,49 @@ def get_config() -> ConfigDict:
     c.train = ConfigDict()
     c.train.num_steps = 80_000
     c.train.batch_size = 1024  # global
+    c.train.accumulate_steps = 1  # parts of the batch computed one after another, less memory
     c.train.ema_decay = 0.9999  # 0 keeps no average
     c.train.log_every_steps = 100
     c.train.checkpoint_every_steps = 20_000
     c.train.keep_checkpoints = 2  # older ones are deleted
+    c.train.evaluate_every_steps = 0  # and at the end; 0 is never
+    c.train.best_metric = ""  # of the evaluation, such as "fid": the lowest is kept in WORKDIR/best
     c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"
     c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same
 
     c.sample = ConfigDict()  # guided sampling, sec. 5.1 of the paper
     c.sample.checkpoint = ""  # of the generator; empty is the newest in the workdir
     c.sample.tokenizer = ""  # checkpoint that decodes the latents
+    c.sample.weak_checkpoint = ""  # worse generator to guide against (autoguidance)
     c.sample.num_samples = 50_000
     c.sample.batch_size = 256  # global; changes no result
+    c.sample.output = "npz"  # "npz", "png" or "both"
     c.sample.labels = "random"  # "random", "balanced", or a list such as "207,387"
-    c.sample.num_steps = 250  # grid points: 250 is 249 evaluations
-    c.sample.solver = "euler"
+    c.sample.num_steps = 250  # grid points: 250 is 249 steps
+    c.sample.solver = "euler"  # "euler", "midpoint", "heun2", "heun3", "rk4", "dopri5", "ucgm",
+    # "sde_euler" or "sde_heun"
+    c.sample.rtol = 1e-3  # of dopri5
+    c.sample.atol = 1e-6
+    c.sample.extrapolation = 0.5  # of ucgm
+    c.sample.time_warp = (1.17, 0.8, 1.1)  # of ucgm, instead of timestep_shift
+    c.sample.diffusion = "sigma"  # of the SDE: "constant", "sbdm", "sigma", "linear", ...
+    c.sample.diffusion_norm = 1.0
+    c.sample.last_step = "mean"  # of the SDE: "mean", "tweedie", "euler" or "none"
+    c.sample.last_step_size = 0.04
     c.sample.cfg_scale = 10.0  # 1 is no guidance
     c.sample.cfg_channels = 3  # guided channels; 0 is all. Published scales mean 3
     c.sample.cfg_interval_start = 0.10  # no guidance at earlier times
+    c.sample.cfg_interval_end = 1.0  # no guidance at later times
     c.sample.timestep_shift = 0.3  # t -> s t / (1 + (s - 1) t); 0 is off
     c.sample.use_ema = True
+
+    c.sweep = ConfigDict()  # --mode=sweep: values to try, in every combination; () keeps sample's
+    c.sweep.num_samples = 10_000
+    c.sweep.solver = ()
+    c.sweep.num_steps = ()
+    c.sweep.cfg_scale = ()
+    c.sweep.cfg_interval_start = ()
+    c.sweep.timestep_shift = ()
 
     c.extract = ConfigDict()  # latents of every image of data.source
     c.extract.path = ""  # output folder; empty is WORKDIR/latents
@@ -152,10 +180,12 @@ def get_config() -> ConfigDict:
     c.evaluate = ConfigDict()
     c.evaluate.metric = "fid"  # of a generator: "fid", or "digits" (recognised by a classifier)
     c.evaluate.split = "test"  # images a tokenizer is evaluated on
+    c.evaluate.samples = ""  # .npz file that is evaluated; empty is WORKDIR/samples.npz
     c.evaluate.num_images = 50_000  # at most
+    c.evaluate.train_samples = 10_000  # drawn at each evaluation within a generator's training
     c.evaluate.lpips = ""  # converted LPIPS; without it a tokenizer's LPIPS is left out
     c.evaluate.inception = ""  # converted Inception network, for rFID and FID
-    c.evaluate.reference = ""  # reference file of ADM's evaluator, for FID of a generator
+    c.evaluate.reference = ""  # ADM's reference file, or of scripts/reference_statistics.py
     c.evaluate.batch_size = 64  # global
 
     c.lock()

@@ -43,4 +43,5 @@ def get_config():
     c.sample.cfg_interval_start = 0.0
     c.sample.timestep_shift = 0.0
     c.evaluate.metric = "digits"
+    c.evaluate.train_samples = 250
     return c

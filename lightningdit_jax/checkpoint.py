@@ -2,11 +2,14 @@
 
 A checkpoint is a directory with one Orbax item per array tree (`params`, and where they exist
 `ema`, `opt_state`) and JSON items (`meta`: kind, architecture, step, config; `loop`: data position,
-metrics of the unfinished logging window). A training run keeps them as WORKDIR/checkpoints/STEP;
-a converted checkpoint is one such directory alone.
+metrics of the unfinished logging window). A training run keeps them as WORKDIR/checkpoints/STEP,
+and the weights of its best evaluation as WORKDIR/best/STEP; a converted checkpoint is one such
+directory alone.
 """
 
+import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,10 +34,10 @@ class Restored:
 
 
 class TrainingCheckpoints:
-    """The checkpoints of one run under WORKDIR/checkpoints, written in the background."""
+    """The checkpoints of one run under WORKDIR/FOLDER, written in the background."""
 
-    def __init__(self, workdir: str, *, keep: int):
-        self.directory = _absolute(workdir) / "checkpoints"
+    def __init__(self, workdir: str, *, keep: int, folder: str = "checkpoints"):
+        self.directory = _absolute(workdir) / folder
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -47,8 +50,13 @@ class TrainingCheckpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
-        """Starts writing and returns when the arrays have left the device."""
-        self._manager.save(step, args=_save_args(arrays, json))
+        """Starts writing; the arrays may be donated and the JSON values changed afterwards."""
+        # JSON is written later, by another thread.
+        self._manager.save(step, args=_save_args(arrays, copy.deepcopy(dict(json))))
+
+    def delete(self, step: int) -> None:
+        """Removes a complete checkpoint."""
+        self._manager.delete(step)
 
     def restore(
         self, abstract: Mapping[str, Tree], json: tuple[str, ...], step: int | None = None
@@ -76,6 +84,44 @@ class TrainingCheckpoints:
     def close(self) -> None:
         """Waits and releases the writer."""
         self._manager.close()
+
+
+class BestCheckpoint:
+    """The weights of the run's best evaluation so far, WORKDIR/best/STEP; lower is better.
+
+    Its meta says which metric it is the best by, and the value: what is on disk is what a
+    restarted run compares with. A checkpoint of another metric counts as none.
+    """
+
+    def __init__(self, workdir: str, metric: str):
+        self.metric, self.value = metric, math.inf
+        self._checkpoints = TrainingCheckpoints(workdir, keep=1, folder="best")
+        step = self._checkpoints.latest_step()
+        if step is not None:
+            best = read_meta(self._checkpoints.directory / str(step))["best"]
+            if best["metric"] == metric:
+                self.value = best["value"]
+
+    def offer(self, step: int, value: float, arrays: Mapping[str, Tree], meta: dict) -> bool:
+        """Keeps these weights, and returns True, if the value is lower than the one so far.
+
+        All processes must call it with the same value. Complete on return; the former best is
+        removed only then. A value that is not a number is never the best.
+        """
+        if not value < self.value:
+            return False
+        latest = self._checkpoints.latest_step()
+        if latest is not None and latest >= step:  # of a run that was rolled back since
+            self._checkpoints.delete(latest)
+        best = {"metric": self.metric, "value": value}
+        self._checkpoints.save(step, arrays, {"meta": {**meta, "step": step, "best": best}})
+        self._checkpoints.wait()
+        self.value = value
+        return True
+
+    def close(self) -> None:
+        """Releases the writer."""
+        self._checkpoints.close()
 
 
 def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
@@ -155,6 +201,8 @@ def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
 
 def _absolute(path: str) -> epath.Path:
     """Orbax refuses relative paths, some of them only in the background."""
+    if "://" in str(path):  # resolve() would take it for a relative path
+        return epath.Path(path)
     return epath.Path(path).expanduser().resolve()
 
 

@@ -19,6 +19,7 @@ class MeshConfig:
     data: int
     fsdp: int
     tensor: int
+    dcn_data: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ComputeConfig:
     remat: str
     scan_unroll: int
     attention: Literal["xla", "cudnn"]
+    compilation_cache: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +93,28 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:
+    """Training of the generator. Raises ValueError for a loss that the prediction does not have."""
+
+    path: Literal["linear", "gvp", "vp"]
+    prediction: Literal["velocity", "noise", "score"]
+    loss_weight: Literal["none", "velocity", "likelihood"]
     timesteps: Literal["logit_normal", "uniform"]
     logit_mean: float
     logit_std: float
     uniform_from_step: int
     cosine_weight: float
+
+    def __post_init__(self):
+        if self.prediction == "velocity" and self.loss_weight != "none":
+            raise ValueError(
+                f"config.flow.loss_weight is '{self.loss_weight}' for a prediction of velocities; "
+                "weights are for 'noise' and 'score', expected 'none'"
+            )
+        if self.prediction != "velocity" and self.cosine_weight != 0:
+            raise ValueError(
+                f"config.flow.cosine_weight is {self.cosine_weight}, but the cosine loss is of "
+                f"velocities and the prediction is '{self.prediction}'; set it to 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,28 +178,59 @@ class FrozenConfig:
 class TrainConfig:
     num_steps: int
     batch_size: int
+    accumulate_steps: int
     ema_decay: float
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
+    evaluate_every_steps: int
+    best_metric: str
     nonfinite: Literal["stop", "skip", "rollback"]
     max_nonfinite: int
+
+    def __post_init__(self):
+        if self.best_metric and not self.evaluate_every_steps:
+            raise ValueError(
+                f"config.train.best_metric is '{self.best_metric}', but nothing is evaluated; set "
+                "config.train.evaluate_every_steps"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     checkpoint: str
     tokenizer: str
+    weak_checkpoint: str
     num_samples: int
     batch_size: int
+    output: Literal["npz", "png", "both"]
     labels: str
     num_steps: int
     solver: str
+    rtol: float
+    atol: float
+    extrapolation: float
+    time_warp: tuple[float, ...]
+    diffusion: str
+    diffusion_norm: float
+    last_step: str
+    last_step_size: float
     cfg_scale: float
     cfg_channels: int
     cfg_interval_start: float
+    cfg_interval_end: float
     timestep_shift: float
     use_ema: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    num_samples: int
+    solver: tuple[str, ...]
+    num_steps: tuple[int, ...]
+    cfg_scale: tuple[float, ...]
+    cfg_interval_start: tuple[float, ...]
+    timestep_shift: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +246,9 @@ class ExtractConfig:
 class EvaluateConfig:
     metric: Literal["fid", "digits"]
     split: str
+    samples: str
     num_images: int
+    train_samples: int
     lpips: str
     inception: str
     reference: str
@@ -222,6 +274,7 @@ class Config:
     frozen: FrozenConfig
     train: TrainConfig
     sample: SampleConfig
+    sweep: SweepConfig
     extract: ExtractConfig
     evaluate: EvaluateConfig
 
@@ -229,6 +282,7 @@ class Config:
 # Smallest sensible value per key; anything below is refused before work begins.
 _MINIMUM = {
     "seed": 0,
+    "mesh.dcn_data": 1,
     "compute.scan_unroll": 1,
     "model.num_classes": 1,
     "data.num_threads": 1,
@@ -249,20 +303,24 @@ _MINIMUM = {
     "discriminator.stat_groups": 1,
     "train.num_steps": 1,
     "train.batch_size": 1,
+    "train.accumulate_steps": 1,
     "train.ema_decay": 0.0,
     "train.log_every_steps": 1,
     "train.checkpoint_every_steps": 1,
     "train.keep_checkpoints": 1,
+    "train.evaluate_every_steps": 0,
     "train.max_nonfinite": 1,
     "sample.num_samples": 1,
     "sample.batch_size": 1,
     "sample.num_steps": 2,
     "sample.cfg_channels": 0,
     "sample.timestep_shift": 0.0,
+    "sweep.num_samples": 1,
     "extract.batch_size": 1,
     "extract.shard_size": 1,
     "extract.stats_images": 0,
     "evaluate.num_images": 1,
+    "evaluate.train_samples": 2,
     "evaluate.batch_size": 1,
 }
 

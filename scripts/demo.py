@@ -44,8 +44,15 @@ def main() -> None:
     run("train the tokenizer", *vae)
     run("extract latents", *vae, "--mode=extract", f"--config.extract.path={latents}")
     run("evaluate the tokenizer", *vae, "--mode=evaluate")
-    run("train the generator", *dit, f"--config.data.path={latents}")
-    run("sample", *dit, "--mode=sample", f"--config.sample.tokenizer={tokenizer}")
+    dit.append(f"--config.sample.tokenizer={tokenizer}")
+    run(
+        "train the generator",
+        *dit,
+        f"--config.data.path={latents}",
+        "--config.train.evaluate_every_steps=425",
+        "--config.train.best_metric=digits_fid",
+    )
+    run("sample", *dit, "--mode=sample")
     run("evaluate the samples", *dit, "--mode=evaluate")
 
     shutil.copy(generator / "samples.png", output / "samples.png")
@@ -85,6 +92,7 @@ def plot_losses(runs: dict[str, pathlib.Path], path: pathlib.Path) -> None:
     for panel, (name, folder) in zip(panels, runs.items()):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
+        records = [r for r in records if "loss" in r]
         panel.plot([r["step"] for r in records], [r["loss"] for r in records])
         panel.set(title=name, xlabel="step", ylabel="loss", yscale="log")
         panel.grid(alpha=0.3)

@@ -5,15 +5,18 @@ import pathlib
 
 import pytest
 
+from configs import paper
 from lightningdit_jax import config
 from lightningdit_jax.training.job import generator_config, tokenizer_config
 
 ROOT = pathlib.Path(__file__).parent.parent
-NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+FILES = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", "paper"}
+NAMES = sorted(FILES | {f"paper:{row}" for row in paper.rows()})
 
 
 def load(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+    file, _, row = name.partition(":")
+    return importlib.import_module(f"configs.{file}").get_config(*[row] if row else [])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,6 +32,26 @@ def test_published_recipes():
     assert (c800.train.num_steps, c800.flow.uniform_from_step) == (1_000_000, 600_000)
     assert (c800.sample.cfg_scale, c800.sample.cfg_interval_start) == (6.7, 0.125)
     assert c64.optimizer.learning_rate == 2e-4 and c64.optimizer.beta2 == 0.95
+
+
+def test_rows_of_the_paper():
+    """What tables 2 to 4 say of a row, against the accumulated changes."""
+    last = config.from_dict(load("paper:ladder_vavae"))
+    xl = config.from_dict(load("dit_xl"))
+    assert (last.model, last.data, last.optimizer, last.flow) == (
+        xl.model,
+        xl.data,
+        xl.optimizer,
+        xl.flow,
+    )
+    assert last.train.num_steps == 100_000 and last.sample.solver == "dopri5"
+    first = config.from_dict(load("paper:ladder_rectified_flow"))
+    assert (first.train.batch_size, first.train.num_steps) == (256, 400_000)
+    assert generator_config(first).grid == generator_config(last).grid == 16
+    small = config.from_dict(load("paper:f16d64_mae_b"))
+    assert (small.model.in_channels, small.train.num_steps) == (64, 200_000)
+    with pytest.raises(ValueError, match="has no row 'xl_80ep'; its rows: xl_64ep"):
+        paper.get_config("xl_80ep")
 
 
 def test_configs_import_only_ml_collections():

@@ -1,7 +1,7 @@
-"""Images inside an .npz file, read a batch at a time: 50,000 of 256x256 are 10 GB."""
+"""Images inside an .npz file, read and written a batch at a time: 50,000 of 256x256 are 10 GB."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from etils import epath
@@ -10,12 +10,14 @@ from etils import epath
 class NpzImages:
     """The array `arr_0` of an .npz file, uint8 [N, H, W, 3], as ADM's evaluator reads it.
 
-    Raises FileNotFoundError, and ValueError naming the file if it holds no such array or has it
-    compressed.
+    The other arrays of the file, such as labels, are not looked at.
+    Raises FileNotFoundError, and ValueError naming the file if it holds no such array.
     """
 
     def __init__(self, path: epath.PathLike, name: str = "arr_0"):
         self.path, self._entry = epath.Path(path), f"{name}.npy"
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: there is no such .npz file of images")
         with self.path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError(f"{self.path} is not an .npz file")
@@ -23,12 +25,7 @@ class NpzImages:
             with zipfile.ZipFile(file) as archive:
                 if self._entry not in archive.namelist():
                     raise ValueError(f"{self.path} lacks '{name}'; it has {archive.namelist()}")
-                info = archive.getinfo(self._entry)
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(
-                        f"{self.path} is compressed; write it with numpy.savez instead"
-                    )
-                with archive.open(info) as stream:
+                with archive.open(self._entry) as stream:
                     version = np.lib.format.read_magic(stream)
                     read_header = getattr(
                         np.lib.format, f"read_array_header_{version[0]}_{version[1]}"
@@ -55,4 +52,37 @@ class NpzImages:
             for first in range(start, stop, batch_size):
                 count = min(batch_size, stop - first)
                 data = stream.read(count * size)
+                if len(data) != count * size:
+                    raise ValueError(f"{self.path} ends within image {first + len(data) // size}")
                 yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
+
+
+def write_npz_images(
+    path: epath.PathLike,
+    images: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    others: Mapping[str, np.ndarray],
+) -> None:
+    """Writes an .npz file of `arr_0`, uint8 of the given shape [N, H, W, 3], and other arrays.
+
+    images: batches of the N in order. The file appears under its name only when it is whole.
+    Raises ValueError if the batches do not add up to N.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in others.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+        with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
+            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            written = 0
+            for batch in images:
+                stream.write(np.ascontiguousarray(batch, np.uint8).tobytes())
+                written += len(batch)
+    if written != shape[0]:
+        temporary.unlink()
+        raise ValueError(f"{path}: {written} images were given for an array of shape {shape}")
+    temporary.replace(path)

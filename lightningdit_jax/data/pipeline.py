@@ -70,11 +70,9 @@ class LatentBatches:
         self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
     ) -> Batch:
         """See BatchSource."""
-        latents = self._shards.read(indices, flip)
-        if self._stats is not None:
-            latents -= self._stats.mean
-            latents /= self._stats.std
-        latents *= self._multiplier
+        latents = self._shards.read(indices, flip, self._stats)
+        if self._multiplier != 1:
+            latents *= self._multiplier
         return {"latents": latents, "labels": self._shards.labels[indices].astype(np.int32)}
 
 

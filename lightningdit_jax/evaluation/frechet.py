@@ -5,11 +5,14 @@ product of means loses all digits in float32, and many in float64.
 """
 
 import dataclasses
+import json
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+
+BLOCK = 4096  # features that are multiplied at once: 64 MB of 2048 numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +30,14 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
-        """Of features [N, D]."""
-        features = np.asarray(features, np.float64)
-        if len(features) == 0:
-            return cls.empty(features.shape[1])
-        mean = features.mean(0)
-        centred = features - mean
-        return cls(len(features), mean, centred.T @ centred)
+        """Of features [N, D] of any float type, some BLOCK at a time in float64."""
+        whole = cls.empty(features.shape[1])
+        for start in range(0, len(features), BLOCK):
+            block = np.asarray(features[start : start + BLOCK], np.float64)
+            mean = block.mean(0)
+            centred = block - mean
+            whole = whole.merge(cls(len(block), mean, centred.T @ centred))
+        return whole
 
     def merge(self, other: "Moments") -> "Moments":
         """Of both sets together. Chan et al. 1983."""
@@ -52,6 +56,37 @@ class Moments:
             raise ValueError(f"a covariance needs two features or more; found {self.count}")
         return self.scatter / (self.count - 1)
 
+    @property
+    def gaussian(self) -> "Gaussian":
+        """Of the same mean and covariance."""
+        return Gaussian(self.mean, self.covariance)
+
+
+class MomentsStream:
+    """Moments of features that come a batch at a time; holds some BLOCK of them at most."""
+
+    def __init__(self, dim: int):
+        self._moments, self._dim = Moments.empty(dim), dim
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, features: np.ndarray) -> None:
+        """features: [b, D]. Raises ValueError for another D."""
+        if features.ndim != 2 or features.shape[1] != self._dim:
+            raise ValueError(f"features have shape {features.shape}; expected [b, {self._dim}]")
+        self._waiting.append(features)
+        if sum(map(len, self._waiting)) >= BLOCK:
+            self._take_waiting()
+
+    def moments(self) -> Moments:
+        """Of all so far."""
+        if self._waiting:
+            self._take_waiting()
+        return self._moments
+
+    def _take_waiting(self) -> None:
+        self._moments = self._moments.merge(Moments.of(np.concatenate(self._waiting)))
+        self._waiting = []
+
 
 class Gaussian(NamedTuple):
     """mean [D] and covariance [D, D], float64."""
@@ -60,39 +95,60 @@ class Gaussian(NamedTuple):
     covariance: np.ndarray
 
 
-class ReferenceMoments(NamedTuple):
-    """What FID compares Inception's pool features with, and sFID its spatial ones."""
+@dataclasses.dataclass(frozen=True)
+class ReferenceMoments:
+    """What FID compares Inception's pool features with, and sFID its spatial ones.
+
+    extractor: what computed the features, by field, in a file of ours; None in one of ADM's.
+    """
 
     pool: Gaussian
     spatial: Gaussian
+    extractor: dict[str, str] | None = None
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of a reference file: `mu`, `sigma`, `mu_s`, `sigma_s` and `extractor`."""
+        values = (*self.pool, *self.spatial)
+        arrays = {name: np.asarray(v, np.float64) for name, v in zip(_MOMENT_NAMES, values)}
+        if self.extractor is not None:
+            arrays["extractor"] = np.array(json.dumps(self.extractor))
+        return arrays
+
+
+_MOMENT_NAMES = ("mu", "sigma", "mu_s", "sigma_s")
 
 
 def moments_from_npz(path: str) -> ReferenceMoments:
-    """Moments of a reference set from a file of ADM's, local or gs://.
+    """Moments of a reference set from a file of ADM's or of `to_arrays`, local or gs://.
 
     As VIRTUAL_imagenet256_labeled.npz (Dhariwal & Nichol 2021): `mu`, `sigma`, `mu_s`, `sigma_s`.
     Images in the file are not read. Raises FileNotFoundError, and ValueError for another file.
     """
     advice = (
         "expected a reference file of the ADM evaluator, such as VIRTUAL_imagenet256_labeled.npz "
-        "(github.com/openai/guided-diffusion, evaluations/)"
+        "(github.com/openai/guided-diffusion, evaluations/), or one that "
+        "scripts/reference_statistics.py made"
     )
+    if not epath.Path(path).exists():
+        raise FileNotFoundError(f"{path}: there is no such file; {advice}")
     with epath.Path(path).open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path} is not an .npz file; {advice}")
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
-            names = ("mu", "sigma", "mu_s", "sigma_s")
-            if missing := [name for name in names if name not in archive.files]:
+            if missing := [name for name in _MOMENT_NAMES if name not in archive.files]:
                 raise ValueError(f"{path} lacks {missing} and has {archive.files}; {advice}")
-            arrays = [np.asarray(archive[name], np.float64) for name in names]
+            arrays = [np.asarray(archive[name], np.float64) for name in _MOMENT_NAMES]
+            extractor = None
+            if "extractor" in archive.files:
+                extractor = json.loads(str(archive["extractor"]))
     mu, sigma, mu_s, sigma_s = arrays
     for name, mean, covariance in (("mu, sigma", mu, sigma), ("mu_s, sigma_s", mu_s, sigma_s)):
         if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
             raise ValueError(
                 f"{path}: {name} have shapes {mean.shape}, {covariance.shape}; expected [D], [D, D]"
             )
-    return ReferenceMoments(Gaussian(mu, sigma), Gaussian(mu_s, sigma_s))
+    return ReferenceMoments(Gaussian(mu, sigma), Gaussian(mu_s, sigma_s), extractor)
 
 
 def frechet_distance(

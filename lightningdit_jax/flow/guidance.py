@@ -1,9 +1,12 @@
-"""Classifier-free guidance on some channels and on an interval of time."""
+"""Guidance by labels or by a worse model, on some channels and on an interval of time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+ConditionalVelocityFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -12,24 +15,29 @@ def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def guide(
-    velocity_fn: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    velocity_fn: ConditionalVelocityFn,
     labels: jax.Array,
     null_label: int,
     *,
-    cfg_scale: float,
+    cfg_scale: float | jax.Array,
     cfg_channels: int | None = 3,
-    interval_start: float = 0.0,
+    interval_start: float | jax.Array = 0.0,
+    interval_end: float | jax.Array = 1.0,
+    weak_velocity_fn: ConditionalVelocityFn | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Guided velocity v(x, t) of a label-conditional model. Ho & Salimans 2022.
 
     velocity_fn: (x [B, ..., C], t [B], y [B]) -> velocity [B, ..., C].
     labels: int [B]; null_label: the label that stands for "no label".
-    cfg_scale: v = v_null + cfg_scale (v_label - v_null). At exactly 1 that is v_label, and the
-        unconditional half is never computed.
+    cfg_scale: v = v_null + cfg_scale (v_label - v_null). At a Python number 1 that is v_label, and
+        the unconditional half is never computed.
     cfg_channels: guide the first so many channels and leave the others conditional; None guides
         all. The release's published numbers are made with 3 (inherited from DiT).
-    interval_start: guidance is on for t >= interval_start (in float32); below it the velocity is
-        v_label and the unconditional half is not computed. Kynkäänniemi et al. 2024.
+    interval_start, interval_end: guidance is on for start <= t <= end (in float32); outside the
+        velocity is v_label and the unconditional half is not computed. An end of 1 or more has no
+        effect, also where a solver looks beyond t = 1. Kynkäänniemi et al. 2024.
+    weak_velocity_fn: a worse model of the same data, which is asked for the same labels and takes
+        the place of v_null. Autoguidance, Karras et al. 2024.
 
     The returned function takes x [B, ..., C] and a scalar t, and gives float32 [B, ..., C].
     Raises ValueError if cfg_channels is below 1, or above C once x is seen.
@@ -39,12 +47,22 @@ def guide(
             f"cfg_channels is {cfg_channels}; expected a positive number, or None for all channels"
         )
 
-    def evaluate(x, t, y):
+    def evaluate(model: ConditionalVelocityFn, x, t, y):
         # float32 before anything is subtracted: guidance amplifies rounding by cfg_scale.
-        return velocity_fn(x, jnp.full(x.shape[0], t, jnp.float32), y).astype(jnp.float32)
+        return model(x, jnp.full(x.shape[0], t, jnp.float32), y).astype(jnp.float32)
 
     def conditional(x, t):
-        return evaluate(x, t, labels)
+        return evaluate(velocity_fn, x, t, labels)
+
+    def both(x, t):
+        if weak_velocity_fn is not None:
+            return conditional(x, t), evaluate(weak_velocity_fn, x, t, labels)
+        # Label and null label of one image are neighbours in the batch, so a batch sharded over
+        # devices keeps each pair on one device and guidance needs no communication.
+        x_2B, y_2B = _interleave(x, x), _interleave(labels, jnp.full_like(labels, null_label))
+        v_2B = evaluate(velocity_fn, x_2B, t, y_2B)
+        v_B2 = v_2B.reshape(x.shape[0], 2, *v_2B.shape[1:])
+        return v_B2[:, 0], v_B2[:, 1]
 
     def guided(x, t):
         if cfg_channels is not None and cfg_channels > x.shape[-1]:
@@ -52,24 +70,24 @@ def guide(
                 f"cfg_channels is {cfg_channels}, but x has {x.shape[-1]} channels (shape "
                 f"{x.shape}); expected at most that, or None for all channels"
             )
-        # Label and null label of one image are neighbours in the batch, so a batch sharded over
-        # devices keeps each pair on one device and guidance needs no communication.
-        x_2B, y_2B = _interleave(x, x), _interleave(labels, jnp.full_like(labels, null_label))
-        v_2B = evaluate(x_2B, t, y_2B)
-        v_B2 = v_2B.reshape(x.shape[0], 2, *v_2B.shape[1:])
-        v_label, v_null = v_B2[:, 0], v_B2[:, 1]
+        v_label, v_null = both(x, t)
         v = v_null + cfg_scale * (v_label - v_null)
         if cfg_channels is None:
             return v
         return jnp.concatenate([v[..., :cfg_channels], v_label[..., cfg_channels:]], axis=-1)
 
-    if cfg_scale == 1:
+    if isinstance(cfg_scale, (int, float)) and cfg_scale == 1:
         return conditional
-    if interval_start <= 0:
+    if isinstance(interval_start, (int, float)) and interval_start <= 0 and interval_end >= 1:
         return guided
 
     def velocity(x, t):
-        on = jnp.float32(t) >= jnp.float32(interval_start)
+        on = guidance_is_on(jnp.float32(t), jnp.float32(interval_start), jnp.float32(interval_end))
         return jax.lax.cond(on, guided, conditional, x, jnp.float32(t))
 
     return velocity
+
+
+def guidance_is_on(t: Any, start: Any, end: Any) -> Any:
+    """Whether time t lies in the guided interval, all in float32. NumPy or JAX, any shapes."""
+    return (t >= start) & ((t <= end) | (end >= 1))

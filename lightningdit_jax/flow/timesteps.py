@@ -42,15 +42,19 @@ def shift_timesteps(t: jax.Array, shift: float) -> jax.Array:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def time_grid(num_steps: int, shift: float = 0.0) -> np.ndarray:
+def time_grid(
+    num_steps: int, shift: float = 0.0, interval: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
     """Sampling times from 0 to 1, float32 [num_steps], warped by `shift_timesteps`.
 
-    num_steps counts grid points, as in the release: 250 make 249 solver steps. Raises ValueError
-    below 2. Made by NumPy, outside of any trace, so that it is bit-identical to the release's.
+    num_steps counts grid points, as in the release: 250 make 249 solver steps. interval: the ends
+    before the warp, as `time_interval` gives them. Reversed, the grid runs from data to noise.
+    Made by NumPy, outside of any trace, so that it is bit-identical to the release's.
+    Raises ValueError for fewer than 2 points.
     """
     if num_steps < 2:
         raise ValueError(
             f"num_steps is {num_steps}; a time grid needs at least 2 points (num_steps counts grid "
             "points, so 2 make one solver step)"
         )
-    return shift_timesteps(np.linspace(0, 1, num_steps).astype(np.float32), shift)
+    return shift_timesteps(np.linspace(*interval, num_steps).astype(np.float32), shift)

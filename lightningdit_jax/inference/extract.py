@@ -6,6 +6,7 @@ bits are those of a run that was never interrupted.
 """
 
 import collections
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
             f"latents cannot be written to {folder}, since they are read through memory maps; set "
             "config.extract.path to a local or mounted (gcsfuse) folder"
         )
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
     check_batch_size(options.batch_size, mesh, jax.process_count())
     source = open_image_batches(config, config.data.split)
     loaded = load_functional(

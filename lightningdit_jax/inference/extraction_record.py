@@ -1,6 +1,5 @@
 """extraction.json: what the latents of a folder were made with, so that a restart goes on alike."""
 
-import hashlib
 import json
 from typing import Any
 
@@ -10,8 +9,9 @@ from jax.experimental import multihost_utils
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.load import Loaded
-from lightningdit_jax.parallel.multihost import is_main_process, to_host
+from lightningdit_jax.parallel.multihost import is_main_process
 
 RECORD = "extraction.json"
 
@@ -32,7 +32,7 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
     if data.source == "tfds":
         described["name"] = data.tfds_name
     return {
-        "tokenizer": _fingerprint(tokenizer),
+        "tokenizer": weights_fingerprint(tokenizer.params),
         "seed": config.seed,
         "images": described,
         "resolution": config.tokenizer.resolution,
@@ -70,11 +70,3 @@ def check_record(folder: epath.Path, record: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
         temporary.replace(path)
     multihost_utils.sync_global_devices("record of the extraction written")
-
-
-def _fingerprint(tokenizer: Loaded) -> str:
-    """A hash of architecture and weights: another checkpoint of the same run is another one."""
-    digest = hashlib.sha256(json.dumps(tokenizer.meta["architecture"], sort_keys=True).encode())
-    for leaf in jax.tree.leaves(tokenizer.params):
-        digest.update(to_host(leaf).tobytes())
-    return digest.hexdigest()

@@ -1,102 +1,116 @@
-"""--mode=sample: N samples from a config, as samples.npz, a grid and a description."""
+"""--mode=sample: images of a generator, written as they come; a killed run goes on."""
 
 import dataclasses
-import json
+import time
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.inference.generate import choose_labels, make_sampler, sample_batches
-from lightningdit_jax.inference.load import load_functional
+from lightningdit_jax.inference.open_sampler import open_sampler
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
-from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.parallel.multihost import is_main_process
+from lightningdit_jax.inference.sample_store import SampleStore
+from lightningdit_jax.inference.sampling import Sampling, choose_labels
+from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+
+# Keys of config.sample that are not part of a Sampling but decide the images too.
+_CHOICES = ("num_samples", "labels", "use_ema")
+_OUTPUTS = {"npz": ["samples.npz"], "png": ["samples"], "both": ["samples.npz", "samples"]}
 
 
 def sample(config: Config, workdir: str) -> epath.Path:
-    """Generates config.sample.num_samples images and returns the path of samples.npz.
+    """Draws config.sample.num_samples images into WORKDIR and returns WORKDIR/samples.json.
 
-    arr_0: uint8 [N, H, W, 3], what the ADM evaluator reads; arr_1: labels [N]. samples.png shows
-    the first of them, samples.json states everything that moves FID.
+    sample.output: "npz" writes samples.npz (arr_0 uint8 [N, H, W, 3], what the ADM evaluator reads,
+    and arr_1, the labels), "png" writes samples/000000.png and so on, "both" both. samples.png
+    shows the first images, samples.json states everything that moves FID. Samples that are there
+    already are not drawn again. Raises ValueError or FileNotFoundError as open_sampler does, and
+    for a workdir with the beginning of other samples.
     """
-    options = config.sample
-    if not options.tokenizer:
-        raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    dtype = jnp.dtype(config.compute.dtype)
-    dit = load_functional(
-        options.checkpoint or workdir,
-        mesh,
-        dtype=dtype,
-        use_ema=options.use_ema,
-        expect="lightningdit",
-    )
-    vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
-    architecture = dit.meta["architecture"]
-    if architecture["in_channels"] != vae.meta["architecture"]["embed_dim"]:
-        raise ValueError(
-            f"the generator makes latents of {architecture['in_channels']} channels, the tokenizer "
-            f"{options.tokenizer} decodes {vae.meta['architecture']['embed_dim']}"
-        )
-    scaling = dit.scaling()
-    if scaling is None:
-        raise ValueError(
-            f"{options.checkpoint or workdir} does not say how its latents were normalised; "
-            "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
-        )
-    num_classes = architecture["num_classes"]
+    options, sampling = config.sample, Sampling.of(config.sample)
+    sampler, weights = open_sampler(config, workdir)
+    num_classes = sampler.structure.config.num_classes
     labels = choose_labels(options.labels, options.num_samples, num_classes, config.seed)
-    sampler = make_sampler(
-        dit.graphdef,
-        vae.graphdef,
-        latent_shape=(architecture["input_size"],) * 2 + (architecture["in_channels"],),
-        null_label=num_classes,
-        scaling=scaling,
-        seed=config.seed,
-        num_steps=options.num_steps,
-        solver=options.solver,
-        cfg_scale=options.cfg_scale,
-        cfg_channels=options.cfg_channels,
-        cfg_interval_start=options.cfg_interval_start,
-        timestep_shift=options.timestep_shift,
-        mesh=mesh,
-    )
-    progress, parts = Progress("sampled", len(labels), quiet=not is_main_process()), []
-    for first, images in sample_batches(
-        sampler, dit.params, vae.params, labels, mesh=mesh, batch_size=options.batch_size
-    ):
-        parts.append(images)
-        progress.update(first + len(images))
-    description = {
-        **dataclasses.asdict(options),
-        "evaluations": options.num_steps - 1,
+    description: dict[str, Any] = {
+        **dataclasses.asdict(sampling),
+        **{key: getattr(options, key) for key in _CHOICES},
+        "evaluations": sampling.evaluations(),
+        "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
         "seed": config.seed,
         "dtype": config.compute.dtype,
-        "checkpoint_step": dit.meta["step"],
-        "latents": dit.meta.get("latents"),
-        "device": jax.devices()[0].device_kind,
+        **weights,
     }
-    path = epath.Path(workdir) / "samples.npz"
-    if is_main_process():
-        _write(path, np.concatenate(parts), labels, num_classes, description)
-    return path
+    outputs = _OUTPUTS[options.output]
+    folder, main = epath.Path(workdir), is_main_process()
+    folder.mkdir(parents=True, exist_ok=True)
+    store = SampleStore(folder, description, len(labels))
+    if _of_main(store.is_finished(outputs)):
+        if main:
+            print(f"these samples are there already: {', '.join(outputs)} in {folder}")
+        return folder / "samples.json"
+
+    began, missing = time.perf_counter(), _missing(store, len(labels))
+    done = len(labels) - sum(stop - start for start, stop in missing)
+    if main and done:
+        print(f"{done:,} of {len(labels):,} samples are there already")
+    progress = Progress("sampled", len(labels), quiet=not main, done=done)
+    for start, stop in missing:
+        batches = sampler.batches(
+            np.arange(start, stop),
+            labels[start:stop],
+            sampling,
+            seed=config.seed,
+            batch_size=options.batch_size,
+        )
+        for indices, images in batches:
+            if main:
+                store.write(int(indices[0]), images)
+            done += len(images)
+            progress.update(done)
+    if main:
+        _finish(store, folder, labels, num_classes, outputs, time.perf_counter() - began)
+    return folder / "samples.json"
 
 
-def _write(
-    path: epath.Path, images: np.ndarray, labels: np.ndarray, num_classes: int, description: dict
+def _of_main(value: Any) -> Any:
+    """What the main process found: the others may not see its files."""
+    return gather_numpy(np.array(value))[0]
+
+
+def _missing(store: SampleStore, total: int) -> list[tuple[int, int]]:
+    mask = np.zeros(total, bool)
+    for start, stop in store.missing():
+        mask[start:stop] = True
+    edges = np.flatnonzero(np.diff(_of_main(mask).astype(int), prepend=0, append=0))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def _finish(
+    store: SampleStore,
+    folder: epath.Path,
+    labels: np.ndarray,
+    num_classes: int,
+    outputs: list[str],
+    seconds: float,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, images, labels)
-    temporary.replace(path)
+    if "samples.npz" in outputs:
+        store.write_npz(labels)
+    if "samples" in outputs:
+        store.write_pngs()
     columns = num_classes if num_classes <= 10 else 8
-    save_png(path.with_name("samples.png"), image_grid(images[: columns * 8], columns))
-    text = path.with_name("samples.json.tmp")
-    text.write_text(json.dumps(description, indent=1) + "\n")
-    text.replace(path.with_name("samples.json"))
-    print(f"samples in {path}, a grid in {path.with_name('samples.png')}")
+    shown = _first(store, columns * 8)
+    save_png(folder / "samples.png", image_grid(shown, columns))
+    store.finish({"seconds": round(seconds, 1), "device": jax.devices()[0].device_kind})
+    print(f"{', '.join(outputs)}, samples.json and a picture, samples.png, in {folder}")
+
+
+def _first(store: SampleStore, count: int) -> np.ndarray:
+    shown: list[np.ndarray] = []
+    for images in store.images():
+        shown.append(images)
+        if sum(map(len, shown)) >= count:
+            break
+    return np.concatenate(shown)[:count]

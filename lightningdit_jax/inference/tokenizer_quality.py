@@ -1,5 +1,6 @@
 """How well a tokenizer rebuilds images: PSNR, SSIM, LPIPS, rFID, and a picture."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
+from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
 from lightningdit_jax.inference.image_batches import (
     local_rows,
@@ -19,6 +20,7 @@ from lightningdit_jax.inference.image_batches import (
     padded_batches,
     process_range,
 )
+from lightningdit_jax.inference.inception_network import gathered_moments
 from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
@@ -37,7 +39,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
     evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
     Writes originals above reconstructions to WORKDIR/reconstructions.png.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
     options = config.evaluate
     check_batch_size(options.batch_size, mesh, jax.process_count())
     source = open_image_batches(config, options.split)
@@ -94,7 +96,7 @@ class _Comparison:
         self._scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
         if lpips:
             self._scores["lpips"] = []
-        self._moments = [Moments.empty(POOL_DIM), Moments.empty(POOL_DIM)]
+        self._streams = [MomentsStream(POOL_DIM), MomentsStream(POOL_DIM)]
 
     def add(self, images: jax.Array, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
         """Takes a batch into account, its first `count` rows here; returns those of both."""
@@ -104,9 +106,8 @@ class _Comparison:
         if self._distance:
             self._scores["lpips"].append(local_rows(self._distance(images, rebuilt), count))
         if self._features:
-            for i, array in enumerate((images, rebuilt)):
-                features = local_rows(self._features(array), count)
-                self._moments[i] = self._moments[i].merge(Moments.of(features))
+            for stream, array in zip(self._streams, (images, rebuilt)):
+                stream.add(local_rows(self._features(array), count))
         return pair
 
     def result(self) -> dict[str, float]:
@@ -116,10 +117,8 @@ class _Comparison:
         count, *sums = gather_numpy(sums).sum(0)
         numbers = {f"reconstruction_{name}": float(s / count) for name, s in zip(scores, sums)}
         if self._features:
-            original, rebuilt = (_gathered(moments) for moments in self._moments)
-            numbers["reconstruction_fid"] = frechet_distance(
-                original.mean, original.covariance, rebuilt.mean, rebuilt.covariance
-            )
+            original, rebuilt = (gathered_moments(s.moments()).gaussian for s in self._streams)
+            numbers["reconstruction_fid"] = frechet_distance(*original, *rebuilt)
         return numbers
 
 
@@ -131,15 +130,3 @@ def _compiled(loaded: Loaded, function: Callable, mesh: Mesh) -> Callable:
 
     run = jax.jit(run, out_shardings=batch_sharding(mesh))
     return lambda *images: run(loaded.params, *images)
-
-
-def _gathered(moments: Moments) -> Moments:
-    """Of the features of all processes."""
-    parts = (
-        gather_numpy(np.asarray(part, np.float64))
-        for part in (moments.count, moments.mean, moments.scatter)
-    )
-    whole = Moments.empty(len(moments.mean))
-    for count, mean, scatter in zip(*parts):
-        whole = whole.merge(Moments(int(count), mean, scatter))
-    return whole

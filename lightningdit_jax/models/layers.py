@@ -1,7 +1,8 @@
 """Layers of the transformer block: norms, attention, MLPs. Parameters are float32.
 
 Fused projections keep their parts as axes of their own (q, k and v; gate and value), so that
-tensor parallelism cuts heads and hidden width and never across the parts.
+tensor parallelism cuts heads and hidden width and never across the parts. They are fused in the
+checkpoint alone: a product for each part is what XLA fuses its neighbours into.
 """
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from lightningdit_jax.models.attention import attention
 from lightningdit_jax.models.embeddings import apply_rotary, rotary_tables
 
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -37,17 +39,24 @@ def linear(
     )
 
 
+def project_parts(layer: nnx.LinearGeneral, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The parts of a fused projection. Kernel [D, P, ...], x: [..., D] -> P times [..., ...]."""
+    kernel, bias = (p[...].astype(layer.dtype) for p in (layer.kernel, layer.bias))
+    x = x.astype(layer.dtype)
+    return tuple(jnp.tensordot(x, kernel[:, i], 1) + bias[i] for i in range(len(bias)))
+
+
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + 1e-6) in float32, cast to x's type, times a weight. Zhang 2019."""
 
     def __init__(self, dim: int):
         self.scale = nnx.Param(jnp.ones(dim, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., dim] -> the same."""
+    def __call__(self, x: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
+        """x: [..., dim] -> the same. gain, which broadcasts with x, multiplies the weight."""
         x32 = x.astype(jnp.float32)
         x32 *= jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-        return x32.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        return x32.astype(x.dtype) * (self.scale[...] * gain).astype(x.dtype)
 
 
 def token_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
@@ -72,16 +81,23 @@ def head_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs) 
     return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
-def modulate(x: jax.Array, shift: jax.Array | None, scale: jax.Array) -> jax.Array:
-    """x (1 + scale) + shift. x: [B, N, D], shift and scale [B, 1, D]."""
-    x = x * (1 + scale)
+def modulated(
+    norm: nnx.Module, x: jax.Array, shift: jax.Array | None, scale: jax.Array
+) -> jax.Array:
+    """norm(x) (1 + scale) + shift. x: [B, N, D], shift and scale [B, 1, D]. DiT."""
+    if isinstance(norm, RMSNorm):
+        # One factor per image: the gradients of weight and scale share their sum over tokens.
+        x = norm(x, 1 + scale.astype(jnp.float32))
+    else:
+        x = norm(x) * (1 + scale)
     return x if shift is None else x + shift
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention with optional q/k norm and 2-D rotary embedding.
 
-    x: [B, N, D] -> [B, N, D]. Softmax in float32. implementation: of jax.nn.dot_product_attention.
+    x: [B, N, D] -> [B, N, D]. Softmax in float32. implementation: "xla" is `attention`, others are
+    those of jax.nn.dot_product_attention.
     """
 
     def __init__(
@@ -108,15 +124,20 @@ class Attention(nnx.Module):
         self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        qkv = checkpoint_name(self.qkv(x), "qkv")  # [B, N, 3, H, hd]
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        q, k, v = project_parts(self.qkv, x)
         if self.use_qknorm:
+            q, k = checkpoint_name(q, "qkv"), checkpoint_name(k, "qkv")
             q, k = self.q_norm(q), self.k_norm(k)
         if self.use_rope:
             cos, sin = rotary_tables(self.grid, self.head_dim)
             q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
-        x = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
-        return self.proj(checkpoint_name(x, "attention"))
+        q, k, v = (checkpoint_name(part, "qkv") for part in (q, k, v))
+        if self.implementation == "xla":
+            x = attention(q, k, v)
+        else:
+            x = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
+            x = checkpoint_name(x, "attention")
+        return self.proj(x)
 
 
 class SwiGLU(nnx.Module):
@@ -128,8 +149,8 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D]."""
-        x = checkpoint_name(self.w12(x), "mlp_hidden")  # [..., 2, F]
-        return self.w3(nnx.silu(x[..., 0, :]) * x[..., 1, :])
+        gate, value = (checkpoint_name(p, "mlp_hidden") for p in project_parts(self.w12, x))
+        return self.w3(nnx.silu(gate) * value)
 
 
 class GeluMlp(nnx.Module):

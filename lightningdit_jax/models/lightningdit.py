@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
@@ -19,7 +20,7 @@ from lightningdit_jax.models.layers import (
     GeluMlp,
     SwiGLU,
     linear,
-    modulate,
+    modulated,
     token_norm,
 )
 
@@ -43,7 +44,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "block": _POLICIES.nothing_saveable,
     "attention": _POLICIES.save_only_these_names("qkv", "attention"),
     "attention_mlp": _POLICIES.save_only_these_names("qkv", "attention", "mlp_hidden"),
-    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
+    "dots": _POLICIES.save_only_these_names("qkv", "attention", "mlp_hidden", "branch"),
 }
 REMAT = ("none", *REMAT_POLICIES)
 ATTENTION = ("xla", "cudnn")
@@ -139,6 +140,16 @@ class LightningDiTConfig:
         return self.num_classes + (self.class_dropout_prob > 0)
 
 
+def variant_config(variant: str, **fields: Any) -> LightningDiTConfig:
+    """The architecture of a variant; fields that are not None override its sizes.
+
+    Raises ValueError as variant_dims and LightningDiTConfig.
+    """
+    sizes = variant_dims(variant)
+    sizes |= {name: fields[name] for name in sizes if fields.get(name) is not None}
+    return LightningDiTConfig(**(fields | sizes))
+
+
 class Block(nnx.Module):
     """AdaLN-Zero block. x: [B, N, D], c: [B, D] -> [B, N, D]. Peebles & Xie 2023, sec. 3.2.
 
@@ -179,8 +190,10 @@ class Block(nnx.Module):
         if self.wo_shift:
             parts = [None, *parts[:2], None, *parts[2:]]
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
-        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        branch = self.attn(modulated(self.norm1, x, shift1, scale1))
+        x = x + gate1 * checkpoint_name(branch, "branch")
+        branch = self.mlp(modulated(self.norm2, x, shift2, scale2))
+        return x + gate2 * checkpoint_name(branch, "branch")
 
 
 class FinalLayer(nnx.Module):
@@ -200,7 +213,7 @@ class FinalLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
         modulation = self.adaLN_modulation(nnx.silu(c))[:, :, None]
-        return self.linear(modulate(self.norm_final(x), modulation[:, 0], modulation[:, 1]))
+        return self.linear(modulated(self.norm_final, x, modulation[:, 0], modulation[:, 1]))
 
 
 def _unconstrained(x: jax.Array, name: str) -> jax.Array:

@@ -16,31 +16,49 @@ _OPERANDS = re.compile(r"%([^\s,)]+)")
 _CALLS = re.compile(r"(?:calls|to_apply|body)=%([^\s,]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_ARRAYS = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# What moves numbers and computes none.
+_MOVES = {
+    *("bitcast", "broadcast", "concatenate", "convert", "copy", "copy-start", "copy-done"),
+    *("dynamic-slice", "dynamic-update-slice", "gather", "pad", "reshape", "reverse", "slice"),
+    *("transpose", "parameter", "constant", "get-tuple-element", "tuple", "iota", "fusion"),
+}
+MATMUL, MOVEMENT, OTHER = "products", "copies and casts", "elementwise and reductions"
 
 
 @dataclasses.dataclass
 class Cost:
-    """Totals per device and run of the program."""
+    """Totals per device and run of the program.
+
+    matmul_flops: two per multiply-add of dots and convolutions. cycles: the compiler's estimates,
+    by what takes them; they leave out collectives and Pallas kernels. collectives: how many of each
+    kind run; overlapped: how many of them beside arithmetic; collective_bytes: of the whole arrays
+    that they gather, sum or send.
+    """
 
     matmul_flops: float = 0.0
-    cycles: float = 0.0
+    cycles: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    overlapped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    collective_bytes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    @property
+    def total_cycles(self) -> int:
+        """Cycles of all kinds together."""
+        return sum(self.cycles.values())
 
     def add(self, other: "Cost", times: int = 1) -> None:
         """Adds another cost, so many times."""
         self.matmul_flops += times * other.matmul_flops
-        self.cycles += times * other.cycles
-        for kind, count in other.collectives.items():
-            self.collectives[kind] += times * count
+        for field in ("cycles", "collectives", "overlapped", "collective_bytes"):
+            for key, amount in getattr(other, field).items():
+                getattr(self, field)[key] += times * amount
 
 
 def program_cost(text: str) -> Cost:
-    """Cost of the entry computation of an HLO module.
-
-    matmul_flops: two per multiply-add of dots and convolutions. cycles: the compiler's estimates,
-    which leave out collectives and Pallas kernels. collectives: how many of each kind run.
-    """
+    """Cost of the entry computation of an HLO module, loops counted as often as they run."""
     computations, entry = _split(text)
     done: dict[str, Cost] = {}
 
@@ -69,27 +87,60 @@ def _split(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
 def _computation_cost(computations, name, cost_of) -> Cost:
     total = Cost()
     shapes = {n: _dims(rest) for n, rest in computations[name]}
+    channels = set()  # of collectives counted here: one that overlaps appears in several fusions
     for _, rest in computations[name]:
         opcode = _OPCODE.search(rest)[1]
-        if cycles := _CYCLES.search(rest):
-            total.cycles += int(cycles[1])
-        kind = opcode.removesuffix("-start")
-        if kind in _COLLECTIVES:
-            total.collectives[kind] += 1
+        called = _CALLS.search(rest)
+        inner = Cost()
         if opcode in ("convolution", "dot"):
             total.matmul_flops += _matmul_flops(rest, opcode, shapes)
         elif opcode == "while":
             condition = re.search(r"condition=%([^\s,]+)", rest)[1]
-            body = _CALLS.search(rest)[1]
-            total.add(cost_of(body), _trip_count(computations[condition]))
+            total.add(cost_of(called[1]), _trip_count(computations[condition]))
         elif opcode == "conditional":
             branches = [b.strip().lstrip("%") for b in _BRANCHES.search(rest)[1].split(",")]
             total.add(max((cost_of(b) for b in branches), key=lambda c: c.matmul_flops))
-        elif opcode in ("fusion", "call", "async-start") and (called := _CALLS.search(rest)):
+        elif opcode == "fusion" and called:
             inner = cost_of(called[1])
-            # A fusion's own estimate covers what is inside it.
-            total.add(dataclasses.replace(inner, cycles=0.0) if opcode == "fusion" else inner)
+            total.matmul_flops += inner.matmul_flops
+            for _, inside in computations[called[1]]:
+                channel = _CHANNEL.search(inside)
+                if channel and channel[1] not in channels:
+                    channels.add(channel[1])
+                    _count_collective(total, inside, fused_into=called[1])
+        elif opcode in ("call", "async-start") and called:
+            total.add(cost_of(called[1]))
+        _count_collective(total, rest)
+        if cycles := _CYCLES.search(rest):
+            inside = computations[called[1]] if opcode == "fusion" and called else [("", rest)]
+            opcodes = {_OPCODE.search(instruction)[1] for _, instruction in inside}
+            if opcode in ("convolution", "dot") or inner.matmul_flops:
+                kind = MATMUL
+            else:
+                kind = MOVEMENT if opcodes <= _MOVES else OTHER
+            total.cycles[kind] += int(cycles[1])
     return total
+
+
+def _count_collective(total: Cost, rest: str, fused_into: str = "") -> None:
+    """Adds an instruction if it is a collective. fused_into: the computation of its fusion."""
+    opcode = _OPCODE.search(rest)[1]
+    kind = opcode.removesuffix("-start")
+    if kind not in _COLLECTIVES:
+        return
+    sizes = [_bytes(*array) for array in _ARRAYS.findall(rest[: rest.index(f" {opcode}(")])]
+    overlapped = opcode != kind or bool(fused_into)
+    if fused_into.startswith("all-reduce-scatter"):
+        kind, overlapped = "reduce-scatter", False
+    total.collectives[kind] += 1
+    total.overlapped[kind] += overlapped
+    # What a start returns is its operand, its result and perhaps its state.
+    total.collective_bytes[kind] += max(sizes) if opcode.endswith("-start") else sum(sizes)
+
+
+def _bytes(dtype: str, dims: str) -> float:
+    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+    return math.prod(int(d) for d in dims.split(",") if d) * bits / 8
 
 
 def _dims(rest: str) -> tuple[int, ...]:

@@ -13,12 +13,19 @@ BATCH_AXES = ("data", "fsdp")  # FSDP shards the batch as well as the parameters
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    dcn_data: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """Mesh of all devices (or the given ones) with the axes ("data", "fsdp", "tensor").
 
-    One size may be -1 and takes what the others leave. Raises ValueError if the sizes do not
-    multiply to the number of devices.
+    One size may be -1 and takes what the others leave. dcn_data: TPU slices, or processes where
+    there are none, that "data" spans; "fsdp" and "tensor" then stay within one, on its fast
+    network. Raises ValueError if the sizes do not multiply to the number of devices, or dcn_data is
+    not the number of slices or processes.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = dict(zip(AXES, (data, fsdp, tensor)))
@@ -39,10 +46,41 @@ def make_mesh(
             f"{shape}: the product is {known}, but there are {len(devices)} devices; set one size "
             "to -1 to take what is left"
         )
-    array = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), np.asarray(devices), allow_split_physical_axes=True
-    )
+    array = _arrange(tuple(sizes.values()), dcn_data, devices)
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(shape: tuple[int, int, int], dcn_data: int, devices: list[jax.Device]) -> np.ndarray:
+    """Devices in the mesh's shape, neighbours of the later axes near each other."""
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    num_processes = len({device.process_index for device in devices})
+    if devices[0].platform == "tpu" and dcn_data != num_slices:
+        raise ValueError(
+            f"mesh.dcn_data={dcn_data}, but the devices are in {num_slices} TPU slices; set "
+            f"mesh.dcn_data={num_slices}"
+        )
+    if dcn_data == 1:
+        return mesh_utils.create_device_mesh(
+            shape, np.asarray(devices), allow_split_physical_axes=True
+        )
+    if dcn_data not in (num_slices, num_processes):
+        raise ValueError(
+            f"mesh.dcn_data={dcn_data}, but the devices are in {num_processes} processes; expected "
+            "this number, or 1"
+        )
+    data, fsdp, tensor = shape
+    if data % dcn_data:
+        raise ValueError(
+            f"mesh.data={data} cannot be divided by mesh.dcn_data={dcn_data}; choose mesh.fsdp and "
+            "mesh.tensor that fit within one slice or node"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // dcn_data, fsdp, tensor),
+        (dcn_data, 1, 1),
+        devices,
+        process_is_granule=dcn_data != num_slices,
+        allow_split_physical_axes=True,
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -60,11 +98,14 @@ def num_batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch_size(global_batch: int, mesh: Mesh, process_count: int) -> None:
+def check_batch_size(
+    global_batch: int, mesh: Mesh, process_count: int, accumulate_steps: int = 1
+) -> None:
     """Raise ValueError unless the batch divides evenly among batch shards and processes.
 
     Every process loads its own part of the batch, so the number of batch shards must be a multiple
-    of the number of processes too: "tensor" may not reach across processes.
+    of the number of processes too: "tensor" may not reach across processes. With accumulate_steps
+    every shard is cut into so many parts.
     """
     data, fsdp, shards = mesh.shape["data"], mesh.shape["fsdp"], num_batch_shards(mesh)
     if shards % process_count:
@@ -73,11 +114,13 @@ def check_batch_size(global_batch: int, mesh: Mesh, process_count: int) -> None:
             "processes, which load a part of the batch each; expected a multiple of the number of "
             f"processes: lower mesh.tensor (now {mesh.shape['tensor']})"
         )
-    if global_batch < 1 or global_batch % shards:
-        below = global_batch // shards * shards
-        nearest = [str(size) for size in (below, below + shards) if size > 0]
+    parts = shards * accumulate_steps
+    if global_batch < 1 or global_batch % parts:
+        below = global_batch // parts * parts
+        nearest = [str(size) for size in (below, below + parts) if size > 0]
+        times = f" of {accumulate_steps} accumulated parts each" if accumulate_steps > 1 else ""
         raise ValueError(
-            f"batch size {global_batch} cannot be divided among {shards} batch shards "
+            f"batch size {global_batch} cannot be divided among {shards} batch shards{times} "
             f"(data={data} x fsdp={fsdp}, {process_count} processes); nearest valid sizes: "
             f"{' and '.join(nearest)}"
         )

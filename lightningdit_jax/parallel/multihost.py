@@ -32,28 +32,45 @@ def _cluster_detected() -> bool:
 
 
 def initialize(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_seconds: int = 100,
 ) -> None:
     """Join the other processes of this job, if there are any. Call before any other use of JAX.
 
     Without arguments Cloud TPU, Slurm and Open MPI are detected, and a lone process does nothing;
     num_processes=1 says that it is alone. Elsewhere give all three: coordinator "host:port" of
-    process 0, the number of processes, and this one's number.
+    process 0, the number of processes, and this one's number; or set JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. heartbeat_seconds: a process that is not heard of for so
+    long is taken for dead, and ends the others.
     Raises ValueError if only some of the three are given.
     """
     if num_processes == 1:
         return
     given = (coordinator, num_processes, process_id)
     if all(value is None for value in given):
+        given = coordinator, num_processes, process_id = _cluster_in_environment()
+    if all(value is None for value in given):
         if _cluster_detected():
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
         return
     if any(value is None for value in given):
         raise ValueError(
             f"coordinator={coordinator}, num_processes={num_processes}, process_id={process_id}: "
             "expected all three, or none to detect the cluster"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat_seconds)
+
+
+def _cluster_in_environment() -> tuple[str | None, int | None, int | None]:
+    """(coordinator, num_processes, process_id); all None unless the last two are set."""
+    count, index = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    if count is None and index is None:
+        return None, None, None  # an address alone goes with a cluster that JAX detects
+    to_int = (int(value) if value is not None else None for value in (count, index))
+    return os.environ.get("JAX_COORDINATOR_ADDRESS"), *to_int
 
 
 def is_main_process() -> bool:
@@ -95,6 +112,11 @@ def gather_numpy(array: np.ndarray) -> np.ndarray:
     raw = np.frombuffer(array.tobytes(), np.uint8)
     gathered = np.ascontiguousarray(multihost_utils.process_allgather(raw))
     return gathered.view(array.dtype).reshape(-1, *array.shape)
+
+
+def from_main_process(value: float) -> float:
+    """The main process's number in every process. All must call it."""
+    return float(gather_numpy(np.float64(value))[0])
 
 
 def to_host(tree: Any) -> Any:

@@ -32,8 +32,20 @@ CHIPS = {
 COMPILER_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
 
 
-def topology_devices(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
-    """The chip and the devices of a slice such as "v5e:4x4" or "v4:2x2x4".
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A slice that need not be there: its name, its chip, its devices."""
+
+    name: str
+    chip: Chip
+    devices: Sequence[jax.Device]
+
+    def __str__(self) -> str:
+        return f"{len(self.devices)} x {self.devices[0].device_kind}"
+
+
+def open_slice(topology: str) -> Slice:
+    """The slice of a name such as "v5e:4x4" or "v4:2x2x4".
 
     Needs libtpu (the extra `tpu`), on a machine without TPUs, and one process at a time. Raises
     ValueError for an unknown chip or a slice that does not exist, and ImportError without libtpu.
@@ -60,4 +72,4 @@ def topology_devices(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
             f"--topology={topology} is no slice that libtpu knows, or another process uses libtpu: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return CHIPS[name], description.devices
+    return Slice(topology, CHIPS[name], description.devices)

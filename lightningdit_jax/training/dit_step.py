@@ -9,33 +9,41 @@ import optax
 from flax import nnx
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.flow.losses import flow_loss
-from lightningdit_jax.flow.paths import LinearPath
+from lightningdit_jax.flow.paths import get_path
+from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
 from lightningdit_jax.flow.timesteps import sample_timesteps
 from lightningdit_jax.training.state import TrainState
-from lightningdit_jax.training.update import apply_gradients
+from lightningdit_jax.training.update import accumulate_gradients, apply_gradients
 
 Metrics = dict[str, jax.Array]
 
 
 def make_dit_loss(
-    graphdef: nnx.GraphDef, cosine_weight: float
+    graphdef: nnx.GraphDef,
+    cosine_weight: float,
+    *,
+    path: str = "linear",
+    prediction: str = "velocity",
+    loss_weight: str = "none",
 ) -> Callable[..., tuple[jax.Array, Metrics]]:
     """loss(params, x1, x0, t, y) -> (scalar, metrics).
 
     x1 latents and x0 noise [B, H, W, C], t [B] in [0, 1], y [B] labels, dropped ones null already.
     Squared velocity error plus cosine_weight times 1 - cosine similarity (arXiv 2501.01423,
-    sec. 4.2); both terms are metrics of their own, the release logs the first alone.
+    sec. 4.2); both terms are metrics of their own, the release logs the first alone. A model of
+    the noise or the score has the squared error alone, weighted as `prediction_loss` says.
     """
-    path = LinearPath()
+    flow_path = get_path(path)
 
     def loss_fn(params: Any, x1: jax.Array, x0: jax.Array, t: jax.Array, y: jax.Array):
         model = nnx.merge(graphdef, params)
-        velocity = model(path.interpolate(x0, x1, t), t, y)
-        terms = flow_loss(velocity, path.velocity(x0, x1, t))
-        mse, cosine = terms["mse"].mean(), terms["cosine"].mean()
-        loss = mse + cosine_weight * cosine
-        return loss, {"loss": loss, "mse": mse, "cosine": cosine}
+        output = model(flow_path.interpolate(x0, x1, t), t, y)
+        losses = prediction_loss(flow_path, prediction, loss_weight, output, x0, x1, t)
+        terms = {name: loss.mean() for name, loss in losses.items()}
+        loss = terms["mse"]
+        if "cosine" in terms:
+            loss = loss + cosine_weight * terms["cosine"]
+        return loss, {"loss": loss} | terms
 
     return loss_fn
 
@@ -47,15 +55,23 @@ def make_dit_step(
 
     Times, noise and dropped labels are drawn from (seed, step), whatever the mesh.
     """
-    loss_fn = make_dit_loss(graphdef, config.flow.cosine_weight)
     flow = config.flow
+    loss_fn = make_dit_loss(
+        graphdef,
+        flow.cosine_weight,
+        path=flow.path,
+        prediction=flow.prediction,
+        loss_weight=flow.loss_weight,
+    )
+    path = get_path(flow.path)
+    first, last = time_interval(path, flow.prediction, train_eps(path))
 
     def draw_timesteps(key: jax.Array, step: jax.Array, batch: int) -> jax.Array:
         t = sample_timesteps(key, batch, flow.timesteps, flow.logit_mean, flow.logit_std)
-        if flow.uniform_from_step < 0:
-            return t
-        uniform = sample_timesteps(key, batch, "uniform")
-        return jnp.where(step >= flow.uniform_from_step, uniform, t)
+        if flow.uniform_from_step >= 0:
+            uniform = sample_timesteps(key, batch, "uniform")
+            t = jnp.where(step >= flow.uniform_from_step, uniform, t)
+        return first + (last - first) * t
 
     def step_fn(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -65,8 +81,8 @@ def make_dit_step(
         x0 = jax.random.normal(noise_key, x1.shape, jnp.float32)
         dropped = jax.random.bernoulli(drop_key, config.model.class_dropout_prob, y.shape)
         y = jnp.where(dropped, config.model.num_classes, y)
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, x1, x0, t, y
+        (loss, metrics), grads = accumulate_gradients(
+            loss_fn, state.params, (x1, x0, t, y), config.train.accumulate_steps
         )
         state, update_metrics = apply_gradients(
             state, grads, loss, optimizer, config.train.ema_decay

@@ -111,7 +111,10 @@ def abstract_generator_job(config: Config, mesh: Mesh) -> Job:
             rngs=rngs,
         )
 
-    description = {"architecture": dataclasses.asdict(architecture)}
+    description = {
+        "architecture": dataclasses.asdict(architecture),
+        "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
+    }
     return Job(build, make_dit_step, LIGHTNINGDIT_RULES, None, description)
 
 

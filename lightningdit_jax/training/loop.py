@@ -2,20 +2,24 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
+from lightningdit_jax.parallel.ending import Preempted
+from lightningdit_jax.parallel.multihost import from_main_process
 from lightningdit_jax.training.state import TrainState
-from lightningdit_jax.training.writer import MetricWriter, Progress, duration
+from lightningdit_jax.training.writer import EVALUATION, MetricWriter, Progress, duration
 
-# Steps dispatched before the host looks at the oldest one: the device never waits for Python, and
-# a bad loss is noticed at most this many steps late.
+# Steps dispatched before the host looks at the oldest one: the device never waits for Python, the
+# next batches are on their way while a step runs, and a bad loss is noticed so many steps late.
 RUN_AHEAD = 2
+
+Evaluator = Callable[[int, TrainState], Mapping[str, float]]
 
 
 class DataIterator(Protocol):
@@ -36,7 +40,9 @@ class Loop:
     step_fn(state, batch) -> (state, metrics): compiled; metrics are scalars with `finite` and
     `grad_norm`. to_device: host batch of this process -> global arrays. abstract_state: shapes and
     shardings of the state, for restoring. meta: what checkpoints say of themselves.
-    say: prints a line, on the main process only.
+    say: prints a line, on the main process only. evaluator(step, state) -> numbers, called on all
+    processes every train.evaluate_every_steps and at the end; best: where the weights with the
+    lowest train.best_metric go. preempted(step): whether to save and end after this step.
 
     Data position and the metrics of the unfinished logging window are part of a checkpoint, so a
     killed and restarted run writes the same records and ends with the same bits.
@@ -56,18 +62,23 @@ class Loop:
         meta: dict,
         is_main: bool,
         say: Callable[[str], None],
+        evaluator: Evaluator | None = None,
+        best: BestCheckpoint | None = None,
+        preempted: Callable[[int], bool] = lambda step: False,
     ):
         self._step_fn, self._init_state, self._abstract = step_fn, init_state, abstract_state
         self._iterator: Iterator = iterator
         self._to_device, self._config, self._checkpoints = to_device, config, checkpoints
         self._workdir, self._meta, self._is_main, self._say = workdir, meta, is_main, say
+        self._evaluator, self._best, self._preempted = evaluator, best, preempted
         self._window: list[dict[str, float]] = []
         self._nonfinite = 0
 
     def run(self) -> TrainState:
         """Trains to the end and returns the last state, which is checkpointed.
 
-        Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite.
+        Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite, and
+        Preempted once the state is saved.
         """
         config = self._config
         state, step = self._start()
@@ -75,30 +86,45 @@ class Loop:
         progress = Progress(config.num_steps, config.batch_size, step)
         pending: collections.deque = collections.deque()
         first, began = True, time.perf_counter()
+        # A run that was ended between a checkpoint and its evaluation makes up for it.
+        if self._evaluates(step) and not from_main_process(
+            writer is not None and writer.evaluated(step)
+        ):
+            self._evaluate(step, state, writer, progress)
         while step < config.num_steps:
             state, metrics = self._step_fn(state, self._to_device(next(self._iterator)))
             step += 1
             pending.append((step, metrics))
+            ends = self._preempted(step)
             logs = step % config.log_every_steps == 0 or step == config.num_steps
-            saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps
+            saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps or ends
+            evaluates = self._evaluates(step)
             if first:
                 jax.block_until_ready(metrics)
                 self._say(f"first step, with compilation: {time.perf_counter() - began:.1f}s")
                 if not logs:
                     progress.images_per_second(step)  # compilation does not count as training
                 first = False
-            bad_step = self._drain(pending, 0 if logs or saves else RUN_AHEAD)
+            bad_step = self._drain(pending, 0 if logs or saves or evaluates else RUN_AHEAD)
             if bad_step is not None:
                 pending.clear()
                 state, step = self._rollback(bad_step)
                 if writer:
                     writer.rewind(step)
                 progress.images_per_second(step)
+                if ends:
+                    raise Preempted(step)
                 continue
             if logs:
                 self._log(step, writer, progress)
             if saves:
                 self._save(step, state)
+            if ends:
+                self._checkpoints.wait()
+                self._say(f"saved step {step:,} and ending, as SIGTERM asks; restart to go on")
+                raise Preempted(step)
+            if evaluates:
+                self._evaluate(step, state, writer, progress)
         self._checkpoints.wait()
         if writer:
             writer.close()
@@ -161,6 +187,41 @@ class Loop:
         self._window = loop["window"]
         self._say(f"rolled back from step {bad_step:,} to {step:,}; the data goes on")
         return state, step
+
+    def _evaluates(self, step: int) -> bool:
+        every = self._config.evaluate_every_steps
+        if self._evaluator is None or every == 0 or step == 0:
+            return False
+        return step % every == 0 or step == self._config.num_steps
+
+    def _evaluate(
+        self, step: int, state: TrainState, writer: MetricWriter | None, progress: Progress
+    ) -> None:
+        """Evaluates, keeps the weights if they are the best, then writes the record.
+
+        The record comes last: what has one needs no evaluation after a restart.
+        """
+        began = time.perf_counter()
+        numbers = self._evaluator(step, state)
+        if self._best:
+            self._keep_if_best(step, state, numbers)
+        if writer:
+            writer.write(step, {f"{EVALUATION}{name}": value for name, value in numbers.items()})
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self._say(f"step {step:,}: {terms}  ({duration(time.perf_counter() - began)})")
+        progress.images_per_second(step)  # evaluation does not count as training
+
+    def _keep_if_best(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
+        metric = self._best.metric
+        if metric not in numbers:
+            raise ValueError(
+                f"config.train.best_metric is '{metric}', but the evaluation gives "
+                f"{', '.join(sorted(numbers))}"
+            )
+        items = state.items()
+        weights = {name: items[name] for name in ("params", "ema") if name in items}
+        if self._best.offer(step, from_main_process(numbers[metric]), weights, self._meta):
+            self._say(f"step {step:,}: the best {metric} so far")
 
     def _log(self, step: int, writer: MetricWriter | None, progress: Progress) -> None:
         names = self._window[0] if self._window else ()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,26 +11,46 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from lightningdit_jax import checkpoint
-from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.parallel.ending import failing_together, preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process
 from lightningdit_jax.parallel.sharding import tree_shardings
 from lightningdit_jax.training.job import Job, make_job
-from lightningdit_jax.training.loop import Loop
+from lightningdit_jax.training.loop import Evaluator, Loop
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.state import TrainState, create_state
 
 
-def train(config: Config, workdir: str) -> TrainState:
+def train(config: Config, workdir: str, evaluator: Evaluator | None = None) -> TrainState:
     """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
 
+    evaluator: what train.evaluate_every_steps calls, see Loop; it changes no bit of the run.
     Raises ValueError or FileNotFoundError for data, sizes or a workdir that do not fit the config,
-    before anything is computed or written.
+    before anything is computed or written. SIGTERM to any process saves and raises Preempted in
+    all; an exception in one ends the others too.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    check_batch_size(config.train.batch_size, mesh, jax.process_count())
+    if config.train.evaluate_every_steps and evaluator is None:
+        raise ValueError(
+            f"config.train.evaluate_every_steps is {config.train.evaluate_every_steps}, but there "
+            f"is nothing that evaluates a {config.kind} in training; set it to 0"
+        )
+    with preemption_notice() as preempted, failing_together():
+        return _train(config, workdir, evaluator, preempted)
+
+
+def _train(
+    config: Config,
+    workdir: str,
+    evaluator: Evaluator | None,
+    preempted: Callable[[int], bool],
+) -> TrainState:
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    check_batch_size(
+        config.train.batch_size, mesh, jax.process_count(), config.train.accumulate_steps
+    )
     job = make_job(config, mesh)
     optimizer = make_optimizer(config.optimizer)
     init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer)
@@ -55,6 +76,8 @@ def train(config: Config, workdir: str) -> TrainState:
     meta = json.loads(json.dumps(meta))  # as it will be read back: tuples are lists
     checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
     _check_workdir(checkpoints, meta)
+    metric = config.train.best_metric
+    best = BestCheckpoint(workdir, metric) if metric else None
     num_params = parameter_overview.count_parameters(abstract_state.params)
     say = functools.partial(print, flush=True) if is_main_process() else _silent
     say(
@@ -73,18 +96,29 @@ def train(config: Config, workdir: str) -> TrainState:
         meta=meta,
         is_main=is_main_process(),
         say=say,
+        evaluator=evaluator,
+        best=best,
+        preempted=preempted,
     )
     try:
         return loop.run()
     finally:
         checkpoints.close()
+        if best:
+            best.close()
 
 
 def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple:
     """(init_state, step_fn, abstract_state): jitted with shardings, state donated.
 
-    step_fn takes state, batch and job.frozen.
+    step_fn takes state, batch and job.frozen. Raises ValueError where the batch cannot be cut.
     """
+    if config.kind == "vavae" and config.train.accumulate_steps > 1:
+        raise ValueError(
+            f"config.train.accumulate_steps is {config.train.accumulate_steps}, but a tokenizer's "
+            "loss is of the whole batch (the discriminator's BatchNorm, the adaptive weights) and "
+            "cannot be accumulated; set it to 1 and use more devices or --config.compute.remat"
+        )
 
     def create() -> TrainState:
         return create_state(

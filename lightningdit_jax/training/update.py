@@ -1,5 +1,6 @@
 """What every train step ends with: apply the gradients, average the weights, guard the state."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,40 @@ import optax
 
 from lightningdit_jax.training.ema import update_ema
 from lightningdit_jax.training.state import TrainState, keep_finite
+
+
+def accumulate_gradients(
+    loss_fn: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    params: Any,
+    batch: tuple[jax.Array, ...],
+    steps: int,
+) -> tuple[tuple[jax.Array, dict[str, jax.Array]], Any]:
+    """((loss, metrics), gradients) of a batch, computed in `steps` parts one after another.
+
+    loss_fn(params, *batch) -> (loss, metrics), means over the rows of arrays [B, ...]; steps
+    divides B. As jax.value_and_grad(loss_fn, has_aux=True) on the whole batch, up to rounding, with
+    the activations of one part at a time. Sums are float32, as the parameters are.
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    if steps == 1:
+        return value_and_grad(params, *batch)
+
+    def cut(x: jax.Array) -> jax.Array:
+        """[B, ...] -> [steps, B / steps, ...]; part j takes the rows j, j + steps, ...
+
+        So each device's rows, which are neighbours, give an equal share of every part, and none
+        travels.
+        """
+        return jnp.swapaxes(x.reshape(-1, steps, *x.shape[1:]), 0, 1)
+
+    def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+
+    parts = jax.tree.map(cut, batch)
+    abstract = jax.eval_shape(value_and_grad, params, *jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x: x / steps, total)
 
 
 def apply_gradients(

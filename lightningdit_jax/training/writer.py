@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from etils import epath
 from tensorboardX import SummaryWriter
 
+EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
+
 
 class MetricWriter:
     """Writes WORKDIR/metrics.jsonl (one record per line) and TensorBoard events.
@@ -40,6 +42,11 @@ class MetricWriter:
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
         self._events.flush()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether there is a record of an evaluation at this step."""
+        records = (json.loads(line) for line in self._lines)
+        return any(r["step"] == step and any(n.startswith(EVALUATION) for n in r) for r in records)
 
     def close(self) -> None:
         """Ends the event file."""

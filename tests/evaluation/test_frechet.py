@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from lightningdit_jax.evaluation.frechet import Moments, frechet_distance, moments_from_npz
+from lightningdit_jax.evaluation import frechet
+from lightningdit_jax.evaluation.frechet import (
+    Gaussian,
+    Moments,
+    MomentsStream,
+    ReferenceMoments,
+    frechet_distance,
+    moments_from_npz,
+)
 
 
 def random_covariance(dim, rank, seed):
@@ -23,6 +31,44 @@ def test_commuting_covariances():
     covariances = [rotation @ np.diag(v) @ rotation.T for v in (a, b)]
     got = frechet_distance(np.zeros(3), covariances[0], np.zeros(3), covariances[1])
     assert got == pytest.approx(np.square(np.sqrt(a) - np.sqrt(b)).sum())
+
+
+def test_isotropic_covariances():
+    mean, dim = np.linspace(-1, 1, 30), 30
+    got = frechet_distance(np.zeros(dim), 4 * np.eye(dim), mean, 0.25 * np.eye(dim))
+    assert got == pytest.approx(np.square(mean).sum() + dim * (2 - 0.5) ** 2, rel=1e-12)
+
+
+def test_a_singular_covariance_against_none():
+    """A point has no covariance at all: what remains is the other's trace."""
+    a, zero = random_covariance(20, 3, 0), np.zeros((20, 20))
+    for pair in ((a, zero), (zero, a)):
+        got = frechet_distance(np.zeros(20), pair[0], np.zeros(20), pair[1])
+        assert got == pytest.approx(np.trace(a), rel=1e-9)
+
+
+def test_features_equal_the_matrix_square_root():
+    """More features than dimensions, correlated, as scipy's general square root has it."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(24, 24))
+    a, b = rng.normal(size=(200, 24)) @ mixing, rng.normal(0.3, 1.2, (150, 24)) @ mixing
+    root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T))
+    want = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    got = frechet_distance(*Moments.of(a).gaussian, *Moments.of(b).gaussian)
+    assert got == pytest.approx(want.real, rel=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(20, 30), (200, 20), (2, 2)])
+def test_fewer_features_than_dimensions(counts):
+    """Covariances of low rank, by the singular values of the samples themselves."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(i, 1 + i, (count, 64)) for i, count in enumerate(counts))
+    centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+    trace = sum(np.square(x).sum() for x in centred)
+    cross = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    want = np.square(a.mean(0) - b.mean(0)).sum() + trace - 2 * cross
+    got = frechet_distance(*Moments.of(a).gaussian, *Moments.of(b).gaussian)
+    assert got == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize("ranks", [(12, 12), (12, 5), (4, 5)])
@@ -54,6 +100,23 @@ def test_moments_of_blocks_merge_to_those_of_the_whole(cuts):
     np.testing.assert_allclose(merged.covariance, np.cov(x.astype(np.float64).T), rtol=1e-9)
 
 
+def test_a_stream_has_the_moments_of_the_whole(monkeypatch):
+    monkeypatch.setattr(frechet, "BLOCK", 16)
+    x = np.random.default_rng(0).normal(100, 1.0, (73, 5)).astype(np.float32)
+    stream = MomentsStream(5)
+    for batch in np.split(x, [0, 3, 20, 21, 60]):
+        stream.add(batch)
+    assert stream.moments().count == 73
+    for got in (stream.moments(), Moments.of(x)):
+        np.testing.assert_allclose(got.mean, x.astype(np.float64).mean(0), rtol=1e-12)
+        np.testing.assert_allclose(got.covariance, np.cov(x.astype(np.float64).T), rtol=1e-9)
+    stream.add(x[:2])
+    assert stream.moments().count == 75
+    assert MomentsStream(5).moments().count == 0
+    with pytest.raises(ValueError, match=r"shape \(2, 4\); expected \[b, 5\]"):
+        stream.add(x[:2, :4])
+
+
 def test_bad_moments_are_named():
     with pytest.raises(ValueError, match="expected twice"):
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
@@ -82,7 +145,22 @@ def test_reference_moments_are_read_without_the_images(tmp_path):
     assert frechet_distance(*reference.pool, arrays["mu"] + 2, arrays["sigma"]) == pytest.approx(16)
     np.testing.assert_array_equal(reference.spatial.mean, arrays["mu_s"])
     np.testing.assert_array_equal(reference.spatial.covariance, arrays["sigma_s"])
-    assert {a.dtype for pair in reference for a in pair} == {np.dtype(np.float64)}
+    values = (*reference.pool, *reference.spatial)
+    assert {a.dtype for a in values} == {np.dtype(np.float64)}
+    assert reference.extractor is None
+
+
+def test_a_reference_of_ours_says_what_made_it(tmp_path):
+    arrays = reference_arrays()
+    reference = ReferenceMoments(
+        Gaussian(arrays["mu"], arrays["sigma"]),
+        Gaussian(arrays["mu_s"], arrays["sigma_s"]),
+        {"weights": "abc"},
+    )
+    np.savez(tmp_path / "ref.npz", **reference.to_arrays())
+    again = moments_from_npz(str(tmp_path / "ref.npz"))
+    assert again.extractor == {"weights": "abc"}
+    np.testing.assert_array_equal(again.spatial.covariance, arrays["sigma_s"])
 
 
 def test_other_reference_files_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lightningdit_jax.flow.guidance import guide
-from lightningdit_jax.flow.ode import euler
+from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.timesteps import time_grid
 
 NULL = 10
@@ -58,8 +58,10 @@ def test_interval_is_compared_in_float32():
 def test_skipping_the_unconditional_half_changes_no_sample():
     grid = time_grid(9, 0.3)
     v = guide(velocity, LABELS, NULL, cfg_scale=6.7, interval_start=0.125)
-    skipping = jax.jit(lambda x: euler(v, x, grid))(X)
-    both = jax.jit(lambda x: euler(lambda x, t: plain(x, t, 6.7, 3, 0.125), x, grid))(X)
+    skipping = jax.jit(lambda x: integrate("euler", v, x, grid))(X)
+    both = jax.jit(lambda x: integrate("euler", lambda x, t: plain(x, t, 6.7, 3, 0.125), x, grid))(
+        X
+    )
     assert (grid[:-1] < 0.125).any() and (grid[:-1] > 0.125).any()
     np.testing.assert_allclose(skipping, both, rtol=1e-5, atol=1e-5)
 
@@ -93,7 +95,7 @@ def test_pairs_stay_on_one_device():
 
     def sample(x, labels):
         v = guide(velocity, labels, NULL, cfg_scale=6.7, interval_start=0.125)
-        return euler(v, x, time_grid(3))
+        return integrate("euler", v, x, time_grid(3))
 
     x = jax.ShapeDtypeStruct((16, 2, 2, 5), jnp.float32, sharding=rows)
     labels = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=rows)
@@ -121,3 +123,36 @@ def test_bad_channel_counts_are_refused():
         guide(velocity, LABELS, NULL, cfg_scale=2.0, cfg_channels=0)
     with pytest.raises(ValueError, match="cfg_channels is 6, but x has 5"):
         guide(velocity, LABELS, NULL, cfg_scale=2.0, cfg_channels=6)(X, 0.5)
+
+
+@pytest.mark.parametrize("end", [0.75, 1.0])
+def test_interval_ends(end):
+    """An end of 1 or more means no end, also beyond t = 1, where adaptive solvers look."""
+    v = guide(velocity, LABELS, NULL, cfg_scale=3.0, interval_start=0.125, interval_end=end)
+    for t in (0.1, 0.125, 0.75, 0.76, 1.0, 1.05):
+        scale = 3.0 if t >= 0.125 and (t <= end or end == 1.0) else 1.0
+        np.testing.assert_allclose(v(X, t), plain(X, t, scale, 3, 0.0), rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_may_be_traced():
+    """One program for all scales and intervals, 1 and none among them."""
+
+    @jax.jit
+    def sample(scale, start, end):
+        v = guide(velocity, LABELS, NULL, cfg_scale=scale, interval_start=start, interval_end=end)
+        return v(X, jnp.float32(0.5))
+
+    for scale, start, end in ((1.0, 0.0, 1.0), (3.0, 0.0, 1.0), (3.0, 0.6, 1.0), (3.0, 0.0, 0.4)):
+        on = 3.0 if start <= 0.5 <= end and scale == 3.0 else 1.0
+        want = plain(X, 0.5, on, 3, 0.0)
+        np.testing.assert_allclose(sample(scale, start, end), want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weak_model_takes_the_place_of_the_null_label():
+    def weak(x, t, y):
+        return 0.5 * velocity(x, t, y) + 0.1
+
+    v = guide(velocity, LABELS, NULL, cfg_scale=2.5, cfg_channels=None, weak_velocity_fn=weak)
+    times = jnp.full(len(X), 0.3)
+    strong, bad = velocity(X, times, LABELS), weak(X, times, LABELS)
+    np.testing.assert_allclose(v(X, 0.3), bad + 2.5 * (strong - bad), rtol=1e-5, atol=1e-5)

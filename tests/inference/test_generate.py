@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.inference.generate import choose_labels, generate, initial_noise
+from lightningdit_jax.inference import sampler
+from lightningdit_jax.inference.generate import generate
 from lightningdit_jax.inference.load import LatentScaling
+from lightningdit_jax.inference.sampler import initial_noise
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -93,19 +95,43 @@ def test_noise_depends_on_seed_and_index_alone():
     assert abs(float(many.mean())) < 0.02 and abs(float(many.std()) - 1) < 0.02
 
 
-def test_label_modes():
-    random = choose_labels("random", 5000, 10, seed=0)
-    assert set(random) == set(range(10)) and 400 < np.bincount(random).min() < 500
-    np.testing.assert_array_equal(choose_labels("balanced", 12, 10, 0), [*range(10), 0, 1])
-    np.testing.assert_array_equal(choose_labels("7,2", 3, 10, 0), [7, 2, 7])
+def test_sde_noise_depends_on_the_sample_alone(models):
+    settings = SETTINGS | {"solver": "sde_euler", "timestep_shift": 0.0}
+    one = make_mesh(devices=jax.devices()[:1])
+    images = generate(*models, LABELS, batch_size=11, mesh=one, **settings)
+    others = generate(*models, LABELS[3:], batch_size=8, start_index=3, **settings)
+    assert_same_images(others, images[3:])
 
 
-@pytest.mark.parametrize(
-    ("mode", "message"), [("all", "'all'; expected 'random'"), ("3,12", "expected 0 to 9")]
-)
-def test_bad_label_modes(mode, message):
-    with pytest.raises(ValueError, match=message):
-        choose_labels(mode, 4, 10, 0)
+def test_autoguidance_against_the_null_label_is_guidance(models):
+    """A weak model that ignores labels and answers as the strong one does for the null label."""
+    dit, vae = models
+    graphdef, params = nnx.split(dit, nnx.Param)
+    weak = nnx.merge(graphdef, jax.tree.map(lambda p: p, params))
+    table = weak.y_embedder.embedding[...]
+    weak.y_embedder.embedding[...] = jax.numpy.tile(table[-1], (len(table), 1))
+    settings = SETTINGS | {"mesh": make_mesh(devices=jax.devices()[:1]), "cfg_channels": 0}
+    got = generate(dit, vae, LABELS[:4], weak=weak, **settings)
+    assert_same_images(got, generate(dit, vae, LABELS[:4], **settings))
+    unguided = generate(dit, vae, LABELS[:4], weak=weak, **settings | {"cfg_scale": 1.0})
+    assert np.abs(got.astype(int) - unguided).max() > 1
+
+
+def test_decoding_in_parts_changes_nothing(models, reference, monkeypatch):
+    monkeypatch.setattr(sampler, "DECODE_AT_ONCE", 2)
+    sampler.make_program.cache_clear()
+    mesh = make_mesh(devices=jax.devices()[:2])
+    images = generate(*models, LABELS, batch_size=12, mesh=mesh, **SETTINGS)
+    sampler.make_program.cache_clear()
+    assert_same_images(images, reference)
+
+
+def test_damaged_weights_are_noticed(models):
+    dit, vae = models
+    graphdef, params = nnx.split(dit, nnx.Param)
+    damaged = nnx.merge(graphdef, jax.tree.map(lambda p: p * np.nan, params))
+    with pytest.raises(FloatingPointError, match="samples 5 to 6 are not finite, drawn by euler"):
+        generate(damaged, vae, [1, 2], start_index=5, num_steps=3)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +139,6 @@ def test_bad_label_modes(mode, message):
     [
         ({"labels": [10]}, "from 10 to 10; expected 0 to 9"),
         ({"labels": [0.5]}, "expected a list of class numbers"),
-        ({"solver": "eular"}, "did you mean 'euler'"),
-        ({"num_steps": 1}, "num_steps is 1"),
         ({"cfg_channels": 9, "cfg_scale": 2.0}, "cfg_channels is 9"),
     ],
 )

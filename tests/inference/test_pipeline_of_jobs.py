@@ -20,6 +20,8 @@ from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
 from lightningdit_jax.inference.reconstruct import posterior_sample, to_model_range
 from lightningdit_jax.inference.sample import sample
+from lightningdit_jax.inference.sample_store import SampleStore
+from lightningdit_jax.inference.sweep import sweep
 from lightningdit_jax.models.vae import decode_to_uint8
 from lightningdit_jax.training.run import train
 from tests import golden, tiny
@@ -217,14 +219,77 @@ def test_frechet_distance_of_reconstructions(folder, tokenizer, tmp_path):
 
 
 def test_samples_and_their_description(folder, generator):
-    path = sample(generator, str(folder / "generator"))
-    archive = np.load(path)
+    sample(generator, str(folder / "generator"))
+    archive = np.load(folder / "generator" / "samples.npz")
     assert archive["arr_0"].shape == (30, 16, 16, 3) and archive["arr_0"].dtype == np.uint8
     np.testing.assert_array_equal(archive["arr_1"], np.arange(30) % 10)
     described = json.loads((folder / "generator" / "samples.json").read_text())
-    assert described["evaluations"] == 2 and described["checkpoint_step"] == 6
+    assert described["evaluations"] == 2 and described["weights"]["dit"]["step"] == 6
     numbers = evaluate(generator, str(folder / "generator"))
     assert 0 <= numbers["recognised_share"] <= 1 and numbers["classifier_accuracy"] > 0.97
+
+
+def test_killed_sampling_goes_on_to_the_same_images(folder, generator, tmp_path, monkeypatch):
+    config = tiny.replaced(
+        generator, "sample", checkpoint=str(folder / "generator"), batch_size=8, output="both"
+    )
+    sample(config, str(tmp_path / "whole"))
+
+    written = []
+
+    def write_twice(store, first, images):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(first)
+        original(store, first, images)
+
+    original = SampleStore.write
+    monkeypatch.setattr(SampleStore, "write", write_twice)
+    with pytest.raises(KeyboardInterrupt):
+        sample(config, str(tmp_path / "killed"))
+    monkeypatch.undo()
+    assert not (tmp_path / "killed" / "samples.npz").exists()
+    with pytest.raises(ValueError, match="num_samples 30, now 31"):
+        sample(tiny.replaced(config, "sample", num_samples=31), str(tmp_path / "killed"))
+    sample(config, str(tmp_path / "killed"))
+    whole, again = (np.load(tmp_path / name / "samples.npz") for name in ("whole", "killed"))
+    np.testing.assert_array_equal(whole["arr_0"], again["arr_0"])
+    pictures = sorted((tmp_path / "killed" / "samples").iterdir())
+    np.testing.assert_array_equal([np.asarray(Image.open(p)) for p in pictures], whole["arr_0"])
+
+
+def test_samples_that_are_there_are_not_drawn_again(folder, generator, tmp_path, capsys):
+    config = tiny.replaced(generator, "sample", checkpoint=str(folder / "generator"))
+    sample(config, str(tmp_path))
+    before = (tmp_path / "samples.npz").stat().st_mtime_ns
+    sample(config, str(tmp_path))
+    assert "there already" in capsys.readouterr().out
+    assert (tmp_path / "samples.npz").stat().st_mtime_ns == before
+    other = tiny.replaced(
+        config, "sample", solver="heun2", weak_checkpoint=config.sample.checkpoint
+    )
+    sample(other, str(tmp_path))
+    described = json.loads((tmp_path / "samples.json").read_text())
+    assert described["evaluations"] == 4 and set(described["weights"]) == {"dit", "vae", "weak"}
+
+
+def test_sweep_goes_on_and_agrees_with_sampling(folder, generator, tmp_path, capsys):
+    config = tiny.replaced(generator, "sample", checkpoint=str(folder / "generator"))
+    config = tiny.replaced(config, "sweep", num_samples=30, cfg_scale=(1.0, 2.0))
+    first = sweep(config, str(tmp_path))
+    assert [row["settings"]["cfg_scale"] for row in first] == [1.0, 2.0]
+    assert [row["guided_evaluations"] for row in first] == [0, 2]
+    wider = tiny.replaced(config, "sweep", solver=("euler", "ucgm"), num_steps=(3, 4))
+    capsys.readouterr()
+    rows = sweep(wider, str(tmp_path))
+    made = [line for line in capsys.readouterr().out.splitlines() if "digits_fid" in line]
+    assert len(rows) == 8 and len(made) == 6  # two of the eight were there
+    assert rows[0] == first[0] and len(json.loads((tmp_path / "sweep.json").read_text())) == 8
+    assert Image.open(tmp_path / "sweep.png").size[0] > 100
+
+    sample(config, str(tmp_path))
+    numbers = evaluate(config, str(tmp_path))
+    assert first[1]["numbers"]["recognised_share"] == numbers["recognised_share"]
 
 
 def test_loaded_generator_is_the_average(folder, generator):

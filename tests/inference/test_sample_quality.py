@@ -1,19 +1,25 @@
 """The metrics of samples from files, on an Inception network of random weights."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import save_file
 
 import lightningdit_jax as ldj
 from lightningdit_jax.convert.files import convert_files
-from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.evaluators import evaluate
+from lightningdit_jax.models.inception import InceptionConfig
+from lightningdit_jax.models.registry import abstract_model
 from tests import golden, tiny
 from tests.models.inception_weights import draw_weights
 
+ROOT = pathlib.Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 
 
@@ -21,35 +27,24 @@ def pictures(count, low=0):
     return RNG.integers(low, 256, (count, 20, 20, 3), np.uint8)
 
 
-def test_images_of_an_npz_file_are_read_in_pieces(tmp_path):
-    images = pictures(11)
-    np.savez(tmp_path / "x.npz", images, np.arange(11))
-    source = NpzImages(tmp_path / "x.npz")
-    assert len(source) == 11
-    batches = list(source.batches(3, 2, 9))
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate(batches), images[2:9])
-
-
-def test_other_files_are_named(tmp_path):
-    np.savez_compressed(tmp_path / "small.npz", pictures(2))
-    np.savez(tmp_path / "floats.npz", np.zeros((2, 4, 4, 3)))
-    np.savez(tmp_path / "names.npz", images=pictures(2))
-    (tmp_path / "text.npz").write_bytes(b"text")
-    for name, message in [
-        ("small", "compressed; write it with numpy.savez"),
-        ("floats", r"float64 of shape \(2, 4, 4, 3\); expected uint8"),
-        ("names", r"lacks 'arr_0'; it has \['images.npy'\]"),
-        ("text", "not an .npz file"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            NpzImages(tmp_path / f"{name}.npz")
-
-
 def test_missing_files_are_named_before_work_begins(tmp_path):
     config = tiny.config("digits_dit", evaluate__metric="fid")
     with pytest.raises(ValueError, match=r"config\.evaluate\.inception is empty"):
         evaluate(config, str(tmp_path))
+
+
+def test_features_are_computed_at_the_highest_precision():
+    """Whatever the default of the device, where it may be TF32 or bfloat16."""
+    config = InceptionConfig()
+    graphdef, params = abstract_model("inception", config)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.uint8)
+    with jax.default_matmul_precision("default"):
+        run = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
+        lines = run.lower(params, images).as_text().splitlines()
+    products = [x for x in lines if "stablehlo.convolution" in x or "stablehlo.dot_general" in x]
+    # 94 convolutions, that of the spatial features once more, and the classifier.
+    assert len(products) == 94 + 1 + 1
+    assert all("f32" in line and line.count("HIGHEST") == 2 for line in products)
 
 
 @pytest.mark.slow
@@ -65,7 +60,14 @@ def test_metrics_of_samples(tmp_path):
     for suffix, values in (("", features.pool), ("_s", features.spatial)):
         values = np.asarray(values, np.float64)
         moments |= {f"mu{suffix}": values.mean(0), f"sigma{suffix}": np.cov(values.T)}
-    np.savez(tmp_path / "reference.npz", arr_0=real, **moments)
+    np.savez(tmp_path / "real.npz", real)
+    command = [sys.executable, "scripts/reference_statistics.py", "--source=npz"]
+    command += [f"--path={tmp_path / 'real.npz'}", f"--inception={tmp_path / 'inception'}"]
+    command += ["--batch-size=8", f"--output={tmp_path / 'reference.npz'}"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    with np.load(tmp_path / "reference.npz") as reference:
+        for name, want in moments.items():
+            np.testing.assert_allclose(reference[name], want, atol=1e-5 * np.abs(want).max())
     config = tiny.config(
         "digits_dit",
         evaluate__metric="fid",

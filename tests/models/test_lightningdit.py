@@ -13,7 +13,7 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
-from lightningdit_jax.models.layers import modulate
+from lightningdit_jax.models.layers import modulated
 from lightningdit_jax.models.lightningdit import (
     REMAT,
     VARIANTS,
@@ -136,18 +136,17 @@ def test_intermediate_activations():
         tokens, c = model.embed_latents(x), model.embed_condition(t, y)
         modulation = block0.adaLN_modulation(nnx.silu(c))[:, :, None]
         shift1, scale1, gate1, shift2, scale2, _ = modulation.swapaxes(0, 1)
-        normed = block0.norm1(tokens)
-        attn = block0.attn(modulate(normed, shift1, scale1))
-        before_mlp = block0.norm2(tokens + gate1 * attn)
+        attn = block0.attn(modulated(block0.norm1, tokens, shift1, scale1))
+        before_mlp = tokens + gate1 * attn
         x0 = block0(tokens, c)
         x1 = block1(x0, c)
         return {
             "x_embedder": tokens - model.pos_embed[...],
             "t_emb": model.t_embedder(t),
             "y_emb": model.y_embedder(y),
-            "block0.norm1": normed,
+            "block0.norm1": block0.norm1(tokens),
             "block0.attn": attn,
-            "block0.mlp": block0.mlp(modulate(before_mlp, shift2, scale2)),
+            "block0.mlp": block0.mlp(modulated(block0.norm2, before_mlp, shift2, scale2)),
             "block0": x0,
             "block1": x1,
             "final_layer": model.final_layer(x1, c),
@@ -234,14 +233,17 @@ def saved_shapes(remat):
 
 
 def test_remat_keeps_what_its_name_says():
-    carry, qkv = (7, 16, 16), (7, 16, 3, 2, 8)
-    attention, mlp = (7, 16, 2, 8), (7, 16, 2, TINY.mlp_hidden)
+    carry, heads = (7, 16, 16), (7, 16, 2, 8)
+    # q and k before and after their norm, v, the output, logarithms of sums.
+    attention = [*[heads] * 6, (7, 2, 16, 1)]
+    mlp = [(7, 16, TINY.mlp_hidden)] * 2
     assert saved_shapes("block") == [carry]
-    assert saved_shapes("attention") == sorted([carry, qkv, attention])
-    assert saved_shapes("attention_mlp") == sorted([carry, qkv, attention, mlp])
-    dots = saved_shapes("dots")
-    assert {carry, qkv, mlp} <= set(dots) and (7, 2, 16, 16) not in dots  # no attention weights
-    assert len(saved_shapes("none")) > len(dots)
+    assert saved_shapes("attention") == sorted([carry, *attention])
+    assert saved_shapes("attention_mlp") == sorted([carry, *attention, *mlp])
+    assert saved_shapes("dots") == sorted([*[carry] * 3, *attention, *mlp])
+    assert len(saved_shapes("none")) > len(saved_shapes("dots"))
+    for remat in REMAT:
+        assert (7, 2, 16, 16) not in saved_shapes(remat)  # attention weights
 
 
 @functools.cache

@@ -39,8 +39,56 @@ ENTRY %main (x: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
 def test_a_loop_counts_as_often_as_it_runs():
     cost = program_cost(PROGRAM)
     assert cost.matmul_flops == 28 * 2 * 8 * 16 * 32
-    assert cost.cycles == 7 + 28 * 100
+    assert cost.cycles == {"copies and casts": 7, "products": 28 * 100}
+    assert cost.total_cycles == 7 + 28 * 100
     assert cost.collectives == {"all-gather": 28}
+    assert cost.collective_bytes == {"all-gather": 28 * 8 * 32 * 2}
+    assert cost.overlapped == {"all-gather": 0}
+
+
+OVERLAPPED = """HloModule step
+
+%begin (p0: bf16[2,8]) -> bf16[8,8] {
+  %p0 = bf16[2,8]{1,0} parameter(0)
+  ROOT %g = bf16[8,8]{1,0} all-gather(%p0), channel_id=1, dimensions={0}
+}
+
+%meanwhile (p1: bf16[2,8]) -> (f32[4], bf16[8,8]) {
+  %p1 = bf16[2,8]{1,0} parameter(0)
+  %g1 = bf16[8,8]{1,0} all-gather(%p1), channel_id=1, dimensions={0}
+  %e = f32[4]{0} exponential(%g1)
+  ROOT %t = (f32[4]{0}, bf16[8,8]{1,0}) tuple(%e, %g1)
+}
+
+%all-reduce-scatter.1 (p2: bf16[8,8]) -> bf16[2,8] {
+  %p2 = bf16[8,8]{1,0} parameter(0)
+  %r = bf16[8,8]{1,0} all-reduce(%p2), channel_id=2, to_apply=%add
+  ROOT %s = bf16[2,8]{1,0} dynamic-slice(%r, %r), dynamic_slice_sizes={2,8}
+}
+
+ENTRY %main (x: bf16[2,8]) -> bf16[2,8] {
+  %x = bf16[2,8]{1,0} parameter(0)
+  %start = bf16[8,8]{1,0} fusion(%x), kind=kCustom, calls=%begin
+  %middle = (f32[4]{0}, bf16[8,8]{1,0}) fusion(%x), calls=%meanwhile, x={"estimated_cycles":"9"}
+  %send = (bf16[2,8]{1,0}, bf16[2,8]{1,0}, u32[]) collective-permute-start(%x), channel_id=3
+  %sum = (f32[4]{0}, pred[2]{0}) all-reduce(%x, %x), channel_id=4, to_apply=%add
+  ROOT %scatter = bf16[2,8]{1,0} fusion(%start), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_a_collective_that_overlaps_with_fusions_counts_once():
+    cost = program_cost(OVERLAPPED)
+    once = {"all-gather": 1, "collective-permute": 1, "reduce-scatter": 1, "all-reduce": 1}
+    assert cost.collectives == once
+    assert +cost.overlapped == {"all-gather": 1, "collective-permute": 1}
+    assert cost.collective_bytes == {
+        "all-gather": 8 * 8 * 2,
+        "collective-permute": 2 * 8 * 2,
+        "reduce-scatter": 8 * 8 * 2,
+        "all-reduce": 4 * 4 + 2,
+    }
+    assert cost.cycles == {"elementwise and reductions": 9}
 
 
 def convolution(left, right, out, labels, window):

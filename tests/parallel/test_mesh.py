@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,3 +69,65 @@ def test_batch_size():
         check_batch_size(0, mesh, 1)
     with pytest.raises(ValueError, match=r"4 batch shards .*8 processes.*lower mesh.tensor"):
         check_batch_size(16, mesh, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn:
+    """A device as a slice, or a process without slices, would have it."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "stand-in"
+    core_on_chip: int = 0
+
+    @property
+    def coords(self):
+        """On a slice of 4 x 2 chips."""
+        return (self.id % 4, self.id % 8 // 4, 0)
+
+
+def two_slices():
+    """Two slices of four processes with two devices each, in an order that mixes them."""
+    devices = [StandIn(i, process_index=i // 2, slice_index=i // 8) for i in range(16)]
+    return devices[1::2] + devices[::2]
+
+
+def four_nodes():
+    """As GPU nodes: no slices, four devices a process."""
+    return [StandIn(i, process_index=i // 4, platform="gpu") for i in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("devices", "dcn_data", "sizes"),
+    [
+        (two_slices(), 2, (2, 8, 1)),
+        (two_slices(), 2, (4, 2, 2)),
+        (two_slices(), 2, (-1, 4, 1)),
+        (four_nodes(), 4, (4, 4, 1)),
+        (four_nodes(), 4, (8, 1, 2)),
+    ],
+)
+def test_data_alone_spans_slices_or_nodes(devices, dcn_data, sizes):
+    mesh = make_mesh(*sizes, dcn_data, devices=devices)
+    data = mesh.devices.shape[0]
+    assert mesh.size == 16 and {d.id for d in mesh.devices.flat} == set(range(16))
+    of = "slice_index" if dcn_data == 2 else "process_index"
+    blocks = mesh.devices.reshape(dcn_data, data // dcn_data, *mesh.devices.shape[1:])
+    groups = [{getattr(device, of) for device in block.flat} for block in blocks]
+    assert groups == [{i} for i in range(dcn_data)]
+
+
+@pytest.mark.parametrize(
+    ("devices", "arguments", "message"),
+    [
+        (two_slices(), (-1, 8, 1), r"in 2 TPU slices; set mesh.dcn_data=2"),
+        (four_nodes(), (-1, 4, 1, 2), r"dcn_data=2, but the devices are in 4 processes"),
+        (two_slices(), (1, 16, 1, 2), r"mesh.data=1 cannot be divided by mesh.dcn_data=2"),
+        (four_nodes(), (2, 8, 1, 4), r"mesh.data=2 cannot be divided by mesh.dcn_data=4"),
+    ],
+)
+def test_sizes_that_do_not_fit_slices_are_refused(devices, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(*arguments, devices=devices)

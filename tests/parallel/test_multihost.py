@@ -56,6 +56,11 @@ def test_one_process():
 
 
 SLURM = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}
+SET = {
+    "JAX_COORDINATOR_ADDRESS": "host:1",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+}
 TPU_VM = {"TPU_ML_PLATFORM": "JAX", "JAX_PLATFORMS": "tpu,cpu"}
 
 
@@ -74,12 +79,17 @@ TPU_VM = {"TPU_ML_PLATFORM": "JAX", "JAX_PLATFORMS": "tpu,cpu"}
         (TPU_VM | {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, (), [()]),
         (TPU_VM | {"TPU_SKIP_MDS_QUERY": "1"}, (), []),
         ({}, ("host:1", 2, 0), [("host:1", 2, 0)]),
+        (SET, (), [("host:1", 2, 1)]),
+        (SET, (None, 1), []),
+        ({"JAX_COORDINATOR_ADDRESS": "host:1"}, (), []),
     ],
 )
 def test_which_environments_have_company(monkeypatch, env, arguments, calls):
     seen = []
     monkeypatch.setattr(multihost.os, "environ", env)
-    monkeypatch.setattr(multihost.jax.distributed, "initialize", lambda *args: seen.append(args))
+    monkeypatch.setattr(
+        multihost.jax.distributed, "initialize", lambda *args, **_: seen.append(args)
+    )
     initialize(*arguments)
     assert seen == calls
 

@@ -30,6 +30,8 @@ def test_compiles_for_a_slice(tmp_path):
     assert 1.0 <= report["matmul_flops"] / report["model_flops"] < 1.25
     assert 0 < report["peak_bytes"] < report["hbm_bytes"]
     assert 0 < report["estimated_mfu"] < 1 and report["collectives"]["all-gather"] > 0
+    assert report["collective_bytes"]["all-gather"] > 0
+    assert sum(report["cycle_shares"].values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("topology", "message"), [("v9:2x2", "unknown chip in --topology 'v9'")])

@@ -1,7 +1,9 @@
-"""The loop on a model of one weight: exact resume, and what a NaN does under each policy."""
+"""The loop on a model of one weight: exact resume, evaluation, and what a NaN does."""
 
 import dataclasses
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.checkpoint import (
+    BestCheckpoint,
+    TrainingCheckpoints,
+    find_checkpoint,
+    item_names,
+    read_meta,
+)
 from lightningdit_jax.config import TrainConfig
+from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted, preemption_notice
 from lightningdit_jax.training.loop import Loop, NonFiniteError
 from lightningdit_jax.training.state import create_state
 from lightningdit_jax.training.update import apply_gradients
@@ -18,10 +27,13 @@ from lightningdit_jax.training.update import apply_gradients
 CONFIG = TrainConfig(
     num_steps=12,
     batch_size=1,
+    accumulate_steps=1,
     ema_decay=0.9,
     log_every_steps=4,
     checkpoint_every_steps=3,  # not a multiple of the logging window, on purpose
     keep_checkpoints=2,
+    evaluate_every_steps=0,
+    best_metric="",
     nonfinite="stop",
     max_nonfinite=2,
 )
@@ -44,8 +56,13 @@ class Counter:
         self.next = state["next_index"]
 
 
-def run(workdir, *, nan_at=(), fail_at=None, iterator=None, **changes):
-    """Trains w towards the batch values; `fail_at` ends the process's work at that step."""
+def run(
+    workdir, *, nan_at=(), fail_at=None, terminate_at=None, iterator=None, evaluator=None, **changes
+):
+    """Trains w towards the batch values.
+
+    fail_at: step that the process's work ends at; terminate_at: step during which SIGTERM comes.
+    """
     config = dataclasses.replace(CONFIG, **changes)
     optimizer = optax.adam(0.1)
 
@@ -63,6 +80,8 @@ def run(workdir, *, nan_at=(), fail_at=None, iterator=None, **changes):
     def to_device(batch):
         if iterator_.next == fail_at:
             raise KeyboardInterrupt
+        if iterator_.next == terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         return batch
 
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -71,22 +90,27 @@ def run(workdir, *, nan_at=(), fail_at=None, iterator=None, **changes):
     )
     iterator_ = iterator or Counter(nan_at)
     checkpoints = TrainingCheckpoints(workdir, keep=config.keep_checkpoints)
+    best = BestCheckpoint(workdir, config.best_metric) if config.best_metric else None
     lines = []
-    loop = Loop(
-        step_fn=step,
-        init_state=create,
-        abstract_state=abstract,
-        iterator=iterator_,
-        to_device=to_device,
-        config=config,
-        checkpoints=checkpoints,
-        workdir=str(workdir),
-        meta={"format_version": 1},
-        is_main=True,
-        say=lines.append,
-    )
     try:
-        return loop.run(), lines
+        with preemption_notice() as preempted:
+            loop = Loop(
+                step_fn=step,
+                init_state=create,
+                abstract_state=abstract,
+                iterator=iterator_,
+                to_device=to_device,
+                config=config,
+                checkpoints=checkpoints,
+                workdir=str(workdir),
+                meta={"format_version": 1},
+                is_main=True,
+                say=lines.append,
+                evaluator=evaluator,
+                best=best,
+                preempted=preempted,
+            )
+            return loop.run(), lines
     finally:
         checkpoints.close()
 
@@ -147,6 +171,121 @@ def test_finished_run_does_nothing_again(whole, tmp_path):
     state, _ = run(tmp_path)
     assert_same(state, whole[0])
     assert records(tmp_path) == whole[1]
+
+
+class Scores:
+    """An evaluator whose results are given by step; fails once where told."""
+
+    def __init__(self, values, fail_at=None):
+        self.values, self.fail_at, self.seen = values, fail_at, []
+
+    def __call__(self, step, state):
+        assert step == int(state.step)
+        if step == self.fail_at:
+            raise KeyboardInterrupt
+        self.seen.append(step)
+        return {"fid": self.values[step], "w": float(state.ema["w"][0])}
+
+
+EVALUATED = {"evaluate_every_steps": 5, "best_metric": "fid"}
+SCORES = {5: 3.0, 10: 1.0, 12: 2.0}
+
+
+def best(workdir):
+    """(step, value) of the best checkpoint."""
+    meta = read_meta(find_checkpoint(str(workdir / "best")))
+    return meta["step"], meta["best"]["value"]
+
+
+def test_evaluation_changes_no_bit_and_keeps_the_best(whole, tmp_path):
+    state, lines = run(tmp_path, evaluator=Scores(SCORES), **EVALUATED)
+    assert_same(state, whole[0])
+    written = records(tmp_path)
+    evaluated = [r for r in written if "eval/fid" in r]
+    assert [r for r in written if r not in evaluated] == whole[1]
+    assert [(r["step"], r["eval/fid"]) for r in evaluated] == list(SCORES.items())
+    assert best(tmp_path) == (10, 1.0)
+    assert item_names(find_checkpoint(str(tmp_path / "best"))) == {"params", "ema", "meta"}
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["10"]
+    assert sum("the best fid so far" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("ended_by", [{"fail_at": 8}, {"fail_at": 11}, {"terminate_at": 10}])
+def test_evaluation_after_a_restart(tmp_path, ended_by):
+    with pytest.raises((KeyboardInterrupt, Preempted)):
+        run(tmp_path, evaluator=Scores(SCORES), **ended_by, **EVALUATED)
+    run(tmp_path, evaluator=Scores(SCORES), **EVALUATED)
+    assert [r["step"] for r in records(tmp_path)] == [4, 5, 8, 10, 12, 12]
+    assert best(tmp_path) == (10, 1.0)
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, evaluator=Scores(SCORES, fail_at=12), **EVALUATED)
+    again = Scores(SCORES)
+    run(tmp_path, evaluator=again, **EVALUATED)
+    assert again.seen == [12]
+    run(tmp_path, evaluator=again, **EVALUATED)
+    assert again.seen == [12], "a finished run was evaluated again"
+    assert [r["step"] for r in records(tmp_path)] == [4, 5, 8, 10, 12, 12]
+
+
+def test_best_is_never_a_nan_and_survives_a_rollback(tmp_path):
+    scores = Scores({5: np.nan, 10: 1.0, 12: 2.0})
+    run(tmp_path, evaluator=scores, **EVALUATED)
+    assert best(tmp_path) == (10, 1.0)
+    kept = BestCheckpoint(tmp_path, "fid")
+    assert not kept.offer(4, 1.5, {"params": {"w": jnp.ones(1)}}, {"format_version": 1})
+    assert kept.offer(4, 0.5, {"params": {"w": jnp.ones(1)}}, {"format_version": 1})
+    kept.close()
+    assert best(tmp_path) == (4, 0.5)
+    assert BestCheckpoint(tmp_path, "fid").value == 0.5
+    assert BestCheckpoint(tmp_path, "other").value == np.inf
+
+
+def test_unknown_best_metric_names_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"best_metric is 'fdi', but the evaluation gives fid, w"):
+        run(tmp_path, evaluator=Scores(SCORES), evaluate_every_steps=5, best_metric="fdi")
+    with pytest.raises(ValueError, match=r"best_metric is 'fid', but nothing is evaluated"):
+        dataclasses.replace(CONFIG, best_metric="fid")
+
+
+@pytest.mark.parametrize("step", [1, 6, 12])
+def test_sigterm_saves_that_step_and_a_restart_goes_on(whole, tmp_path, step):
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, check=lambda e: (e.code, e.step) == (EXIT_STATUS, step)):
+        run(tmp_path, terminate_at=step)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    state, lines = run(tmp_path)
+    assert lines[0].startswith(f"resumed from step {step} ")
+    assert_same(state, whole[0])
+    assert records(tmp_path) == whole[1]
+
+
+def test_what_is_saved_is_what_was_given(tmp_path):
+    """JSON is written in the background, while the loop changes its lists."""
+    checkpoints = TrainingCheckpoints(tmp_path, keep=1)
+    for step in range(5):
+        value = {"window": []}
+        checkpoints.save(step, {"params": {"w": jnp.ones(1)}}, {"loop": value})
+        value["window"].append(step)
+        assert checkpoints.restore({}, ("loop",)).json["loop"] == {"window": []}
+    checkpoints.close()
+
+
+def test_the_next_batches_are_sent_while_a_step_runs(tmp_path, monkeypatch):
+    """Batches k + 1 and k + 2 are on their way to the device before the host waits for step k."""
+    events = []
+
+    class Watched(Counter):
+        def __next__(self):
+            events.append("batch")
+            return super().__next__()
+
+    real = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: events.append("wait") or real(x))
+    run(tmp_path, iterator=Watched(), log_every_steps=12, checkpoint_every_steps=12)
+    assert events == ["batch"] * 3 + ["wait", "batch"] * 9 + ["wait"] * 3
 
 
 def test_stop_names_the_step_and_keeps_the_checkpoint(tmp_path):

@@ -1,0 +1,278 @@
+"""This project and the PyTorch release on the same machine: seconds of the same work, in turn.
+
+    python -m benchmarks.against_release --release=CHECKOUT
+    python -m benchmarks.against_release --release=CHECKOUT --cases=train,sample --torch-compile
+
+CHECKOUT is a clone of github.com/hustvl/LightningDiT, whose imports torch, timm, torchdiffeq and
+fairscale are needed too. Float32, as many threads each as there are cores, random weights:
+
+    train    one step of B/2 on 32x32x4 latents: loss, gradients, AdamW, average
+    sample   ten Euler steps with the 800-epoch recipe's guidance, B/2, no decoding; the release
+             evaluates both halves everywhere, here the unconditional one is skipped where it is off
+    encode   VA-VAE f16d32, one image of 256x256 to its moments
+    decode   the same, latents to the image
+
+After a warm-up, the two take turns `--rounds` times; the table has medians and the median of the
+ratios. The release runs eagerly unless --torch-compile leaves its torch.compile decorators on.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+BATCH = 8
+SIDE, CHANNELS = 32, 4
+STEPS = 11
+PUBLISHED = {"cfg_scale": 6.7, "cfg_interval_start": 0.125, "timestep_shift": 0.3}
+Work = Callable[[], object]
+
+
+def our_train() -> Work:
+    """One call is one step."""
+    import jax
+
+    from configs import paper
+    from lightningdit_jax import config as configs
+    from lightningdit_jax.parallel.mesh import make_mesh
+    from lightningdit_jax.training.job import abstract_generator_job
+    from lightningdit_jax.training.optimizer import make_optimizer
+    from lightningdit_jax.training.run import compile_ready
+
+    config = configs.from_dict(paper.get_config("ladder_rope"))
+    changes = {
+        "model": {"variant": "B/2"},
+        "compute": {"dtype": "float32", "scan_unroll": 12},
+        "train": {"batch_size": BATCH},
+    }
+    for section, values in changes.items():
+        changed = dataclasses.replace(getattr(config, section), **values)
+        config = dataclasses.replace(config, **{section: changed})
+    mesh = make_mesh()
+    job = abstract_generator_job(config, mesh)
+    init_state, step, _ = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+    state = init_state()
+    rng = np.random.default_rng(0)
+    batch = {
+        "latents": rng.standard_normal((BATCH, SIDE, SIDE, CHANNELS), np.float32),
+        "labels": np.arange(BATCH, dtype=np.int32),
+    }
+
+    def work() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return work
+
+
+def our_sample() -> Work:
+    """One call is all steps."""
+    import jax
+    from flax import nnx
+
+    from lightningdit_jax.flow.guidance import guide
+    from lightningdit_jax.flow.ode import integrate
+    from lightningdit_jax.flow.timesteps import time_grid
+    from lightningdit_jax.models.lightningdit import LightningDiT
+
+    graphdef, params = nnx.split(LightningDiT(_generator(), scan_unroll=12, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((BATCH, SIDE, SIDE, CHANNELS), np.float32)
+    labels = np.arange(BATCH)
+
+    @jax.jit
+    def sample(params, noise, labels):
+        guided = guide(
+            lambda x, t, y: nnx.merge(graphdef, params)(x, t, y),
+            labels,
+            1000,
+            cfg_scale=PUBLISHED["cfg_scale"],
+            interval_start=PUBLISHED["cfg_interval_start"],
+        )
+        return integrate("euler", guided, noise, time_grid(STEPS, PUBLISHED["timestep_shift"]))
+
+    return lambda: sample(params, noise, labels).block_until_ready()
+
+
+def _generator():
+    from configs import paper
+    from lightningdit_jax import config as configs
+    from lightningdit_jax.training.job import generator_config
+
+    config = configs.from_dict(paper.get_config("ladder_rope"))
+    model = dataclasses.replace(config.model, variant="B/2")
+    return generator_config(dataclasses.replace(config, model=model))
+
+
+def our_tokenizer(method: str) -> Work:
+    """One call is one image."""
+    import jax
+    from flax import nnx
+
+    from configs import vavae_f16d32
+    from lightningdit_jax import config as configs
+    from lightningdit_jax.models.vae import VAVAE
+    from lightningdit_jax.training.job import tokenizer_config
+
+    architecture = tokenizer_config(configs.from_dict(vavae_f16d32.get_config()))
+    graphdef, params = nnx.split(VAVAE(architecture, rngs=nnx.Rngs(0)))
+    shape = (1, 256, 256, 3) if method == "encode" else (1, 16, 16, 32)
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+
+    @jax.jit
+    def run(params, x):
+        out = getattr(nnx.merge(graphdef, params), method)(x)
+        return out.mean if method == "encode" else out
+
+    return lambda: run(params, x).block_until_ready()
+
+
+def their_train() -> Work:
+    """As their train.py without its data, processes and mixed precision."""
+    import torch
+    from transport import create_transport
+
+    model = _their_generator().train()
+    average = copy.deepcopy(model)
+    transport = create_transport(
+        "Linear", "velocity", None, None, None, use_cosine_loss=True, use_lognorm=True
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0, betas=(0.9, 0.95))
+    x, y = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.arange(BATCH)
+
+    def work() -> None:
+        losses = transport.training_losses(model, x, {"y": y})
+        loss = losses["loss"].mean() + losses["cos_loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for old, new in zip(average.parameters(), model.parameters()):
+                old.mul_(0.9999).add_(new.data, alpha=1 - 0.9999)
+
+    return work
+
+
+def their_sample() -> Work:
+    """As their inference.py: both halves of the batch at every step."""
+    import torch
+    from transport import Sampler, create_transport
+
+    model = _their_generator().eval()
+    transport = create_transport("Linear", "velocity", None, None, None)
+    sample_fn = Sampler(transport).sample_ode(
+        sampling_method="euler",
+        num_steps=STEPS,
+        atol=1e-6,
+        rtol=1e-3,
+        reverse=False,
+        timestep_shift=PUBLISHED["timestep_shift"],
+    )
+    noise = torch.randn(BATCH, CHANNELS, SIDE, SIDE)
+    arguments = {
+        "y": torch.cat([torch.arange(BATCH), torch.full((BATCH,), 1000)]),
+        "cfg_scale": PUBLISHED["cfg_scale"],
+        "cfg_interval": True,
+        "cfg_interval_start": PUBLISHED["cfg_interval_start"],
+    }
+
+    def work() -> None:
+        with torch.no_grad():
+            sample_fn(torch.cat([noise, noise]), model.forward_with_cfg, **arguments)
+
+    return work
+
+
+def _their_generator():
+    from models.lightningdit import LightningDiT_models
+
+    return LightningDiT_models["LightningDiT-B/2"](
+        input_size=SIDE,
+        in_channels=CHANNELS,
+        num_classes=1000,
+        use_qknorm=False,
+        use_swiglu=True,
+        use_rope=True,
+        use_rmsnorm=True,
+        wo_shift=False,
+    )
+
+
+def their_tokenizer(method: str) -> Work:
+    """One call is one image."""
+    import torch
+    from tokenizer.autoencoder import AutoencoderKL
+
+    vae = AutoencoderKL(embed_dim=32, ch_mult=(1, 1, 2, 2, 4)).eval()
+    x = torch.randn((1, 3, 256, 256) if method == "encode" else (1, 32, 16, 16))
+
+    def work() -> None:
+        with torch.no_grad():
+            getattr(vae, method)(x)
+
+    return work
+
+
+CASES: dict[str, tuple[Callable[[], Work], Callable[[], Work]]] = {
+    "train": (our_train, their_train),
+    "sample": (our_sample, their_sample),
+    "encode": (lambda: our_tokenizer("encode"), lambda: their_tokenizer("encode")),
+    "decode": (lambda: our_tokenizer("decode"), lambda: their_tokenizer("decode")),
+}
+
+
+def seconds(work: Work) -> float:
+    """Of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Prints the table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--release", required=True, help="checkout of hustvl/LightningDiT")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--torch-compile", action="store_true")
+    parser.add_argument("--output", default="outputs/benchmarks/against_release.json")
+    options = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if not options.torch_compile:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    sys.path.insert(0, options.release)
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    results = {}
+    print("| work | this project, s | release, s | times as fast | load |")
+    print("|---|---|---|---|---|")
+    for case in options.cases.split(","):
+        ours, theirs = (make() for make in CASES[case])
+        for work in (ours, theirs):
+            work(), work()
+        rounds, loads = [], []
+        for _ in range(options.rounds):
+            rounds.append((seconds(ours), seconds(theirs)))
+            loads.append(os.getloadavg()[0])
+        mine, other = (statistics.median(column) for column in zip(*rounds))
+        ratio = statistics.median(b / a for a, b in rounds)
+        results[case] = {"ours": mine, "release": other, "ratio": ratio, "rounds": rounds}
+        print(f"| {case} | {mine:.3f} | {other:.3f} | {ratio:.2f} | {max(loads):.1f} |", flush=True)
+    output = pathlib.Path(options.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    described = {"cores": os.cpu_count(), "torch_compile": options.torch_compile}
+    output.write_text(json.dumps({**described, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What a train step of a generator costs on TPU slices, by ahead-of-time compilation.
+
+    python -m benchmarks.generator_step
+    python -m benchmarks.generator_step --config=dit_1p6b --slices=v5p:2x2x4 --remat=dots
+
+Needs the extra `tpu`, on a machine without TPUs, one process at a time. Without --remat, --fsdp and
+--accumulate each slice has those of SLICES, which fit the published batch of 1024. Rows are printed
+and written as soon as they are there; a row takes minutes.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import pathlib
+from typing import Any
+
+from lightningdit_jax import config as configs
+from lightningdit_jax.training.compile import compile_report
+
+# By slice: fsdp, remat, parts of the batch after one another. "data" takes what is left.
+SLICES: dict[str, tuple[int, str, int]] = {
+    "v5e:4x4": (16, "attention", 1),
+    "v5e:16x16": (16, "dots", 1),
+    "v4:2x2x2": (8, "attention", 1),
+    "v4:2x2x4": (16, "dots", 1),
+    "v5p:2x2x4": (16, "dots", 1),
+    "v6e:4x4": (16, "dots", 1),
+}
+
+
+def measure(options: argparse.Namespace, topology: str) -> dict[str, Any]:
+    """The report of one slice, or why there is none."""
+    fsdp, remat, accumulate = SLICES.get(topology, (16, "dots", 1))
+    config = configs.from_dict(importlib.import_module(f"configs.{options.config}").get_config())
+    changes = {
+        "mesh": {"fsdp": options.fsdp or fsdp},
+        "compute": {"remat": options.remat or remat, "scan_unroll": options.unroll},
+        "train": {
+            "batch_size": options.batch_size,
+            "accumulate_steps": options.accumulate or accumulate,
+        },
+    }
+    for section, values in changes.items():
+        changed = dataclasses.replace(getattr(config, section), **values)
+        config = dataclasses.replace(config, **{section: changed})
+    asked = {"topology": topology, "unroll": options.unroll, **changes}
+    try:
+        return {"asked": asked, **compile_report(config, topology)}
+    except ValueError as error:  # does not fit
+        return {"asked": asked, "error": str(error)}
+
+
+def row(report: dict[str, Any]) -> str:
+    """A line of the table."""
+    asked = report["asked"]
+    label = f"| {asked['topology']} | {asked['mesh']['fsdp']} | {asked['compute']['remat']} |"
+    label += f" {asked['train']['accumulate_steps']} |"
+    if "error" in report:
+        return f"{label} {report['error']} |"
+    shares = [f"{100 * share:.0f} % {kind}" for kind, share in report["cycle_shares"].items()]
+    milliseconds = report["estimated_seconds"] * 1e3
+    gathered = sum(report["collective_bytes"].values()) / 2**30
+    overlapped = sum(report["collectives_overlapped"].values())
+    return (
+        f"{label} {report['peak_bytes'] / 2**30:.1f} of {report['hbm_bytes'] / 2**30:.0f} | "
+        f"{report['matmul_flops'] / report['model_flops']:.2f} | {milliseconds:.0f} | "
+        f"{milliseconds * report['estimated_mfu']:.0f} | {report['estimated_mfu']:.2f} | "
+        f"{', '.join(shares)} | {sum(report['collectives'].values())}, {overlapped} overlapped, "
+        f"{gathered:.1f} GiB | {report['compile_seconds']:.0f} |"
+    )
+
+
+def main() -> None:
+    """Prints a table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", default="dit_xl", help="a file of configs/")
+    parser.add_argument("--slices", type=lambda text: text.split(","), default=list(SLICES))
+    parser.add_argument("--batch-size", type=int, default=1024, help="global")
+    parser.add_argument("--fsdp", type=int)
+    parser.add_argument("--remat")
+    parser.add_argument("--accumulate", type=int)
+    parser.add_argument("--unroll", type=int, default=1)
+    parser.add_argument("--output", default="outputs/benchmarks/generator_step.json")
+    options = parser.parse_args()
+    output = pathlib.Path(options.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    reports = []
+    print(
+        "| slice | fsdp | remat | parts | peak GiB | matmul / model FLOPs | est. ms | ideal ms | "
+        "est. MFU | cycles | collectives | compile s |"
+    )
+    print("|" + "---|" * 12)
+    for topology in options.slices:
+        reports.append(measure(options, topology))
+        print(row(reports[-1]), flush=True)
+        output.write_text(json.dumps(reports, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Latents a second from disk to a training batch: this pipeline, a memory copy, the release.
+
+    python -m benchmarks.latent_pipeline
+    python -m benchmarks.latent_pipeline --release=CHECKOUT     # needs torch
+
+Writes random latents of the published size (16x16x32 float32, 32 KB) and reads shuffled, flipped,
+normalised batches: with Grain threads of one process, with the release's dataset and DataLoader
+(a clone of github.com/hustvl/LightningDiT; its own process and worker processes), and, as a floor,
+copies memory of the same size in blocks of a record from random places. All in turn, `--rounds`
+times, files in the page cache; the table has the medians. The machine's load is printed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lightningdit_jax.data.latents import (
+    LatentShards,
+    compute_stats,
+    load_stats,
+    save_stats,
+    write_shard,
+)
+from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
+
+BATCH = 256
+SHAPE = (16, 16, 32)
+
+
+def write_latents(folder: str, count: int) -> None:
+    """Shards of 2,500."""
+    rng = np.random.default_rng(0)
+    for shard, first in enumerate(range(0, count, 2500)):
+        rows = min(2500, count - first)
+        latents = rng.standard_normal((rows, *SHAPE), np.float32)
+        write_shard(folder, 0, shard, latents, latents[::-1], np.arange(rows) % 1000)
+    save_stats(folder, compute_stats(LatentShards(folder), 1000))
+
+
+def ours(folder: str, threads: int) -> Iterator[int]:
+    """Batches of the training pipeline."""
+    pipeline = make_pipeline(
+        LatentBatches(LatentShards(folder), load_stats(folder), 1.0),
+        global_batch_size=BATCH,
+        seed=0,
+        flip=True,
+        num_threads=threads,
+        prefetch_batches=2 * threads,
+    )
+    for batch in pipeline:
+        yield len(batch["labels"])
+
+
+def copies(folder: str) -> Iterator[int]:
+    """Records copied from random places of memory that is as large as the files."""
+    shards = LatentShards(folder)
+    source = np.zeros((len(shards), *SHAPE), np.float32)
+    batch, rng = np.empty((BATCH, *SHAPE), np.float32), np.random.default_rng(0)
+    while True:
+        np.take(source, rng.integers(len(source), size=BATCH), axis=0, out=batch, mode="clip")
+        yield BATCH
+
+
+def release(checkout: str, folder: str, workers: int) -> Iterator[int]:
+    """Batches of the release's loader, endlessly."""
+    sys.path.insert(0, checkout)
+    import torch
+    from datasets.img_latent_dataset import ImgLatentDataset
+
+    stats = load_stats(folder)
+    cache = pathlib.Path(folder) / "latents_stats.pt"
+    tensors = {k: torch.from_numpy(getattr(stats, k)).reshape(1, -1, 1, 1) for k in ("mean", "std")}
+    torch.save(tensors, cache)
+    # Its glob takes every .safetensors file of the folder for a shard.
+    (pathlib.Path(folder) / "latents_stats.safetensors").rename(cache.with_suffix(".kept"))
+    try:
+        dataset = ImgLatentDataset(folder)
+        loader = torch.utils.data.DataLoader(
+            dataset, BATCH, shuffle=True, num_workers=workers, drop_last=True
+        )
+        while True:
+            for latents, _ in loader:
+                yield len(latents)
+    finally:
+        cache.with_suffix(".kept").rename(pathlib.Path(folder) / "latents_stats.safetensors")
+
+
+def rate(make: Callable[[], Iterator[int]], seconds: float) -> float:
+    """Records a second once it runs."""
+    iterator = make()
+    for _ in range(8):
+        next(iterator)
+    began, read = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        read += next(iterator)
+    took = time.perf_counter() - began
+    iterator.close()
+    return read / took
+
+
+def main() -> None:
+    """Prints the table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--release", help="checkout of the PyTorch release")
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", default="outputs/benchmarks/latent_pipeline.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_latents(folder, options.count)
+        ways: dict[str, Callable[[], Iterator[int]]] = {
+            "copy of the same memory": lambda: copies(folder),
+            "this pipeline, 1 thread": lambda: ours(folder, 1),
+            f"this pipeline, {os.cpu_count()} threads": lambda: ours(folder, os.cpu_count()),
+        }
+        if options.release:
+            ways["the release, own process"] = lambda: release(options.release, folder, 0)
+            name = f"the release, {os.cpu_count()} worker processes"
+            ways[name] = lambda: release(options.release, folder, os.cpu_count())
+        loads, rounds = [], []
+        for _ in range(options.rounds):
+            rounds.append({name: rate(make, options.seconds) for name, make in ways.items()})
+            loads.append(os.getloadavg()[0])
+    results = {name: statistics.median(r[name] for r in rounds) for name in ways}
+    print(f"{os.cpu_count()} cores, load {min(loads):.1f} to {max(loads):.1f}")
+    print("| | latents/s | microseconds each |")
+    print("|---|---|---|")
+    for name, value in results.items():
+        print(f"| {name} | {value:,.0f} | {1e6 / value:.1f} |")
+    output = pathlib.Path(options.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    described = {"cores": os.cpu_count(), "load": loads, "latents_per_second": results}
+    output.write_text(json.dumps(described, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""--mode=compile --target=sample: the sampler of a config compiled for TPUs that are not there."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.inference.load import LatentScaling
+from lightningdit_jax.inference.sampler import Structure, make_program
+from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.models.lightningdit import variant_config
+from lightningdit_jax.models.matmul_flops import matmul_flops
+from lightningdit_jax.models.registry import abstract_model
+from lightningdit_jax.models.vae import VAVAEConfig
+from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
+from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, num_batch_shards
+from lightningdit_jax.parallel.sharding import LIGHTNINGDIT_RULES, VAVAE_RULES, tree_shardings
+from lightningdit_jax.parallel.topology import open_slice
+
+
+def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, Any]:
+    """Compiles config.sample for a slice and writes WORKDIR/compile_sample_SLICE.json.
+
+    One batch of it, from noise to pixels, with the generator of config.model and the tokenizer of
+    config.tokenizer; no checkpoint is read. The report is that of compile_on. model_flops count the
+    velocities that guidance needs, the program's matmul_flops the dearer side of every branch,
+    guided steps all along. Raises ValueError as compile_on, for a slice that does not exist, for
+    autoguidance and for dopri5, whose number of steps is not known.
+    """
+    sampling, options = Sampling.of(config.sample), config.sample
+    if options.weak_checkpoint or sampling.evaluations() is None:
+        raise ValueError(
+            "--mode=compile --target=sample knows neither autoguidance nor dopri5; set "
+            "config.sample.weak_checkpoint to '' and config.sample.solver to another"
+        )
+    where = open_slice(topology)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=where.devices)
+    shards = num_batch_shards(mesh)
+    batch_size = -(-options.batch_size // shards) * shards
+
+    dit_config = variant_config(**dataclasses.asdict(config.model))
+    vae_config, dtype = VAVAEConfig(**dataclasses.asdict(config.tokenizer)), config.compute.dtype
+    dit, dit_params = abstract_model("lightningdit", dit_config, dtype)
+    vae, vae_params = abstract_model("vavae", vae_config, dtype)
+    scaling = LatentScaling(*[(1.0,) * dit_config.in_channels] * 2)  # its numbers cost nothing
+    structure = Structure(dit, vae, dit_config, scaling)
+    weights = {
+        "dit": _placed(dit_params, mesh, LIGHTNINGDIT_RULES),
+        "vae": _placed(vae_params, mesh, VAVAE_RULES),
+    }
+    rows = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=batch_sharding(mesh))
+    knobs = {"seed": np.uint32(config.seed), **sampling.knobs(Flow())}
+    print(f"compiling for {where}, mesh {dict(mesh.shape)}")
+    lowered = make_program(structure, sampling.method(), mesh).lower(weights, rows, rows, knobs)
+
+    latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
+    decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)
+    evaluations = sampling.evaluations() + sampling.guided_evaluations(Flow())
+    flops_per_image = evaluations * forward_flops(dit_config) + decode
+    report = {
+        "target": "sample",
+        "variant": config.model.variant,
+        "mesh": dict(mesh.shape),
+        "batch_size": batch_size,
+        "evaluations_per_image": evaluations,
+        **compile_on(where, lowered, flops_per_image * batch_size),
+    }
+    name = f"compile_sample_{topology.replace(':', '_')}.json"
+    write_report(report, epath.Path(workdir) / name)
+    return report
+
+
+def _placed(params: Any, mesh: jax.sharding.Mesh, rules: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        params,
+        tree_shardings(params, mesh, rules),
+    )

@@ -1,0 +1,67 @@
+"""How good generated digits are: recognised, like real ones, and neither copies nor all alike."""
+
+import functools
+
+import numpy as np
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.digits import Digits, digits_to_8x8
+from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
+from lightningdit_jax.evaluation.recognition import DigitsJudge
+from lightningdit_jax.inference.samples_file import samples_path
+
+
+def evaluate_digits(config: Config, workdir: str) -> dict[str, float]:
+    """Whether generated digits are what they should be, and neither copies nor all alike.
+
+    recognised_share: share that a classifier fitted on the real training digits takes for their
+    label; classifier_accuracy: the same classifier on real held-out digits. digits_fid: Fréchet
+    distance of that classifier's features from those of the training digits. Distances are L2 in
+    8x8 pixels of 0..16: of samples to the nearest training digit (memorising makes it small), and
+    among samples of a class (mode collapse makes it small). Beside each (`_real`) the same for
+    held-out digits. Raises FileNotFoundError without samples, ValueError if they have no labels.
+    """
+    path = samples_path(config, workdir)
+    with path.open("rb") as file, np.load(file) as archive:
+        if missing := {"arr_0", "arr_1"} - set(archive.files):
+            raise ValueError(
+                f"{path} lacks {sorted(missing)}; digits are judged by arr_0, images, and arr_1, "
+                "their labels"
+            )
+        count = config.evaluate.num_images
+        images, labels = archive["arr_0"][:count], archive["arr_1"][:count]
+    train_x, _ = real_digits("train")
+    test_x, test_y = real_digits("test")
+    judge = digits_judge()
+    samples = digits_to_8x8(images)
+    # As many samples per class as held-out digits: what a set's distances are depends on its size.
+    chosen = np.concatenate(
+        [np.flatnonzero(labels == c)[: np.sum(test_y == c)] for c in np.unique(labels)]
+    )
+    return {
+        "recognised_share": judge.recognised_share(samples, labels),
+        "classifier_accuracy": judge.recognised_share(test_x, test_y),
+        "digits_fid": judge.frechet_distance(samples[chosen]),
+        "digits_fid_real": judge.frechet_distance(test_x),
+        "distance_to_train": float(nearest_distances(samples, train_x).mean()),
+        "distance_to_train_real": float(nearest_distances(test_x, train_x).mean()),
+        "distance_within_class": float(
+            within_class_nearest(samples[chosen], labels[chosen]).mean()
+        ),
+        "distance_within_class_real": float(within_class_nearest(test_x, test_y).mean()),
+        "num_samples": len(samples),
+    }
+
+
+@functools.cache
+def digits_judge() -> DigitsJudge:
+    """The judge, fitted on the real training digits."""
+    return DigitsJudge.fit(*real_digits("train"))
+
+
+@functools.cache
+def real_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels float32 [N, 64] in 0..16 and labels [N]."""
+    digits = Digits(split)
+    images = np.stack([np.asarray(digits.image(i)) for i in range(len(digits))])
+    return digits_to_8x8(images), digits.labels

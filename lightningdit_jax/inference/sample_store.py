@@ -1,0 +1,135 @@
+"""Images on disk by sample index: a killed run goes on where it stopped, memory stays flat."""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lightningdit_jax.inference.pictures import save_png
+
+_PART = re.compile(r"^(\d{8})_(\d+)\.npy$")
+_WRITERS = 8
+
+
+class SampleStore:
+    """Parts of the samples of one description, and what is made of them once all are there.
+
+    While sampling, WORKDIR/samples.parts holds a file per batch, named by its first index and its
+    number of images, each written whole. description: everything that decides the images; parts of
+    another one are refused, so that no set of samples is a mixture.
+    """
+
+    def __init__(self, workdir: epath.Path, description: dict[str, Any], total: int):
+        """Raises ValueError if WORKDIR holds parts of other samples."""
+        description = json.loads(json.dumps(description))  # as it will be read back
+        self._workdir, self._description, self._total = workdir, description, total
+        self._folder = workdir / "samples.parts"
+        self._settings = self._folder / "samples.json"
+        if self._settings.exists():
+            _check_same(json.loads(self._settings.read_text()), description, self._folder)
+
+    def is_finished(self, outputs: list[str]) -> bool:
+        """Whether the samples of this very description are there already, in these files."""
+        path = self._workdir / "samples.json"
+        if not path.exists() or not all((self._workdir / name).exists() for name in outputs):
+            return False
+        found = json.loads(path.read_text())
+        return all(found.get(key) == value for key, value in self._description.items())
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges [start, stop) of samples that are in no part, in order."""
+        gaps, position = [], 0
+        for start, count, _ in self._parts():
+            if start > position:
+                gaps.append((position, start))
+            position = max(position, start + count)
+        return [*gaps, *([(position, self._total)] if position < self._total else [])]
+
+    def write(self, first: int, images: np.ndarray) -> None:
+        """Stores samples first, first + 1, ...: uint8 [b, H, W, 3]."""
+        if not self._settings.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write_json(self._settings, self._description)
+        path = self._folder / f"{first:08d}_{len(images)}.npy"
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, images)
+        temporary.replace(path)
+
+    def images(self) -> Iterator[np.ndarray]:
+        """All samples in order, part by part: uint8 [b, H, W, 3]. Raises ValueError for a gap."""
+        if gaps := self.missing():
+            raise ValueError(
+                f"{self._folder}: samples {gaps[0][0]} to {gaps[0][1] - 1} are missing"
+            )
+        position = 0
+        for start, count, path in self._parts():
+            with path.open("rb") as file:
+                images = np.load(file)[max(position - start, 0) : self._total - start]
+            position = max(position, start + count)
+            if len(images):
+                yield images
+
+    def write_npz(self, labels: np.ndarray) -> None:
+        """samples.npz: arr_0 images, uint8 [N, H, W, 3], as the ADM evaluator reads; arr_1 labels.
+
+        Written part by part.
+        """
+        first = next(self.images())
+        path = self._workdir / "samples.npz"
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
+                shape = (self._total, *first.shape[1:])
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(entry, header)
+                for images in self.images():
+                    entry.write(np.ascontiguousarray(images))
+            with archive.open("arr_1.npy", "w") as entry:
+                np.lib.format.write_array(entry, labels)
+        temporary.replace(path)
+
+    def write_pngs(self) -> None:
+        """samples/000000.png, samples/000001.png, ..."""
+        folder, first = self._workdir / "samples", 0
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_WRITERS) as threads:
+            for images in self.images():
+                paths = [folder / f"{first + i:06d}.png" for i in range(len(images))]
+                list(threads.map(save_png, paths, images))
+                first += len(images)
+
+    def finish(self, runtime: dict[str, Any]) -> None:
+        """Writes samples.json, the description and `runtime`, and deletes the parts."""
+        _write_json(self._workdir / "samples.json", {**self._description, "runtime": runtime})
+        self._folder.rmtree()
+
+    def _parts(self) -> list[tuple[int, int, epath.Path]]:
+        """(first index, number of images, file) of every part, in order."""
+        names = [p.name for p in self._folder.iterdir()] if self._folder.exists() else []
+        found = [match for match in map(_PART.match, names) if match]
+        return sorted((int(m[1]), int(m[2]), self._folder / m[0]) for m in found)
+
+
+def _check_same(found: dict, wanted: dict, folder: epath.Path) -> None:
+    different = [
+        f"{key} {found.get(key)}, now {wanted.get(key)}"
+        for key in {**found, **wanted}
+        if found.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} holds the beginning of other samples: {'; '.join(different)}. Go on with "
+            "those settings, delete the folder, or choose another --workdir"
+        )
+
+
+def _write_json(path: epath.Path, content: dict) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)

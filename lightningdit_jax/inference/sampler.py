@@ -1,0 +1,202 @@
+"""Labels -> images on a mesh: one program for the whole solver loop and the decoder."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lightningdit_jax.flow.guidance import ConditionalVelocityFn, guide
+from lightningdit_jax.flow.ode import integrate
+from lightningdit_jax.flow.paths import get_path
+from lightningdit_jax.flow.predictions import to_velocity
+from lightningdit_jax.flow.sde import integrate_sde, sample_noise
+from lightningdit_jax.inference.load import LatentScaling
+from lightningdit_jax.inference.sampling import Flow, Method, Sampling
+from lightningdit_jax.models.lightningdit import LightningDiTConfig
+from lightningdit_jax.models.vae import decode_to_uint8
+from lightningdit_jax.parallel.mesh import (
+    BATCH_AXES,
+    batch_sharding,
+    num_batch_shards,
+    replicated,
+)
+from lightningdit_jax.parallel.multihost import to_host
+
+# Images that a device decodes at once: a decoder's activations are as large as many latents.
+DECODE_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What is compiled: architectures without weights. Hashable.
+
+    flow: of the generator. weak: a worse generator of the same flow for autoguidance, None for
+    guidance by the null label.
+    """
+
+    dit: nnx.GraphDef
+    vae: nnx.GraphDef
+    config: LightningDiTConfig
+    scaling: LatentScaling
+    flow: Flow = Flow()  # noqa: RUF009 (frozen)
+    weak: nnx.GraphDef | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Generator, tokenizer and their weights on a mesh, ready to draw samples.
+
+    weights: parameters by name, "dit", "vae" and with autoguidance "weak".
+    """
+
+    structure: Structure
+    weights: dict[str, Any]
+    mesh: Mesh
+
+    def batches(
+        self,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        sampling: Sampling,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (global indices [b], images [b, H, W, 3] uint8 on the host), in order.
+
+        indices, labels: [N]. Sample i is a function of (seed, indices[i], labels[i]) alone.
+        batch_size is rounded up to fill the mesh; the last batch is padded, the padding dropped.
+        The device draws the next batch while the caller handles one. Raises FloatingPointError for
+        samples that are not finite.
+        """
+        shards = num_batch_shards(self.mesh)
+        batch_size = -(-min(batch_size, len(labels)) // shards) * shards
+        program = make_program(self.structure, sampling.method(), self.mesh)
+        knobs = {"seed": np.uint32(seed), **sampling.knobs(self.structure.flow)}
+        split = batch_sharding(self.mesh)
+
+        def start(first: int) -> tuple[np.ndarray, tuple]:
+            chosen = indices[first : first + batch_size]
+            rows = (np.resize(a[first : first + batch_size], batch_size) for a in (indices, labels))
+            rows = tuple(row.astype(np.int32) for row in rows)
+            return chosen, program(self.weights, *jax.device_put(rows, split), knobs)
+
+        def finish(chosen: np.ndarray, outputs: tuple) -> tuple[np.ndarray, np.ndarray]:
+            images, finite = to_host(outputs)
+            if not finite:
+                raise FloatingPointError(
+                    f"samples {chosen[0]} to {chosen[-1]} are not finite, drawn by "
+                    f"{sampling.solver}: the weights are damaged, the guidance is too strong, or "
+                    "dopri5 found no step small enough; look at the checkpoint, or choose another "
+                    "solver"
+                )
+            return chosen, images[: len(chosen)]
+
+        running = None
+        for first in range(0, len(indices), batch_size):
+            following = start(first)
+            if running is not None:
+                yield finish(*running)
+            running = following
+        if running is not None:
+            yield finish(*running)
+
+
+def initial_noise(seed: Any, indices: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Standard normal noise of samples by their global index. indices [B] -> [B, *shape].
+
+    A function of (seed, index) alone: batch size and devices change nothing.
+    """
+    root = jax.random.key(seed)
+
+    def one(index: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(root, index), shape, jnp.float32)
+
+    return jax.vmap(one)(indices)
+
+
+@functools.lru_cache(maxsize=8)
+def make_program(
+    structure: Structure, method: Method, mesh: Mesh
+) -> Callable[[dict, jax.Array, jax.Array, dict], tuple[jax.Array, jax.Array]]:
+    """program(weights, indices [B], labels [B], knobs) -> (images [B, H, W, 3] uint8, finite []).
+
+    Compiled once per set of arguments, batch size and grid length. knobs: Sampling.knobs and the
+    seed. Indices and labels are cut
+    over the mesh, images come back replicated. Without guidance only conditional velocities are
+    computed.
+    """
+    config = structure.config
+    latent_shape = (config.input_size, config.input_size, config.in_channels)
+    split = batch_sharding(mesh)
+
+    @functools.partial(
+        jax.jit, in_shardings=(None, split, split, None), out_shardings=replicated(mesh)
+    )
+    def program(weights: dict, indices: jax.Array, labels: jax.Array, knobs: dict) -> tuple:
+        weak = None
+        if structure.weak is not None:
+            weak = _velocity_fn(structure.weak, weights["weak"], structure.flow)
+        velocity_fn = guide(
+            _velocity_fn(structure.dit, weights["dit"], structure.flow),
+            labels,
+            config.num_classes,
+            cfg_scale=knobs["cfg_scale"] if method.guided else 1,
+            cfg_channels=method.cfg_channels or None,
+            interval_start=knobs["interval"][0],
+            interval_end=knobs["interval"][1],
+            weak_velocity_fn=weak,
+        )
+        x, grid = initial_noise(knobs["seed"], indices, latent_shape), knobs["grid"]
+        if sde := method.sde():
+            noise_fn = sample_noise(knobs["seed"], indices, latent_shape)
+            path = get_path(structure.flow.path)
+            latents = integrate_sde(path, velocity_fn, x, grid, noise_fn, sde)
+        else:
+            latents = integrate(
+                method.solver,
+                velocity_fn,
+                x,
+                grid,
+                rtol=method.rtol,
+                atol=method.atol,
+                extrapolation=method.extrapolation,
+            )
+        images = _decode(structure.vae, weights["vae"], structure.scaling.invert(latents), mesh)
+        return images, jnp.isfinite(latents).all()
+
+    return program
+
+
+def _velocity_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> ConditionalVelocityFn:
+    def velocity_fn(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+        output = nnx.merge(graphdef, params)(x, t, y)
+        return to_velocity(get_path(flow.path), flow.prediction, output, x, t)
+
+    return velocity_fn
+
+
+def _decode(graphdef: nnx.GraphDef, params: Any, latents: jax.Array, mesh: Mesh) -> jax.Array:
+    """Latents [B, h, w, C] -> images [B, H, W, 3] uint8, some rows of each device at a time."""
+
+    def decode(z: jax.Array) -> jax.Array:
+        return decode_to_uint8(nnx.merge(graphdef, params).decode(z))
+
+    shards = num_batch_shards(mesh)
+    each = len(latents) // shards
+    parts = next(p for p in range(1, each + 1) if each % p == 0 and each // p <= DECODE_AT_ONCE)
+    if parts == 1:
+        return decode(latents)
+    # The device's own rows stay on it: [devices, parts, rows] with the devices in front.
+    by_part = latents.reshape(shards, parts, each // parts, *latents.shape[1:]).swapaxes(0, 1)
+    rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    by_part = jax.lax.with_sharding_constraint(by_part, rows)
+    images = jax.lax.map(lambda z: decode(z.reshape(-1, *latents.shape[1:])), by_part)
+    images = images.reshape(parts, shards, each // parts, *images.shape[2:]).swapaxes(0, 1)
+    return images.reshape(len(latents), *images.shape[3:])

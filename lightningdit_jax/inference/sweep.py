@@ -1,0 +1,115 @@
+"""--mode=sweep: a generator sampled with every combination of settings, and the numbers of each."""
+
+import dataclasses
+import itertools
+import json
+import time
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lightningdit_jax.config import Config, SampleConfig, SweepConfig
+from lightningdit_jax.inference.open_sampler import open_sampler
+from lightningdit_jax.inference.sampling import UNSHIFTED, Sampling, choose_labels
+from lightningdit_jax.inference.stream_quality import make_quality
+from lightningdit_jax.inference.sweep_plot import plot_sweep
+from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+
+Row = dict[str, Any]
+
+
+def sweep(config: Config, workdir: str) -> list[Row]:
+    """Samples and evaluates every combination of config.sweep, and returns a row for each.
+
+    All have the same labels, noise and weights, which are loaded once. WORKDIR/sweep.json grows row
+    by row, and rows that are there are not made again; sweep.png shows the metric. Nothing else is
+    written. Raises what open_sampler and make_quality raise, and ValueError for settings that do
+    not fit, before anything is drawn.
+    """
+    points, options = sweep_points(config.sample, config.sweep), config.sweep
+    sampler, weights = open_sampler(config, workdir)
+    quality = make_quality(config, sampler.mesh)
+    num_classes, count = sampler.structure.config.num_classes, options.num_samples
+    labels = choose_labels(config.sample.labels, count, num_classes, config.seed)
+    common = {
+        "num_samples": count,
+        "labels": config.sample.labels,
+        "seed": config.seed,
+        "dtype": config.compute.dtype,
+        **weights,
+    }
+    path, main = epath.Path(workdir) / "sweep.json", is_main_process()
+    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    done = []
+    for number, sampling in enumerate(points):
+        settings = json.loads(json.dumps({**dataclasses.asdict(sampling), **common}))
+        known = next((row for row in rows if row["settings"] == settings), None)
+        # The main process decides: the others may not see its file.
+        if not gather_numpy(np.array(known is None))[0]:
+            done.append(known)
+            continue
+        began = time.perf_counter()
+        batches = sampler.batches(
+            np.arange(count),
+            labels,
+            sampling,
+            seed=config.seed,
+            batch_size=config.sample.batch_size,
+        )
+        numbers = quality((images for _, images in batches), labels)
+        row = {
+            "settings": settings,
+            "evaluations": sampling.evaluations(),
+            "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
+            "numbers": numbers,
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+        rows.append(row)
+        done.append(row)
+        if main:
+            _write(path, rows)
+            print(
+                f"{number + 1}/{len(points)}  {_line(sampling, numbers, config.sweep)}", flush=True
+            )
+    if main:
+        plot_sweep(done, varied(config.sweep), path.with_name("sweep.png"))
+        print(f"{len(done)} rows in {path}, a picture in {path.with_name('sweep.png')}")
+    return done
+
+
+def varied(options: SweepConfig) -> list[str]:
+    """The fields of a Sampling that have several values."""
+    names = [f.name for f in dataclasses.fields(options) if f.name != "num_samples"]
+    return [name for name in names if len(getattr(options, name)) > 1]
+
+
+def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
+    """Every combination of the values in config.sweep; a key without any keeps config.sample's.
+
+    A solver with times of its own is taken once for all timestep shifts.
+    """
+    names = [f.name for f in dataclasses.fields(options) if f.name != "num_samples"]
+    values = [getattr(options, name) or (getattr(base, name),) for name in names]
+    fixed = {f.name: getattr(base, f.name) for f in dataclasses.fields(Sampling)}
+    points = []
+    for combination in itertools.product(*values):
+        fields = fixed | dict(zip(names, combination))
+        if fields["solver"] in UNSHIFTED:
+            fields["timestep_shift"] = 0.0
+        point = Sampling(**fields)
+        if point not in points:
+            points.append(point)
+    return points
+
+
+def _line(sampling: Sampling, numbers: dict[str, float], options: SweepConfig) -> str:
+    settings = [f"{name}={getattr(sampling, name)}" for name in varied(options)]
+    return "  ".join([*settings, *(f"{name} {value:.4f}" for name, value in numbers.items())])
+
+
+def _write(path: epath.Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.replace(path)

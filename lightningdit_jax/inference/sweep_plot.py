@@ -1,0 +1,51 @@
+"""A picture of a sweep: the metric against what is varied."""
+
+import io
+from typing import Any
+
+from etils import epath
+
+
+def plot_sweep(rows: list[dict[str, Any]], varied: list[str], path: epath.Path) -> None:
+    """Writes the first metric of the rows as a PNG file, a line for each combination of the rest.
+
+    Horizontal: network evaluations per image where num_steps is varied, else the first varied
+    setting with numbers for values. Rows of adaptive solvers, whose evaluations nobody counted,
+    have no place on the first axis. Needs matplotlib; without it, says so and writes nothing.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot as plt
+    except ImportError:
+        print("no picture of the sweep: matplotlib is not installed (pip install matplotlib)")
+        return
+    metric = next(iter(rows[0]["numbers"]))
+    numeric = [name for name in varied if name != "solver"]
+    by_cost = "num_steps" in varied or not numeric
+    axis = "network evaluations per image" if by_cost else numeric[0]
+    hidden = ("num_steps",) if by_cost else (numeric[0],)
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if by_cost and row["evaluations"] is None:
+            continue
+        settings = row["settings"]
+        x = row["evaluations"] + row["guided_evaluations"] if by_cost else settings[axis]
+        name = ", ".join(f"{key} {settings[key]}" for key in varied if key not in hidden)
+        lines.setdefault(name or metric, []).append((x, row["numbers"][metric]))
+    figure, panel = plt.subplots(figsize=(6, 4))
+    for name, points in lines.items():
+        panel.plot(*zip(*sorted(points)), marker="o", label=name)
+    panel.set(xlabel=axis, ylabel=metric, yscale="log")
+    if by_cost:
+        panel.set_xscale("log")
+    panel.grid(alpha=0.3, which="both")
+    panel.legend(fontsize=8)
+    figure.tight_layout()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    plt.close(figure)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(picture.getvalue())
+    temporary.replace(path)

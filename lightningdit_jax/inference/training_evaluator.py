@@ -1,0 +1,99 @@
+"""Evaluation within a generator's training: samples of the averaged weights, and their numbers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.latents import load_stats
+from lightningdit_jax.inference.load import LatentScaling, load_functional
+from lightningdit_jax.inference.sampler import Sampler, Structure
+from lightningdit_jax.inference.sampling import Flow, Sampling, choose_labels
+from lightningdit_jax.inference.stream_quality import make_quality
+from lightningdit_jax.models.lightningdit import LightningDiTConfig
+from lightningdit_jax.models.registry import abstract_model
+from lightningdit_jax.parallel.mesh import make_mesh
+
+
+class Weights(Protocol):
+    """What the evaluator needs of a training state: parameters, and their average or None."""
+
+    params: Any
+    ema: Any
+
+
+Evaluator = Callable[[int, Weights], dict[str, float]]
+
+
+def make_training_evaluator(config: Config, generator: LightningDiTConfig) -> Evaluator | None:
+    """evaluator(step, state) -> numbers of evaluate.train_samples images, or None where it is off.
+
+    It is off for train.evaluate_every_steps = 0 and for a tokenizer. Images are drawn as by
+    --mode=sample, from state.ema (state.params if there is none or not sample.use_ema), with the
+    same noise and labels at every step. Metric "fid" gives `fid` and `inception_score`, "digits"
+    `digits_fid` and `recognised_share`; a Fréchet distance of few samples is biased upwards, so
+    compare it with its like only. All processes have to call it, with the state on their mesh.
+    Raises ValueError or FileNotFoundError for a tokenizer, latent statistics, a network or a
+    reference that are missing or do not fit, all before training begins.
+    """
+    if config.kind != "lightningdit" or config.train.evaluate_every_steps == 0:
+        return None
+    options = config.sample
+    if not options.tokenizer:
+        raise ValueError(
+            "config.sample.tokenizer is empty; evaluation within training decodes its samples: "
+            "set it to the tokenizer's checkpoint, or train.evaluate_every_steps to 0"
+        )
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    dtype = jnp.dtype(config.compute.dtype)
+    vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
+    if generator.in_channels != vae.meta["architecture"]["embed_dim"]:
+        raise ValueError(
+            f"the generator makes latents of {generator.in_channels} channels, the tokenizer "
+            f"{options.tokenizer} decodes {vae.meta['architecture']['embed_dim']}"
+        )
+    weights, weak = {"vae": vae.params}, None
+    if options.weak_checkpoint:
+        loaded = load_functional(
+            options.weak_checkpoint,
+            mesh,
+            dtype=dtype,
+            use_ema=options.use_ema,
+            expect="lightningdit",
+        )
+        weights["weak"], weak = loaded.params, loaded.graphdef
+    structure = Structure(
+        dit=abstract_model("lightningdit", generator, dtype)[0],
+        vae=vae.graphdef,
+        config=generator,
+        scaling=_scaling(config),
+        flow=Flow(config.flow.path, config.flow.prediction),
+        weak=weak,
+    )
+    sampling = Sampling.of(options)
+    count = config.evaluate.train_samples
+    labels = choose_labels(options.labels, count, generator.num_classes, config.seed)
+    quality = make_quality(config, mesh)
+
+    def evaluator(step: int, state: Weights) -> dict[str, float]:
+        averaged = options.use_ema and state.ema is not None
+        params = state.ema if averaged else state.params
+        sampler = Sampler(structure, weights | {"dit": params}, mesh)
+        batches = sampler.batches(
+            np.arange(count), labels, sampling, seed=config.seed, batch_size=options.batch_size
+        )
+        return quality((images for _, images in batches), labels)
+
+    return evaluator
+
+
+def _scaling(config: Config) -> LatentScaling:
+    """As the latents of the run are normalised."""
+    multiplier = config.data.latent_multiplier
+    if not config.data.latent_norm:
+        return LatentScaling(None, None, multiplier)
+    stats = load_stats(config.data.path)
+    return LatentScaling(tuple(stats.mean.tolist()), tuple(stats.std.tolist()), multiplier)

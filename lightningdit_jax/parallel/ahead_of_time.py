@@ -1,0 +1,75 @@
+"""Programs compiled for a TPU slice that is not there, and what the compiler says of them."""
+
+import json
+import time
+from typing import Any
+
+import jax
+from etils import epath
+
+from lightningdit_jax.parallel.hlo_cost import program_cost
+from lightningdit_jax.parallel.topology import COMPILER_OPTIONS, Slice
+
+
+def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) -> dict[str, Any]:
+    """Compiles for a slice: memory, arithmetic and collectives of the program.
+
+    model_flops: what the model asks for, by all devices together. In the report bytes, FLOPs and
+    seconds are per device and run. The seconds are the compiler's cycle estimates over an assumed
+    clock, without collectives: good for ranking variants on one slice, no prediction. cycle_shares
+    says what takes them. Raises ValueError for a program that needs more memory than the chip has.
+    """
+    devices, chip = where.devices, where.chip
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile(compiler_options=COMPILER_OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
+        raise ValueError(
+            f"the program does not fit into the memory of {where.name}: {reason[:300]}; try a "
+            "larger --config.mesh.fsdp, another --config.compute.remat or a smaller batch"
+        ) from error
+    seconds = time.perf_counter() - began
+    memory, cost = compiled.memory_analysis(), program_cost(compiled.as_text())
+    estimate = cost.total_cycles / chip.clock
+    model_flops /= len(devices)
+    return {
+        "topology": where.name,
+        "num_devices": len(devices),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
+        "hbm_bytes": chip.hbm_bytes,
+        "model_flops": model_flops,
+        "matmul_flops": cost.matmul_flops,
+        "collectives": dict(cost.collectives),
+        "collectives_overlapped": {kind: n for kind, n in cost.overlapped.items() if n},
+        "collective_bytes": dict(cost.collective_bytes),
+        "estimated_seconds": estimate,
+        "estimated_mfu": model_flops / (estimate * chip.peak_flops),
+        "cycle_shares": {
+            kind: cycles / cost.total_cycles for kind, cycles in cost.cycles.most_common()
+        },
+        "compile_seconds": seconds,
+    }
+
+
+def write_report(report: dict[str, Any], path: epath.Path) -> None:
+    """Writes a report as JSON, whole or not at all, and prints it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(report, indent=1) + "\n")
+    temporary.replace(path)
+    for key, value in report.items():
+        print(f"{key:22s} {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items()) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

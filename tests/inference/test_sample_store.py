@@ -1,0 +1,56 @@
+"""Samples on disk: no gap and no double after a kill, whole files only."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from lightningdit_jax.inference.sample_store import SampleStore
+
+SETTINGS = {"seed": 0, "cfg_scale": 2.0, "weights": {"dit": {"step": 3}}}
+IMAGES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 3), np.uint8)
+
+
+def open_store(folder, settings=SETTINGS, total=23):
+    return SampleStore(epath.Path(folder), settings, total)
+
+
+def test_parts_in_any_order_and_overlapping_become_one_file(tmp_path):
+    open_store(tmp_path).write(10, IMAGES[10:15])
+    store = open_store(tmp_path)
+    assert store.missing() == [(0, 10), (15, 23)]
+    store.write(0, IMAGES[:8])
+    store.write(4, IMAGES[4:12])
+    (tmp_path / "samples.parts" / "00000015_8.npy.tmp").write_bytes(b"half")
+    assert store.missing() == [(15, 23)]
+    with pytest.raises(ValueError, match="samples 15 to 22 are missing"):
+        list(store.images())
+    store.write(15, IMAGES[15:])
+    store.write_npz(np.arange(23))
+    store.write_pngs()
+    store.finish({"seconds": 1})
+    with np.load(tmp_path / "samples.npz") as archive:
+        np.testing.assert_array_equal(archive["arr_0"], IMAGES)
+        np.testing.assert_array_equal(archive["arr_1"], np.arange(23))
+    assert len(list((tmp_path / "samples").iterdir())) == 23
+    np.testing.assert_array_equal(Image.open(tmp_path / "samples" / "000017.png"), IMAGES[17])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["samples", "samples.json", "samples.npz"]
+    assert json.loads((tmp_path / "samples.json").read_text())["cfg_scale"] == 2.0
+
+
+def test_finished_samples_are_known_by_their_description(tmp_path):
+    store = open_store(tmp_path)
+    store.write(0, IMAGES)
+    store.write_npz(np.arange(23))
+    store.finish({"seconds": 1})
+    assert store.is_finished(["samples.npz"])
+    assert not store.is_finished(["samples.npz", "samples"])
+    assert not open_store(tmp_path, {**SETTINGS, "seed": 1}).is_finished(["samples.npz"])
+
+
+def test_parts_of_other_samples_are_refused(tmp_path):
+    open_store(tmp_path).write(0, IMAGES[:5])
+    with pytest.raises(ValueError, match=r"cfg_scale 2.0, now 3.0\. Go on with"):
+        open_store(tmp_path, {**SETTINGS, "cfg_scale": 3.0})

@@ -1,0 +1,74 @@
+"""What a Sampling costs, against counting by hand, and which values it refuses."""
+
+import numpy as np
+import pytest
+
+from lightningdit_jax.inference.sampling import Flow, Sampling, choose_labels
+
+PUBLISHED = {"cfg_scale": 6.7, "timestep_shift": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluations", "guided"),
+    [
+        ({}, 249, 0),  # no guidance
+        (PUBLISHED, 249, 249),
+        # t = .3 u / (1 - .7 u) reaches 0.125 at u = 0.125 / (0.3 + 0.7 * 0.125) = 0.3226 of 249.
+        (PUBLISHED | {"cfg_interval_start": 0.125}, 249, 249 - 81),
+        (PUBLISHED | {"cfg_interval_start": 0.125, "cfg_interval_end": 0.125}, 249, 0),
+        ({"num_steps": 5, "solver": "heun2", "cfg_scale": 2.0}, 8, 8),
+        # Stages at 0, .25, .25, .5, .5, .75, .75, 1.
+        ({"num_steps": 5, "solver": "heun2", "cfg_scale": 2.0, "cfg_interval_start": 0.3}, 8, 5),
+        ({"num_steps": 51, "solver": "ucgm", "cfg_scale": 6.7}, 50, 50),
+        ({"solver": "dopri5", "cfg_scale": 6.7}, None, None),
+        ({"num_steps": 250, "solver": "sde_euler", "cfg_scale": 2.0}, 250, 250),
+        ({"num_steps": 5, "solver": "sde_heun", "last_step": "tweedie"}, 9, 0),
+    ],
+)
+def test_evaluations(changes, evaluations, guided):
+    sampling = Sampling(**changes)
+    assert (sampling.evaluations(), sampling.guided_evaluations(Flow())) == (evaluations, guided)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "eular"}, "did you mean 'euler'"),
+        ({"num_steps": 1}, "num_steps is 1"),
+        ({"cfg_channels": -1}, "cfg_channels is -1"),
+        ({"cfg_interval_start": 0.5, "cfg_interval_end": 0.2}, "ends at 0.2, before it begins"),
+        ({"solver": "ucgm", "timestep_shift": 0.3}, "set timestep_shift to 0"),
+        ({"time_warp": (1.0, 1.0)}, "expected three numbers"),
+        ({"solver": "sde_euler", "timestep_shift": 0.3}, "num_steps and last_step_size; set"),
+        ({"solver": "sde_euler", "diffusion": "sgima"}, "did you mean 'sigma'"),
+        ({"solver": "sde_heun", "last_step": "none"}, "needs? the score|look.* at t = 1"),
+    ],
+)
+def test_bad_values_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**changes)
+
+
+def test_label_modes():
+    random = choose_labels("random", 5000, 10, seed=0)
+    assert set(random) == set(range(10)) and 400 < np.bincount(random).min() < 500
+    np.testing.assert_array_equal(choose_labels("balanced", 12, 10, 0), [*range(10), 0, 1])
+    np.testing.assert_array_equal(choose_labels("7,2", 3, 10, 0), [7, 2, 7])
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"), [("all", "'all'; expected 'random'"), ("3,12", "expected 0 to 9")]
+)
+def test_bad_label_modes(mode, message):
+    with pytest.raises(ValueError, match=message):
+        choose_labels(mode, 4, 10, 0)
+
+
+def test_grids_leave_out_what_is_infinite():
+    """SiT: a score of the GVP path is infinite at both ends, a velocity nowhere."""
+    sampling = Sampling(num_steps=5)
+    assert sampling.grid(Flow())[[0, -1]].tolist() == [0, 1]
+    ends = sampling.grid(Flow("gvp", "score"))[[0, -1]]
+    np.testing.assert_allclose(ends, [1e-3, 1 - 1e-3], rtol=1e-6)
+    with pytest.raises(ValueError, match="needs the path 'linear', the generator's is 'gvp'"):
+        Sampling(num_steps=5, solver="ucgm").grid(Flow("gvp"))

@@ -1,0 +1,132 @@
+"""Training by several real processes: preempted, killed, failing, and restored by another number.
+
+Every job is several processes of this machine that talk as those of a pod do.
+"""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from lightningdit_jax import checkpoint
+from tests import tiny
+from tests.parallel import processes
+from tests.parallel.processes import finish, kill_all, wait_for
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    return tiny.write_latents(tmp_path_factory.mktemp("latents"))
+
+
+def start(workdir, latents, count, *, devices=2, fail=None, **changes):
+    defaults = {"model__depth": 1, "train__num_steps": 24, "train__checkpoint_every_steps": 5}
+    changes = defaults | changes
+    environment = {} if fail is None else {"FAIL_PROCESS": str(fail)}
+    module = "tests.parallel.train_process"
+    arguments = (workdir, latents, json.dumps(changes))
+    return processes.start(module, *arguments, processes=count, devices=devices, **environment)
+
+
+def run(*arguments, **options):
+    """Trains to the end; returns the first process's output."""
+    statuses, outputs = finish(start(*arguments, **options))
+    assert set(statuses) == {0}, "\n".join(outputs)
+    return outputs[0]
+
+
+def arrays(workdir):
+    """All arrays of the newest checkpoint, whatever the mesh it was saved from."""
+    found = checkpoint.find_checkpoint(str(workdir))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def read(item):
+        saved = checkpoint.ocp.StandardCheckpointer().metadata(found / item).item_metadata.tree
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
+        )
+        return checkpoint.read_arrays(found, item, abstract)
+
+    return {item: read(item) for item in ("params", "ema", "opt_state", "step")}
+
+
+def records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
+    ]
+
+
+def assert_same_bits(workdir, other):
+    jax.tree.map(np.testing.assert_array_equal, arrays(workdir), arrays(other))
+    assert records(workdir) == records(other)
+    assert [r["step"] for r in records(workdir)] == list(range(1, 25))
+
+
+def test_sigterm_to_one_saves_and_ends_all_and_a_restart_goes_on(tmp_path, latents):
+    run(tmp_path / "whole", latents, 2, mesh__fsdp=2)
+    long = {"mesh__fsdp": 2, "train__num_steps": 100_000, "train__checkpoint_every_steps": 99_999}
+    job = start(tmp_path / "ended", latents, 2, **long)
+    wait_for("step 3/", job[0])
+    job[1].send_signal(signal.SIGTERM)
+    statuses, outputs = finish(job)
+    assert statuses == [75, 75], "\n".join(outputs)
+    assert "as SIGTERM asks" in outputs[0]
+    saved = int(checkpoint.find_checkpoint(str(tmp_path / "ended")).name)
+    if saved < 24:  # fast machines are past the end of the other run before both have heard
+        out = run(tmp_path / "ended", latents, 2, mesh__fsdp=2)
+        assert f"resumed from step {saved} " in out
+        assert_same_bits(tmp_path / "whole", tmp_path / "ended")
+
+
+def test_an_error_in_one_process_ends_all_at_once(tmp_path, latents):
+    job = start(tmp_path, latents, 2, fail=1)
+    statuses, outputs = finish(job, timeout=240)
+    assert statuses == [1, 1], "\n".join(outputs)
+    assert "ValueError: shard 7 is damaged" in outputs[1]
+    assert "another process failed: process 1: ValueError: shard 7 is damaged" in outputs[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "sizes"), [(2, (2, 2, 1)), (4, (2, 2, 2))])
+def test_sigkill_of_one_ends_all_and_a_restart_ends_with_the_same_bits(
+    tmp_path, latents, count, sizes
+):
+    mesh = dict(zip(("mesh__data", "mesh__fsdp", "mesh__tensor"), sizes))
+    mesh |= {"model__hidden_size": 48}  # heads and MLP divide by tensor=2
+    run(tmp_path / "whole", latents, count, **mesh)
+    for step, victim in ((7, count - 1), (13, 0)):
+        job = start(tmp_path / "killed", latents, count, train__num_steps=100_000, **mesh)
+        wait_for(f"step {step}/", job[0])
+        job[victim].send_signal(signal.SIGKILL)
+        statuses, _ = finish(job)  # the others miss its heartbeat
+        assert 0 not in statuses and statuses[victim] == -signal.SIGKILL
+        for newer in (tmp_path / "killed" / "checkpoints").iterdir():
+            assert int(newer.name.partition(".")[0]) < 24, "the job outran the other one"
+    run(tmp_path / "killed", latents, count, **mesh)
+    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_restored_by_another_number_of_processes_on_another_mesh(tmp_path, latents):
+    workdir = tmp_path / "w"
+    run(workdir, latents, 4, devices=1, mesh__fsdp=4, train__num_steps=10)
+    saved = arrays(workdir)
+    # A run of the same number of steps restores, finds itself finished and saves nothing.
+    out = run(workdir, latents, 2, mesh__fsdp=2, train__num_steps=10)
+    assert "resumed from step 10 " in out
+    jax.tree.map(np.testing.assert_array_equal, arrays(workdir), saved)
+    out = run(workdir, latents, 1, devices=4, mesh__fsdp=1, train__num_steps=15)
+    assert "resumed from step 10 " in out
+    run(tmp_path / "whole", latents, 1, devices=4, mesh__fsdp=1, train__num_steps=15)
+    for got, want in zip(records(workdir), records(tmp_path / "whole"), strict=True):
+        for name, value in want.items():  # the same examples and noise on every mesh
+            np.testing.assert_allclose(got[name], value, rtol=2e-4, err_msg=name)
+
+
+def test_kill_all_leaves_nothing(tmp_path, latents):
+    job = start(tmp_path, latents, 2)
+    kill_all(job)
+    assert [process.poll() for process in job] == [-signal.SIGKILL] * 2

@@ -1,0 +1,73 @@
+"""Paths and predictions of the generator's step, on a model of one weight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from lightningdit_jax.flow.paths import PATHS
+from lightningdit_jax.flow.predictions import PREDICTIONS
+from lightningdit_jax.training import dit_step
+from lightningdit_jax.training.state import create_state
+from tests import tiny
+
+
+class Scale(nnx.Module):
+    """x times one weight."""
+
+    def __init__(self):
+        self.weight = nnx.Param(jnp.float32(0.3))
+
+    def __call__(self, x, t, y):
+        return self.weight * x
+
+
+GRAPHDEF, PARAMS = nnx.split(Scale(), nnx.Param)
+
+
+def latents(batch=8):
+    return jax.random.normal(jax.random.key(0), (batch, 2, 2, 8))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("path", PATHS)
+def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
+    """Where the path is infinite, the ends are left out; else they are noise and data exactly."""
+    ends = jnp.array([0.0, 1.0] * 4)
+    monkeypatch.setattr(dit_step, "sample_timesteps", lambda *args: ends)
+    config = tiny.config(
+        "digits_dit",
+        flow__path=path,
+        flow__prediction=prediction,
+        flow__loss_weight="none" if prediction == "velocity" else "velocity",
+        flow__cosine_weight=1.0 if prediction == "velocity" else 0.0,
+    )
+    optimizer = optax.sgd(1e-3)
+    step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer))
+    state = create_state(PARAMS, optimizer, ema=False)
+    batch = {"latents": latents(), "labels": jnp.zeros(8, jnp.int32)}
+    _, metrics = step(state, batch)
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert ("cosine" in metrics) == (prediction == "velocity")
+
+
+def test_loss_of_a_path_and_a_prediction():
+    """GVP and noise: the model sees the point on the circle, and its output is held to x0."""
+    loss_fn = dit_step.make_dit_loss(GRAPHDEF, 0.0, path="gvp", prediction="noise")
+    x1, x0 = latents(), latents()[::-1]
+    t = jnp.linspace(0, 1, 8)
+    loss, metrics = loss_fn(PARAMS, x1, x0, t, jnp.zeros(8, jnp.int32))
+    angle = np.asarray(t)[:, None, None, None] * np.pi / 2
+    want = np.mean((0.3 * (np.sin(angle) * x1 + np.cos(angle) * x0) - x0) ** 2)
+    np.testing.assert_allclose([loss, metrics["mse"]], want, rtol=1e-5)
+
+
+def test_losses_that_do_not_fit_the_prediction_are_refused():
+    with pytest.raises(ValueError, match=r"flow\.loss_weight is 'velocity'"):
+        tiny.config("digits_dit", flow__loss_weight="velocity")
+    with pytest.raises(ValueError, match=r"flow\.cosine_weight is 1\.0.*set it to 0"):
+        tiny.config("digits_dit", flow__prediction="noise")
+    with pytest.raises(ValueError, match=r"flow\.path.*linaer.*linear"):
+        tiny.config("digits_dit", flow__path="linaer")
