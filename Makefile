@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow bench lint clean
 
 setup: .venv/installed
 
@@ -32,6 +32,16 @@ test: lint
 
 test-slow: .venv/parity
 	$(BIN)/python -m pytest -m slow
+
+# Against the PyTorch release too where RELEASE is a checkout of it and torch is installed.
+bench: setup
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.jobs
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.latent_pipeline $(if $(RELEASE),--release=$(RELEASE))
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.image_pipeline
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.sampling_cost skip --output=outputs/benchmarks/skip.json
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tokenizer_step time --size=64 --batch-size=2 \
+		--dtype=float32 --components="+ alignment" --output=outputs/benchmarks/tokenizer_step.json
+	$(if $(RELEASE),JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.against_release --release=$(RELEASE))
 
 clean:
 	rm -rf .venv .cache outputs build *.egg-info

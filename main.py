@@ -7,9 +7,13 @@ import os
 import pathlib
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+if TYPE_CHECKING:
+    from lightningdit_jax.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OUR_CODE = ("main.py", "configs", "lightningdit_jax")
@@ -28,12 +32,13 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> None:
-    """Joins the other processes, builds the config and hands over to the mode."""
+    """Builds the config and joins the other processes."""
     import jax
 
     from lightningdit_jax import config as configs
     from lightningdit_jax.errors import unknown_name
     from lightningdit_jax.parallel import multihost
+    from lightningdit_jax.parallel.ending import failing_together
 
     logging.set_verbosity(
         flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING
@@ -46,6 +51,12 @@ def main(argv: list[str]) -> None:
     if config.compute.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
     multihost.initialize()
+    with failing_together():
+        run_mode(config)
+
+
+def run_mode(config: "Config") -> None:
+    """Hands over to what --mode says."""
     if MODE.value == "train":
         from lightningdit_jax.inference.training_evaluator import make_training_evaluator
         from lightningdit_jax.training.job import generator_config

@@ -36,6 +36,7 @@ setup(
     extras_require={
         "convert": ["huggingface_hub>=0.30", "torch>=2.4"],
         "cuda": ["jax[cuda13]"],
+        "gcs": ["gcsfs>=2026.8", "google-cloud-storage>=3.17"],
         "tpu": ["jax[tpu]"],
         "parity": ["pytorch-fid>=0.3", "torch>=2.4", "torch-fidelity>=0.4", "torchvision>=0.19"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],

@@ -162,7 +162,7 @@ def find_checkpoint(path: str) -> epath.Path:
         return root
     for folder in (root / "checkpoints", root):
         if folder.is_dir():
-            steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+            steps = [int(p.name) for p in folder.iterdir() if _is_complete_step(p)]
             if steps:
                 return folder / str(max(steps))
     raise FileNotFoundError(
@@ -197,6 +197,11 @@ def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
     """Reads one item into the shapes, types and shardings of `abstract`."""
     with ocp.StandardCheckpointer() as reader:
         return reader.restore(checkpoint / item, abstract)
+
+
+def _is_complete_step(path: epath.Path) -> bool:
+    """An object store has no renaming: there a checkpoint has its name before it is complete."""
+    return path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
 
 
 def _absolute(path: str) -> epath.Path:

@@ -40,7 +40,7 @@ def command(args: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
         f"--max-restarts={args.max_restarts}",
         f"--restart-on-exit-codes={TRY_AGAIN}",
         "--termination-grace-period-seconds=120",
-        f"--command=pip install --quiet -c constraints.txt -e '.[tpu]' && exec {python}",
+        f"--command=pip install --quiet -c constraints.txt -e '.[gcs,tpu]' && exec {python}",
     ]
 
 

@@ -31,11 +31,18 @@ RUNTIMES = {
     "v6e-": "v2-alpha-tpuv6e",
 }
 
+# Saves, or is killed where it cannot: after a lost host the others wait for it for a while.
+END = (
+    f"cd {FOLDER} && if [ -e train.pid ]; then pid=$(cat train.pid); rm train.pid;"
+    " kill -TERM $pid; timeout 120 tail --pid=$pid -f /dev/null; kill -KILL $pid;"
+    " fi 2> /dev/null; true"
+)
+
 INSTALL = (
     f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER}"
     " && python3 -m pip install --user --quiet uv"
     " && ~/.local/bin/uv venv --quiet --allow-existing --python 3.11 .venv"
-    " && ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[tpu]'"
+    " && ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[gcs,tpu]'"
 )
 
 
@@ -75,18 +82,22 @@ class Slices:
         self._request("delete", "--force", "--quiet")
 
     def install(self) -> None:
-        """Copies the committed code of this folder to every host and installs it."""
+        """Copies the committed code of this folder to every host, installs it, runs --setup."""
         self._run(
             "git", "-C", ROOT, "archive", "--format=tar.gz", f"--output=/tmp/{ARCHIVE}", "HEAD"
         )
         for node in self._nodes:
             self._vm("scp", f"/tmp/{ARCHIVE}", f"{node}:", "--worker=all")
             self._ssh(node, INSTALL)
+            if self._args.setup:
+                self._ssh(node, self._args.setup)
 
     def train(self, arguments: Sequence[str]) -> None:
-        """Starts main.py in the background on every host."""
+        """Starts main.py in the background on every host, after ending what runs there."""
         python = shlex.join([".venv/bin/python", "main.py", *arguments])
         script = f"{python} & echo $! > train.pid; wait $!; echo $? > train.status"
+        for node in self._nodes:
+            self._ssh(node, END)
         for node in self._nodes:
             self._ssh(
                 node,
@@ -110,7 +121,7 @@ class Slices:
 
     def keep(self, arguments: Sequence[str]) -> None:
         """Creates, installs and trains, again and again, until training ends."""
-        while True:
+        for _ in range(self._args.max_restarts + 1):
             if self.state() in LOST:
                 self._request("delete", "--force", "--quiet", check=False)
                 self.create()
@@ -123,12 +134,14 @@ class Slices:
                 self.train(arguments)
                 if self._args.dry_run or self._wait() == 0:
                     return
+        sys.exit(f"error: ended {self._args.max_restarts + 1} times; see the action `logs`")
 
     def _wait(self) -> int:
         """Waits for the end of training or of the slice; 0 if training is complete."""
         while self.state() == "ACTIVE":
             status = self.exit_status()
-            if status and int(status) not in (0, TRY_AGAIN):
+            # From 128 on a signal ended it, as when another host was lost.
+            if status and int(status) not in (0, TRY_AGAIN) and int(status) < 128:
                 sys.exit(f"error: main.py ended with status {status}; see the action `logs`")
             if status:
                 return int(status)
@@ -173,6 +186,8 @@ def main() -> None:
     parser.add_argument("--accelerator", default="v5litepod-16", help="v5litepod-16, v4-32, ...")
     parser.add_argument("--slices", type=int, default=1, help="joined over the network")
     parser.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
+    parser.add_argument("--max-restarts", type=int, default=100)
+    parser.add_argument("--setup", default="", help="command run on every host after installing")
     parser.add_argument("--dry-run", action="store_true")
     args, arguments = parser.parse_args(argv[:cut]), argv[cut + 1 :]
     slices = Slices(args)

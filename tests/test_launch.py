@@ -44,7 +44,9 @@ def tpu_vm(action, *options, arguments=()):
 
 
 def test_keep_requests_installs_and_trains():
-    commands = tpu_vm("keep", "--accelerator=v5litepod-16", "--spot", arguments=TRAIN)
+    setup = "gcsfuse --implicit-dirs BUCKET /mnt/bucket"
+    options = ["--accelerator=v5litepod-16", "--spot", f"--setup={setup}"]
+    commands = tpu_vm("keep", *options, arguments=TRAIN)
     queued = ["gcloud", "compute", "tpus", "queued-resources"]
     assert [c[4] for c in commands if c[:4] == queued] == ["describe", "delete", "create"]
     for command in commands:
@@ -57,10 +59,12 @@ def test_keep_requests_installs_and_trains():
         "--runtime-version=v2-alpha-tpuv5-lite",
         "--spot",
     } <= set(create)
-    archive, copy, install, train = commands[-4:]
+    archive, copy, install, mount, end, train = commands[-6:]
+    assert "--worker=all" in end and "-TERM" in remote(end)
     assert archive[:1] == ["git"] and "archive" in archive
     assert copy[4:6] == ["scp", "/tmp/lightningdit_jax.tar.gz"] and "--worker=all" in copy
-    assert "--worker=all" in install and ".[tpu]" in remote(install)
+    assert "--worker=all" in install and ".[gcs,tpu]" in remote(install)
+    assert "--worker=all" in mount and remote(mount) == setup.split()
     assert "--worker=all" in train
     inner = remote(train)[remote(train).index("-c") + 1]
     subprocess.run(["bash", "-n"], input=inner, text=True, check=True)
@@ -69,18 +73,21 @@ def test_keep_requests_installs_and_trains():
 
 def test_what_runs_on_a_host_records_its_process_and_status(tmp_path):
     """The very line that is sent to the hosts, with a stand-in for Python."""
-    command = remote_line(tpu_vm("train", arguments=TRAIN)[-1])
+    end, command = map(remote_line, tpu_vm("train", arguments=TRAIN))
     folder = tmp_path / "lightningdit_jax"
     (folder / ".venv/bin").mkdir(parents=True)
     python = folder / ".venv/bin/python"
     python.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\nexit 75\n')
     python.chmod(0o755)
+    subprocess.run(["bash", "-c", end], check=True, cwd=tmp_path)
     subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
     status = folder / "train.status"
     subprocess.run(
         ["bash", "-c", f"until [ -s {status} ]; do sleep .05; done"], check=True, timeout=20
     )
     assert status.read_text() == "75\n" and int((folder / "train.pid").read_text()) > 0
+    subprocess.run(["bash", "-c", end], check=True, cwd=tmp_path)
+    assert not (folder / "train.pid").exists()
     assert (folder / "train.log").read_text().splitlines() == ["main.py", *TRAIN]
 
 
@@ -94,7 +101,7 @@ def test_several_slices_are_one_request_and_every_node_is_served():
         commands[0]
     )
     trains = tpu_vm("train", "--slices=2", arguments=TRAIN)
-    assert [c[5] for c in trains] == ["dit-0", "dit-1"]
+    assert [c[5] for c in trains] == ["dit-0", "dit-1"] * 2  # all are ended before any is started
     for action in ("install", "stop", "logs", "delete", "status"):
         assert tpu_vm(action, "--slices=2")
 

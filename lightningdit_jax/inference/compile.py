@@ -30,14 +30,20 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     One batch of it, from noise to pixels, with the generator of config.model and the tokenizer of
     config.tokenizer; no checkpoint is read. The report is that of compile_on. model_flops count the
     velocities that guidance needs, the program's matmul_flops the dearer side of every branch,
-    guided steps all along. Raises ValueError as compile_on, for a slice that does not exist, for
-    autoguidance and for dopri5, whose number of steps is not known.
+    guided steps all along. Raises ValueError as compile_on, for a slice that does not exist, for a
+    tokenizer of other channels, for autoguidance and for dopri5, whose number of steps is not
+    known.
     """
     sampling, options = Sampling.of(config.sample), config.sample
     if options.weak_checkpoint or sampling.evaluations() is None:
         raise ValueError(
             "--mode=compile --target=sample knows neither autoguidance nor dopri5; set "
             "config.sample.weak_checkpoint to '' and config.sample.solver to another"
+        )
+    if config.model.in_channels != config.tokenizer.embed_dim:
+        raise ValueError(
+            f"config.model.in_channels is {config.model.in_channels}, config.tokenizer.embed_dim "
+            f"{config.tokenizer.embed_dim}; set the keys of config.tokenizer to the tokenizer's"
         )
     where = open_slice(topology)
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=where.devices)

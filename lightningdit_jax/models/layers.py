@@ -43,7 +43,12 @@ def project_parts(layer: nnx.LinearGeneral, x: jax.Array) -> tuple[jax.Array, ..
     """The parts of a fused projection. Kernel [D, P, ...], x: [..., D] -> P times [..., ...]."""
     kernel, bias = (p[...].astype(layer.dtype) for p in (layer.kernel, layer.bias))
     x = x.astype(layer.dtype)
-    return tuple(jnp.tensordot(x, kernel[:, i], 1) + bias[i] for i in range(len(bias)))
+
+    def project(part: int) -> jax.Array:
+        out = jnp.tensordot(x, kernel[:, part].reshape(len(kernel), -1), 1)
+        return out.reshape(*x.shape[:-1], *bias.shape[1:]) + bias[part]
+
+    return tuple(project(part) for part in range(len(bias)))
 
 
 class RMSNorm(nnx.Module):

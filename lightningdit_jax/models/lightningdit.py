@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.models.arrangement import parts_as_saved, parts_first
 from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
 from lightningdit_jax.models.layers import (
     Attention,
@@ -300,15 +301,16 @@ class LightningDiT(nnx.Module):
     def run_blocks(self, x: jax.Array, c: jax.Array) -> jax.Array:
         """All blocks in turn. x: [B, N, D], c: [B, D] -> [B, N, D]."""
         graphdef, stacked = nnx.split(self.blocks)
+        shapes = jax.eval_shape(lambda: stacked)
 
         def body(x: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
-            block = nnx.merge(graphdef, state)
+            block = nnx.merge(graphdef, parts_as_saved(state, shapes))
             return self.constrain(block(x, c), "tokens"), None
 
         if self.remat != "none":
             # Inside a scan nothing can be shared with the forward pass, so CSE is harmless.
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(body, x, stacked, unroll=self.scan_unroll)[0]
+        return jax.lax.scan(body, x, parts_first(stacked), unroll=self.scan_unroll)[0]
 
     def unpatchify(self, x: jax.Array) -> jax.Array:
         """Tokens to a latent. x: [B, N, p p C_out] -> [B, H, W, C] float32."""

@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from lightningdit_jax.parallel.hlo_cost import program_cost
-from lightningdit_jax.parallel.topology import COMPILER_OPTIONS, Slice
+from lightningdit_jax.parallel.topology import Slice
 
 
 def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
     devices, chip = where.devices, where.chip
     began = time.perf_counter()
     try:
-        compiled = lowered.compile(compiler_options=COMPILER_OPTIONS)
+        compiled = lowered.compile(compiler_options=dict(chip.compiler_options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -22,10 +22,10 @@ def make_mesh(
 ) -> Mesh:
     """Mesh of all devices (or the given ones) with the axes ("data", "fsdp", "tensor").
 
-    One size may be -1 and takes what the others leave. dcn_data: TPU slices, or processes where
-    there are none, that "data" spans; "fsdp" and "tensor" then stay within one, on its fast
-    network. Raises ValueError if the sizes do not multiply to the number of devices, or dcn_data is
-    not the number of slices or processes.
+    One size may be -1 and takes what the others leave. dcn_data: number of TPU slices, or elsewhere
+    of processes, that "data" spans; "fsdp" and "tensor" then stay within one, on its fast network.
+    Raises ValueError if the sizes do not multiply to the number of devices, or dcn_data is not the
+    number of slices or processes.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = dict(zip(AXES, (data, fsdp, tensor)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -13,23 +13,35 @@ from lightningdit_jax.errors import unknown_name
 class Chip:
     """hbm_bytes per device, peak bfloat16 FLOP/s (cloud.google.com/tpu/docs), clock in Hz.
 
-    The clock is the one that reproduces the peak; nothing publishes it.
+    The clock is the one that reproduces the peak; nothing publishes it. compiler_options: of XLA;
+    on the chips themselves they go into LIBTPU_INIT_ARGS, see docs/performance.md.
     """
 
     hbm_bytes: int
     peak_flops: float
     clock: float
+    compiler_options: Mapping[str, str]
 
-
-CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1.05e9),
-    "v5e": Chip(16 * 2**30, 197e12, 1.5e9),
-    "v5p": Chip(95 * 2**30, 459e12, 1.75e9),
-    "v6e": Chip(32 * 2**30, 918e12, 1.75e9),
-}
 
 # With its default, FSDP on v5e is estimated to take twice as long.
-COMPILER_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
+_WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
+# A kernel may fill half of the 128 MiB on these chips, not 16.
+_LARGE_KERNELS = {"xla_tpu_scoped_vmem_limit_kib": "65536"}
+# What v5e does by itself: gather weights beside the products before.
+_OVERLAP = {
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    "xla_tpu_overlap_compute_collective_tc": "true",
+}
+
+CHIPS = {
+    "v4": Chip(32 * 2**30, 275e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP),
+    "v5e": Chip(16 * 2**30, 197e12, 1.5e9, _WHOLE_PRODUCTS | _LARGE_KERNELS),
+    "v5p": Chip(95 * 2**30, 459e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP),
+    "v6e": Chip(32 * 2**30, 918e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | _LARGE_KERNELS),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,9 +80,21 @@ class Loop:
         Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite, and
         Preempted once the state is saved.
         """
-        config = self._config
+        began = time.perf_counter()
         state, step = self._start()
         writer = MetricWriter(self._workdir, start_step=step) if self._is_main else None
+        try:
+            state = self._run(state, step, writer)
+            self._checkpoints.wait()
+        finally:
+            if writer:
+                writer.close()
+        total = duration(time.perf_counter() - began)
+        self._say(f"trained {self._config.num_steps:,} steps in {total}")
+        return state
+
+    def _run(self, state: TrainState, step: int, writer: MetricWriter | None) -> TrainState:
+        config = self._config
         progress = Progress(config.num_steps, config.batch_size, step)
         pending: collections.deque = collections.deque()
         first, began = True, time.perf_counter()
@@ -125,10 +137,6 @@ class Loop:
                 raise Preempted(step)
             if evaluates:
                 self._evaluate(step, state, writer, progress)
-        self._checkpoints.wait()
-        if writer:
-            writer.close()
-        self._say(f"trained {step:,} steps in {duration(time.perf_counter() - began)}")
         return state
 
     def _start(self) -> tuple[TrainState, int]:

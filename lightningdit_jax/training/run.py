@@ -14,7 +14,7 @@ from lightningdit_jax import checkpoint
 from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.pipeline import make_pipeline
-from lightningdit_jax.parallel.ending import failing_together, preemption_notice
+from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process
 from lightningdit_jax.parallel.sharding import tree_shardings
@@ -30,14 +30,14 @@ def train(config: Config, workdir: str, evaluator: Evaluator | None = None) -> T
     evaluator: what train.evaluate_every_steps calls, see Loop; it changes no bit of the run.
     Raises ValueError or FileNotFoundError for data, sizes or a workdir that do not fit the config,
     before anything is computed or written. SIGTERM to any process saves and raises Preempted in
-    all; an exception in one ends the others too.
+    all.
     """
     if config.train.evaluate_every_steps and evaluator is None:
         raise ValueError(
             f"config.train.evaluate_every_steps is {config.train.evaluate_every_steps}, but there "
             f"is nothing that evaluates a {config.kind} in training; set it to 0"
         )
-    with preemption_notice() as preempted, failing_together():
+    with preemption_notice() as preempted:
         return _train(config, workdir, evaluator, preempted)
 
 

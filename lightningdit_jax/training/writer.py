@@ -58,8 +58,12 @@ class MetricWriter:
         self._events = SummaryWriter(self._event_folder, purge_step=step + 1)
 
     def _flush(self) -> None:
+        text = "".join(self._lines)
+        if not self._can_append:
+            self._path.write_text(text)  # an object appears whole or not at all
+            return
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(self._lines))
+        temporary.write_text(text)
         temporary.replace(self._path)
 
 

@@ -234,8 +234,7 @@ def saved_shapes(remat):
 
 def test_remat_keeps_what_its_name_says():
     carry, heads = (7, 16, 16), (7, 16, 2, 8)
-    # q and k before and after their norm, v, the output, logarithms of sums.
-    attention = [*[heads] * 6, (7, 2, 16, 1)]
+    attention = [heads] * 6  # q and k before and after their norm, v, the output
     mlp = [(7, 16, TINY.mlp_hidden)] * 2
     assert saved_shapes("block") == [carry]
     assert saved_shapes("attention") == sorted([carry, *attention])

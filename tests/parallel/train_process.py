@@ -7,9 +7,12 @@ import json
 import os
 import sys
 
+from jax._src import distributed
+
 from lightningdit_jax.data.pipeline import LatentBatches
+from lightningdit_jax.parallel.ending import failing_together
 from lightningdit_jax.parallel.multihost import initialize
-from lightningdit_jax.training.run import train
+from lightningdit_jax.training import run
 from tests import tiny
 
 
@@ -27,6 +30,26 @@ def break_data() -> None:
     LatentBatches.read_batch = read_batch
 
 
+def meet_after_compiling() -> None:
+    """Gloo waits 30 s at the first step; on a busy machine compiling drifts further apart."""
+    compile_ready = run.compile_ready
+
+    def compile_and_meet(*arguments):
+        init_state, step_fn, abstract = compile_ready(*arguments)
+        compiled = None
+
+        def step(*arguments):
+            nonlocal compiled
+            if compiled is None:
+                compiled = step_fn.lower(*arguments).compile()
+                distributed.global_state.client.wait_at_barrier("compiled", 600_000)
+            return compiled(*arguments)
+
+        return init_state, step, abstract
+
+    run.compile_ready = compile_and_meet
+
+
 def main(workdir: str, latents: str, changes: str) -> None:
     initialize(heartbeat_seconds=10)
     if os.environ.get("FAIL_PROCESS") == os.environ["JAX_PROCESS_ID"]:
@@ -34,7 +57,9 @@ def main(workdir: str, latents: str, changes: str) -> None:
     config = tiny.config(
         "digits_dit", data__path=latents, train__log_every_steps=1, **json.loads(changes)
     )
-    train(config, workdir)
+    meet_after_compiling()
+    with failing_together():
+        run.train(config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""Runs that live in gs://, against a local server that speaks the API of Google Cloud Storage.
+
+The server is a stand-in: permissions, quotas and delays of the real one are not tested.
+"""
+
+import gc
+import os
+import socket
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from lightningdit_jax.checkpoint import find_checkpoint, item_names, read_meta, save_checkpoint
+from tests.training import test_loop
+
+pytest.importorskip("gcsfs", reason="needs the extra `gcs`")
+emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = emulator.create_server("localhost", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    url = f"http://localhost:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
+        yield epath.Path("gs://bucket")
+    gc.collect()  # event files are sent when their writers go
+    server.stop()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(bucket, tmp_path):
+    scores = test_loop.Scores(test_loop.SCORES)
+    settings = {"evaluator": scores, **test_loop.EVALUATED}
+    whole, _ = test_loop.run(tmp_path, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        test_loop.run(bucket / "w", fail_at=8, **settings)
+    state, lines = test_loop.run(bucket / "w", **settings)
+    assert lines[0].startswith("resumed from step 6 in gs://bucket/w/checkpoints")
+    test_loop.assert_same(state, whole)
+    assert test_loop.records(bucket / "w") == test_loop.records(tmp_path)
+    assert test_loop.best(bucket / "w") == (10, 1.0)
+    assert list((bucket / "w" / "tensorboard").iterdir())
+    assert not os.path.exists("gs:"), "something was written to a local folder of this name"
+
+
+def test_half_a_checkpoint_is_none(bucket):
+    weights = {"w": np.arange(3.0)}
+    for step in (1, 2):
+        path = bucket / "half" / "checkpoints" / str(step)
+        save_checkpoint(str(path), {"params": weights}, {"meta": {"format_version": 1}})
+    assert find_checkpoint("gs://bucket/half").name == "2"
+    assert read_meta(find_checkpoint("gs://bucket/half")) == {"format_version": 1}
+    assert item_names(find_checkpoint("gs://bucket/half")) == {"params", "meta"}
+    (path / "commit_success.txt").unlink()
+    assert find_checkpoint("gs://bucket/half").name == "1"
+
+
+def test_the_cache_of_compiled_programs(bucket):
+    cache = "gs://bucket/cache"
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.experimental.compilation_cache.compilation_cache.reset_cache()
+        jax.jit(lambda x: x * 3 + 41)(np.arange(4.0)).block_until_ready()
+        assert list(epath.Path(cache).iterdir())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.experimental.compilation_cache.compilation_cache.reset_cache()
