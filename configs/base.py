@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
 
     c.compute = ConfigDict()
     c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
-    c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"
+    c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"; on TPUs
+    # "dots" with train.accumulate_steps such that a chip sees 16 images at a time
     # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
     c.compute.scan_unroll = 1  # blocks per iteration of the layer scan
     c.compute.attention = "xla"  # "xla" or "cudnn" (NVIDIA GPUs, bfloat16)

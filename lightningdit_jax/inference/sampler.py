@@ -27,6 +27,7 @@ from lightningdit_jax.parallel.mesh import (
     replicated,
 )
 from lightningdit_jax.parallel.multihost import to_host
+from lightningdit_jax.parallel.topology import compiler_options
 
 # Images that a device decodes at once: a decoder's activations are as large as many latents.
 DECODE_AT_ONCE = 16
@@ -137,7 +138,10 @@ def make_program(
     split = batch_sharding(mesh)
 
     @functools.partial(
-        jax.jit, in_shardings=(None, split, split, None), out_shardings=replicated(mesh)
+        jax.jit,
+        in_shardings=(None, split, split, None),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler_options(mesh),
     )
     def program(weights: dict, indices: jax.Array, labels: jax.Array, knobs: dict) -> tuple:
         weak = None

@@ -22,7 +22,7 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
     devices, chip = where.devices, where.chip
     began = time.perf_counter()
     try:
-        compiled = lowered.compile(compiler_options=dict(chip.compiler_options))
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

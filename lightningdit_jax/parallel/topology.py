@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import jax
+from jax.sharding import Mesh
 
 from lightningdit_jax.errors import unknown_name
 
@@ -13,8 +14,8 @@ from lightningdit_jax.errors import unknown_name
 class Chip:
     """hbm_bytes per device, peak bfloat16 FLOP/s (cloud.google.com/tpu/docs), clock in Hz.
 
-    The clock is the one that reproduces the peak; nothing publishes it. compiler_options: of XLA;
-    on the chips themselves they go into LIBTPU_INIT_ARGS, see docs/performance.md.
+    The clock is the one that reproduces the peak; nothing publishes it. compiler_options: of XLA,
+    see docs/performance.md.
     """
 
     hbm_bytes: int
@@ -25,8 +26,8 @@ class Chip:
 
 # With its default, FSDP on v5e is estimated to take twice as long.
 _WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
-# A kernel may fill half of the 128 MiB on these chips, not 16.
-_LARGE_KERNELS = {"xla_tpu_scoped_vmem_limit_kib": "65536"}
+# What a kernel may take of the vector memory, more than by default.
+_VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
 # What v5e does by itself: gather weights beside the products before.
 _OVERLAP = {
     "xla_enable_async_all_gather": "true",
@@ -38,10 +39,26 @@ _OVERLAP = {
 
 CHIPS = {
     "v4": Chip(32 * 2**30, 275e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP),
-    "v5e": Chip(16 * 2**30, 197e12, 1.5e9, _WHOLE_PRODUCTS | _LARGE_KERNELS),
-    "v5p": Chip(95 * 2**30, 459e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP),
-    "v6e": Chip(32 * 2**30, 918e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | _LARGE_KERNELS),
+    "v5e": Chip(16 * 2**30, 197e12, 1.5e9, _WHOLE_PRODUCTS | {_VMEM_LIMIT: "65536"}),
+    "v5p": Chip(95 * 2**30, 459e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "49152"}),
+    "v6e": Chip(32 * 2**30, 918e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "65536"}),
 }
+
+
+# jax.Device.device_kind, of chips that are there and of those that are not.
+_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+    """The options of jax.jit that suit the chips of a mesh; None where none are known."""
+    kind = _KINDS.get(mesh.devices.flat[0].device_kind)
+    return dict(CHIPS[kind].compiler_options) if kind else None
 
 
 @dataclasses.dataclass(frozen=True)

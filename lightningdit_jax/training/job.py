@@ -15,7 +15,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import open_images
-from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig, variant_dims
+from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig, variant_config
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.sharding import (
     LIGHTNINGDIT_RULES,
@@ -84,11 +84,7 @@ def make_job(config: Config, mesh: Mesh) -> Job:
 
 def generator_config(config: Config) -> LightningDiTConfig:
     """The generator's architecture: the variant's sizes, then what the config says."""
-    fields = dataclasses.asdict(config.model)
-    sizes = variant_dims(fields.pop("variant"))
-    chosen = {name: fields.pop(name) for name in sizes}
-    sizes |= {name: value for name, value in chosen.items() if value is not None}
-    return LightningDiTConfig(**fields, **sizes)
+    return variant_config(**dataclasses.asdict(config.model))
 
 
 def tokenizer_config(config: Config) -> VAVAEConfig:

@@ -18,6 +18,7 @@ from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process
 from lightningdit_jax.parallel.sharding import tree_shardings
+from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.training.job import Job, make_job
 from lightningdit_jax.training.loop import Evaluator, Loop
 from lightningdit_jax.training.optimizer import make_optimizer
@@ -144,6 +145,7 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
         ),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
 
@@ -153,7 +155,7 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
     if step is None:
         return
     found = checkpoint.read_meta(checkpoints.directory / str(step))
-    for key in ("kind", "architecture", "companions", "seed", "batch_size"):
+    for key in ("kind", "architecture", "flow", "companions", "seed", "batch_size"):
         there, wanted = found.get(key, {}), meta.get(key, {})
         if there != wanted:
             raise ValueError(
