@@ -62,7 +62,7 @@ def ours(folder: str, threads: int) -> Iterator[int]:
 def copies(folder: str) -> Iterator[int]:
     """Records copied from random places of memory that is as large as the files."""
     shards = LatentShards(folder)
-    source = np.zeros((len(shards), *SHAPE), np.float32)
+    source = np.ones((len(shards), *SHAPE), np.float32)  # zeros would share one page
     batch, rng = np.empty((BATCH, *SHAPE), np.float32), np.random.default_rng(0)
     while True:
         np.take(source, rng.integers(len(source), size=BATCH), axis=0, out=batch, mode="clip")
