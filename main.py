@@ -59,11 +59,9 @@ def run_mode(config: "Config") -> None:
     """Hands over to what --mode says."""
     if MODE.value == "train":
         from lightningdit_jax.inference.training_evaluator import make_training_evaluator
-        from lightningdit_jax.training.job import generator_config
         from lightningdit_jax.training.run import train
 
-        evaluator = make_training_evaluator(config, generator_config(config))
-        train(config, WORKDIR.value, evaluator)
+        train(config, WORKDIR.value, make_training_evaluator(config))
     elif MODE.value == "extract":
         from lightningdit_jax.inference.extract import extract
 

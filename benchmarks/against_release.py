@@ -18,16 +18,15 @@ ratios. The release runs eagerly unless --torch-compile leaves its torch.compile
 
 import argparse
 import copy
-import dataclasses
-import json
 import os
-import pathlib
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+from lightningdit_jax.atomic_file import write_json
 
 BATCH = 8
 SIDE, CHANNELS = 32, 4
@@ -48,14 +47,11 @@ def our_train() -> Work:
     from lightningdit_jax.training.run import compile_ready
 
     config = configs.from_dict(paper.get_config("ladder_rope"))
-    changes = {
-        "model": {"variant": "B/2"},
-        "compute": {"dtype": "float32", "scan_unroll": 12},
-        "train": {"batch_size": BATCH},
-    }
-    for section, values in changes.items():
-        changed = dataclasses.replace(getattr(config, section), **values)
-        config = dataclasses.replace(config, **{section: changed})
+    config = config.changed(
+        model={"variant": "B/2"},
+        compute={"dtype": "float32", "scan_unroll": 12},
+        train={"batch_size": BATCH},
+    )
     mesh = make_mesh()
     job = abstract_generator_job(config, mesh)
     init_state, step, _ = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
@@ -109,8 +105,7 @@ def _generator():
     from lightningdit_jax.training.job import generator_config
 
     config = configs.from_dict(paper.get_config("ladder_rope"))
-    model = dataclasses.replace(config.model, variant="B/2")
-    return generator_config(dataclasses.replace(config, model=model))
+    return generator_config(config.changed(model={"variant": "B/2"}))
 
 
 def our_tokenizer(method: str) -> Work:
@@ -268,10 +263,8 @@ def main() -> None:
         ratio = statistics.median(b / a for a, b in rounds)
         results[case] = {"ours": mine, "release": other, "ratio": ratio, "rounds": rounds}
         print(f"| {case} | {mine:.3f} | {other:.3f} | {ratio:.2f} | {max(loads):.1f} |", flush=True)
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     described = {"cores": os.cpu_count(), "torch_compile": options.torch_compile}
-    output.write_text(json.dumps({**described, "results": results}, indent=1) + "\n")
+    write_json(options.output, {**described, "results": results})
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ and written as soon as they are there; a row takes minutes.
 """
 
 import argparse
-import dataclasses
 import importlib
-import json
-import pathlib
 from typing import Any
 
 from lightningdit_jax import config as configs
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.training.compile import compile_report
 
 # By slice: fsdp, remat, parts of the batch after one another. "data" takes what is left.
@@ -35,18 +33,16 @@ def measure(options: argparse.Namespace, topology: str) -> dict[str, Any]:
     config = configs.from_dict(importlib.import_module(f"configs.{options.config}").get_config())
     changes = {
         "mesh": {"fsdp": options.fsdp or fsdp},
+        "model": {"depth": options.depth},
         "compute": {"remat": options.remat or remat, "scan_unroll": options.unroll},
         "train": {
             "batch_size": options.batch_size,
             "accumulate_steps": options.accumulate or accumulate,
         },
     }
-    for section, values in changes.items():
-        changed = dataclasses.replace(getattr(config, section), **values)
-        config = dataclasses.replace(config, **{section: changed})
     asked = {"topology": topology, "unroll": options.unroll, **changes}
     try:
-        return {"asked": asked, **compile_report(config, topology)}
+        return {"asked": asked, **compile_report(config.changed(**changes), topology)}
     except ValueError as error:  # does not fit
         return {"asked": asked, "error": str(error)}
 
@@ -80,11 +76,10 @@ def main() -> None:
     parser.add_argument("--fsdp", type=int)
     parser.add_argument("--remat")
     parser.add_argument("--accumulate", type=int)
+    parser.add_argument("--depth", type=int, help="default: the config's")
     parser.add_argument("--unroll", type=int, default=1)
     parser.add_argument("--output", default="outputs/benchmarks/generator_step.json")
     options = parser.parse_args()
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     reports = []
     print(
         "| slice | fsdp | remat | parts | peak GiB | matmul / model FLOPs | est. ms | ideal ms | "
@@ -94,7 +89,7 @@ def main() -> None:
     for topology in options.slices:
         reports.append(measure(options, topology))
         print(row(reports[-1]), flush=True)
-        output.write_text(json.dumps(reports, indent=1) + "\n")
+        write_json(options.output, reports)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the load is printed. Linux only.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import pathlib
@@ -22,6 +21,7 @@ import time
 import numpy as np
 from PIL import Image
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.data.images import ImageFolder
 from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline
 
@@ -115,8 +115,6 @@ def main() -> None:
             f"| {r['augment']} | {r['threads']} | {r['workers'] or 'none'} | {rate:.0f} | "
             f"{rate / used:.0f} | {r['images_per_cpu_second']:.0f} |"
         )
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     described = {
         "machine": platform.processor() or platform.machine(),
         "cores": cores,
@@ -124,7 +122,7 @@ def main() -> None:
         "image_bytes": size,
         "results": results,
     }
-    output.write_text(json.dumps(described, indent=1) + "\n")
+    write_json(options.output, described)
 
 
 if __name__ == "__main__":

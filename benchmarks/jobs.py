@@ -10,8 +10,6 @@ extraction  images a second of --mode=extract, digits_vavae
 """
 
 import argparse
-import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -27,6 +25,7 @@ import numpy as np
 
 from configs import paper
 from lightningdit_jax import config as configs
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -76,9 +75,7 @@ def startup(scratch: pathlib.Path) -> dict[str, float]:
 def save_stall(scratch: pathlib.Path) -> dict[str, float]:
     """Medians would hide the first save, which makes folders; the second counts."""
     config = configs.from_dict(paper.get_config("ladder_rope"))
-    model = dataclasses.replace(config.model, variant="B/2")
-    compute = dataclasses.replace(config.compute, dtype="float32")
-    config = dataclasses.replace(config, model=model, compute=compute)
+    config = config.changed(model={"variant": "B/2"}, compute={"dtype": "float32"})
     mesh = make_mesh()
     job = abstract_generator_job(config, mesh)
     _, _, abstract = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
@@ -123,9 +120,7 @@ def main() -> None:
         for measure in (startup, save_stall, extraction):
             results[measure.__name__] = measure(pathlib.Path(folder))
             print(measure.__name__, results[measure.__name__], flush=True)
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(options.output, results)
 
 
 if __name__ == "__main__":

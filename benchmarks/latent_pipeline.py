@@ -11,7 +11,6 @@ times, files in the page cache; the table has the medians. The machine's load is
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.data.latents import (
     LatentShards,
     compute_stats,
@@ -136,10 +136,8 @@ def main() -> None:
     print("|---|---|---|")
     for name, value in results.items():
         print(f"| {name} | {value:,.0f} | {1e6 / value:.1f} |")
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     described = {"cores": os.cpu_count(), "load": loads, "latents_per_second": results}
-    output.write_text(json.dumps(described, indent=1) + "\n")
+    write_json(options.output, described)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from flax import nnx
 
 from configs import paper
 from lightningdit_jax import config as configs
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Flow, Sampling
@@ -103,8 +104,8 @@ def measure_skip(options: argparse.Namespace) -> dict[str, Any]:
 def _sampler(depth: int, width: int) -> Sampler:
     """Random weights: XL/1's tokens and channels in a smaller model, and a tiny decoder."""
     config = configs.from_dict(paper.get_config("xl_800ep_cfg"))
-    model = dataclasses.replace(config.model, depth=depth, hidden_size=width, num_heads=width // 64)
-    architecture = generator_config(dataclasses.replace(config, model=model))
+    sizes = {"depth": depth, "hidden_size": width, "num_heads": width // 64}
+    architecture = generator_config(config.changed(model=sizes))
     dit = LightningDiT(architecture, rngs=nnx.Rngs(0))
     vae = VAVAE(VAVAEConfig(16, 3, 32, (1,), 1, (), (), 32, 32), rngs=nnx.Rngs(1))
     (dit_graph, dit_params), (vae_graph, vae_params) = (
@@ -127,10 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     result = print_rows() if options.what == "rows" else measure_skip(options)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.output.with_name(options.output.name + ".tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(options.output)
+        write_json(options.output, result)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ Components add up: each row has the losses of the rows above it.
 """
 
 import argparse
-import dataclasses
-import json
 import os
-import pathlib
 import platform
 import statistics
 import time
@@ -26,6 +23,7 @@ from flax import nnx
 
 from configs import vavae_f16d32
 from lightningdit_jax import config as configs
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.registry import MODELS
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -49,10 +47,7 @@ COMPONENTS = {  # changes of config.vae_loss
 def component_config(component: str, **sections: dict[str, Any]) -> Config:
     """f16d32 with the losses of a component, and changes by section."""
     config = configs.from_dict(vavae_f16d32.get_config())
-    for section, changes in {"vae_loss": COMPONENTS[component], **sections}.items():
-        changed = dataclasses.replace(getattr(config, section), **changes)
-        config = dataclasses.replace(config, **{section: changed})
-    return config
+    return config.changed(**{"vae_loss": COMPONENTS[component], **sections})
 
 
 class Step:
@@ -144,7 +139,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
                     report = {"remat": remat, "mesh": {"fsdp": fsdp}, "error": str(error)}
                 results.append({"component": name, **report})
                 print(_memory_row(results[-1]), flush=True)
-                write(options, {"results": results})
+                write_json(options.output, {"results": results})
     print(
         "| losses | fsdp | remat | peak GiB | model TFLOP | matmul / model | est ms | compile s |"
     )
@@ -153,13 +148,6 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     frozen_of = abstract_frozen_networks(component_config("+ alignment"), make_mesh())
     flops = vae_step_flops(component_config("+ alignment"), frozen_of)
     return {"step_flops_per_image": flops, "results": results}
-
-
-def write(options: argparse.Namespace, described: dict[str, Any]) -> None:
-    """The numbers so far as JSON."""
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(described, indent=1) + "\n")
 
 
 def main() -> None:
@@ -183,7 +171,7 @@ def main() -> None:
     memory.add_argument("--fsdp", type=lambda text: [int(n) for n in text.split(",")], default=[1])
     memory.set_defaults(measure=measure_memory)
     options = parser.parse_args()
-    write(options, options.measure(options))
+    write_json(options.output, options.measure(options))
 
 
 def _names(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """LightningDiT-XL/1 on VA-VAE f16d32 latents, 64 epochs of ImageNet 256x256.
 
-arXiv 2501.01423, table 3: FID 2.11 with guidance (cfg 10.0 from t = 0.10), 5.14 without.
+arXiv 2501.01423: FID 2.11 with guidance (cfg 10.0 from t = 0.10), 5.14 without.
 
     python main.py --config=configs/dit_xl.py --workdir=runs/dit_xl --config.data.path=LATENTS
 """

@@ -1,6 +1,6 @@
 """LightningDiT-XL/1 on VA-VAE f16d32 latents, 800 epochs of ImageNet 256x256.
 
-arXiv 2501.01423, table 3: FID 1.35 with guidance (cfg 6.7 from t = 0.125), 2.17 without.
+arXiv 2501.01423: FID 1.35 with guidance (cfg 6.7 from t = 0.125), 2.17 without.
 Logit-normal timesteps end at step 600,000 (release, issue 23).
 
     python main.py --config=configs/dit_xl_800ep.py --workdir=runs/dit_xl_800ep \

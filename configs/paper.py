@@ -11,7 +11,7 @@ from configs import base
 
 STEPS_PER_EPOCH = {256: 5_000, 1024: 1_250}  # as the paper rounds them
 
-# Table 3: XL/1 on VA-VAE f16d32. The last row samples the same weights as UCGM does (50 steps, two
+# XL/1 on VA-VAE f16d32. The last row samples the same weights as UCGM does (50 steps, two
 # velocities each; arXiv 2505.07447).
 GUIDED_64 = {"sample.cfg_scale": 10.0, "sample.cfg_interval_start": 0.10}
 GUIDED_800 = {"sample.cfg_scale": 6.7, "sample.cfg_interval_start": 0.125}
@@ -27,7 +27,7 @@ MAIN = {
     | {"sample.solver": "ucgm", "sample.num_steps": 51, "sample.timestep_shift": 0.0},
 }
 
-# Table 4: from DiT-XL/2 with rectified flow on the Stable Diffusion VAE to LightningDiT, each row
+# From DiT-XL/2 with rectified flow on the Stable Diffusion VAE to LightningDiT, each row
 # on top of the one before; 80 epochs, no guidance, dopri5. DiT itself (19.50) is another
 # formulation, with a DDPM loss, and not among them.
 SD_VAE = {
@@ -73,7 +73,7 @@ LADDER = {
     "ladder_vavae": VA_VAE,
 }
 
-# Table 2: what the alignment of the tokenizer does to generators: FID of 10,000 samples of B, L and
+# What the alignment of the tokenizer does to generators: FID of 10,000 samples of B, L and
 # XL. The table does not name the sampler; these rows take 250 Euler steps without guidance.
 TOKENIZER_EPOCHS = {"b": 160, "l": 80, "xl": 80}
 TOKENIZERS = {

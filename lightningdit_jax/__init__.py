@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "DiagonalGaussian": "models.vae",
+    "DiagonalGaussian": "models.posterior",
     "LightningDiT": "models.lightningdit",
     "VAVAE": "models.vae",
     "generate": "inference.generate",

@@ -4,11 +4,10 @@ Defaults, units and sources of the keys stand in configs/base.py and nowhere els
 """
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lightningdit_jax.config_fields import build, key_names
 from lightningdit_jax.errors import unknown_name
 
 Kind = Literal["lightningdit", "vavae"]
@@ -278,6 +277,16 @@ class Config:
     extract: ExtractConfig
     evaluate: EvaluateConfig
 
+    def changed(self, **sections: Mapping[str, Any]) -> "Config":
+        """The same but for some keys of some sections: changed(train={"batch_size": 8})."""
+        return dataclasses.replace(
+            self,
+            **{
+                name: dataclasses.replace(getattr(self, name), **changes)
+                for name, changes in sections.items()
+            },
+        )
+
 
 # Smallest sensible value per key; anything below is refused before work begins.
 _MINIMUM = {
@@ -331,7 +340,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises ValueError naming the key for unknown (with the nearest known name), missing, mistyped
     and out-of-range values.
     """
-    config = _build(Config, values, "")
+    config = build(Config, values)
     for key, minimum in _MINIMUM.items():
         value = config
         for part in key.split("."):
@@ -339,17 +348,6 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         if value < minimum:
             raise ValueError(f"config.{key} is {value}; expected at least {minimum}")
     return config
-
-
-def key_names(cls: type = Config, prefix: str = "") -> list[str]:
-    """All dotted keys, leaves only: ["kind", "seed", "mesh.data", ...]."""
-    names = []
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            names += key_names(hint, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -360,43 +358,5 @@ def check_overrides(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if argument.startswith("--config."):
             key = argument.removeprefix("--config.").partition("=")[0]
-            if key not in key_names():
-                raise ValueError(unknown_name("config key", key, key_names()))
-
-
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise ValueError(unknown_name("config key", prefix + key, key_names()))
-    fields = {}
-    for name, hint in hints.items():
-        if name not in values:
-            raise ValueError(f"config.{prefix}{name} is missing; configs/base.py sets every key")
-        if dataclasses.is_dataclass(hint):
-            fields[name] = _build(hint, values[name], f"{prefix}{name}.")
-        else:
-            fields[name] = _convert(values[name], hint, prefix + name)
-    return cls(**fields)
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ValueError(unknown_name(f"value of config.{key}", str(value), choices))
-        return value
-    if origin in (types.UnionType, typing.Union):
-        inner = next(h for h in typing.get_args(hint) if h is not types.NoneType)
-        return None if value is None else _convert(value, inner, key)
-    if origin is tuple:
-        inner = typing.get_args(hint)[0]
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError(f"config.{key} is {value!r}; expected a tuple of {inner.__name__}")
-        return tuple(_convert(v, inner, key) for v in value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ValueError(f"config.{key} is {value!r}; expected {hint.__name__}")
-    return value
+            if key not in key_names(Config):
+                raise ValueError(unknown_name("config key", key, key_names(Config)))

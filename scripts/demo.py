@@ -20,6 +20,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lightningdit_jax.atomic_file import write_json  # noqa: E402
+
 LEAST_RECOGNISED = 0.95
 # glibc gives large blocks back to the kernel at once; keeping them saves a third of the time that
 # training on a CPU takes.
@@ -102,9 +106,7 @@ def plot_losses(runs: dict[str, pathlib.Path], path: pathlib.Path) -> None:
 
 def report(summary: dict[str, float], output: pathlib.Path) -> None:
     """summary.json and the same on the terminal."""
-    temporary = output / "summary.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    temporary.replace(output / "summary.json")
+    write_json(output / "summary.json", summary)
     print("\n=== done")
     for name, value in summary.items():
         print(f"{name:30s} {value:.4g}")

@@ -35,7 +35,7 @@ def test_published_recipes():
 
 
 def test_rows_of_the_paper():
-    """What tables 2 to 4 say of a row, against the accumulated changes."""
+    """What the paper says of a row, against the accumulated changes."""
     last = config.from_dict(load("paper:ladder_vavae"))
     xl = config.from_dict(load("dit_xl"))
     assert (last.model, last.data, last.optimizer, last.flow) == (

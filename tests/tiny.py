@@ -1,12 +1,12 @@
 """Tiny models, data and configs that several tests share."""
 
-import dataclasses
 import importlib
 
 import numpy as np
 
 from lightningdit_jax import config as configs
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
+from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.vit import ViTConfig
 
 VIT = ViTConfig(
@@ -20,6 +20,28 @@ VIT = ViTConfig(
     num_registers=0,
     class_pos_embed=True,
 )
+
+
+def dit_config(**changes):
+    """The published kind of generator, tiny."""
+    fields = {
+        "input_size": 4,
+        "patch_size": 1,
+        "in_channels": 8,
+        "hidden_size": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_ratio": 4.0,
+        "num_classes": 10,
+        "class_dropout_prob": 0.1,
+        "learn_sigma": False,
+        "use_qknorm": False,
+        "use_swiglu": True,
+        "use_rope": True,
+        "use_rmsnorm": True,
+        "wo_shift": False,
+    }
+    return LightningDiTConfig(**fields | changes)
 
 
 def write_latents(folder, *, count=24, channels=8, size=4, classes=10, seed=0):
@@ -78,6 +100,4 @@ def flags(**changes):
 
 def replaced(config, section, **changes):
     """A config with another section."""
-    return dataclasses.replace(
-        config, **{section: dataclasses.replace(getattr(config, section), **changes)}
-    )
+    return config.changed(**{section: changes})

@@ -10,6 +10,7 @@ import safetensors.numpy
 from etils import epath
 from tqdm import tqdm
 
+from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
     architecture_fields,
@@ -137,13 +138,11 @@ def export_file(src: str, dst: str, *, say: Say = print) -> None:
     if "buffers" in items:
         buffers = _read_host(checkpoint, "buffers", dict(find_kind(kind).keymap(config).buffers))
     tensors = params_to_torch(kind, config, params, buffers)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".pt":
-        save_torch(temporary, tensors)
-    else:
-        safetensors.numpy.save_file(tensors, temporary)
-    temporary.replace(target)
+    with replacing(target) as temporary:
+        if target.suffix == ".pt":
+            save_torch(temporary, tensors)
+        else:
+            safetensors.numpy.save_file(tensors, temporary)
     say(f"{len(tensors)} tensors of {kind} ({item}) in {target}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
+from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.torch_reader import read_torch
 
 STATS_NAME = "latents_stats.safetensors"
@@ -76,7 +77,7 @@ def save_stats(folder: epath.PathLike, stats: LatentStats) -> None:
         "mean": np.asarray(stats.mean, np.float32).reshape(1, -1, 1, 1),
         "std": np.asarray(stats.std, np.float32).reshape(1, -1, 1, 1),
     }
-    _write_atomically(epath.Path(folder) / STATS_NAME, [safetensors.numpy.save(tensors)])
+    _write_parts(epath.Path(folder) / STATS_NAME, [safetensors.numpy.save(tensors)])
 
 
 def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentStats:
@@ -135,7 +136,7 @@ def write_shard(
     }
     metadata = {"total_size": str(len(labels)), "dtype": "torch.float32", "device": "cpu"}
     path = epath.Path(folder) / shard_name(rank, shard)
-    _write_atomically(path, [_header(tensors, metadata), *(t.data for t in tensors.values())])
+    _write_parts(path, [_header(tensors, metadata), *(t.data for t in tensors.values())])
     return path
 
 
@@ -162,13 +163,10 @@ def _header(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def _write_atomically(path: epath.Path, parts: Iterable[bytes | memoryview]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.tmp"
-    with temporary.open("wb") as file:
+def _write_parts(path: epath.Path, parts: Iterable[bytes | memoryview]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         for part in parts:
             file.write(part)
-    temporary.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.atomic_file import replacing
+
 
 class NpzImages:
     """The array `arr_0` of an .npz file, uint8 [N, H, W, 3], as ADM's evaluator reads it.
@@ -68,21 +70,29 @@ def write_npz_images(
     images: batches of the N in order. The file appears under its name only when it is whole.
     Raises ValueError if the batches do not add up to N.
     """
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for name, array in others.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
-        with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
-            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
-            np.lib.format.write_array_header_1_0(stream, header)
-            written = 0
-            for batch in images:
-                stream.write(np.ascontiguousarray(batch, np.uint8).tobytes())
-                written += len(batch)
-    if written != shape[0]:
-        temporary.unlink()
-        raise ValueError(f"{path}: {written} images were given for an array of shape {shape}")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+            written = _write_arrays(archive, images, shape, others)
+        if written != shape[0]:
+            temporary.unlink()
+            raise ValueError(f"{path}: {written} images were given for an array of shape {shape}")
+
+
+def _write_arrays(
+    archive: zipfile.ZipFile,
+    images: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    others: Mapping[str, np.ndarray],
+) -> int:
+    """Returns the number of images written."""
+    for name, array in others.items():
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+    written = 0
+    with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for batch in images:
+            stream.write(np.ascontiguousarray(batch, np.uint8).tobytes())
+            written += len(batch)
+    return written

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightningdit_jax.flow.dopri5 import dopri5
+from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.flow.ode import VelocityFn, check_solver
 from lightningdit_jax.flow.runge_kutta import TABLEAUS, runge_kutta
 
@@ -15,16 +16,11 @@ ProbeFn = Callable[[jax.Array], jax.Array]
 
 def rademacher_probes(seed: int, indices: jax.Array, shape: tuple[int, ...]) -> ProbeFn:
     """probe(evaluation) -> [B, *shape] of -1 and 1, by seed, global sample index [B] and number."""
-    root = jax.random.key(seed)
 
-    def probe(evaluation: jax.Array) -> jax.Array:
-        def one(index):
-            key = jax.random.fold_in(jax.random.fold_in(root, index), evaluation)
-            return jax.random.rademacher(key, shape, jnp.float32)
+    def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.rademacher(key, shape, jnp.float32)
 
-        return jax.vmap(one)(indices)
-
-    return probe
+    return lambda evaluation: draw_samples(draw, seed, indices, shape, evaluation)
 
 
 def normal_log_density(x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Interpolation paths between noise (t = 0) and data (t = 1), and what a velocity on them means."""
 
+import abc
 import dataclasses
 import math
 
@@ -15,7 +16,7 @@ def expand_time(t: jax.Array, x: jax.Array) -> jax.Array:
     return t if t.ndim == 0 else jnp.reshape(t, (-1,) + (1,) * (x.ndim - 1))
 
 
-class Path:
+class Path(abc.ABC):
     """A path x_t = alpha(t) x1 + sigma(t) x0 from noise x0 to data x1. SiT, arXiv 2401.08740.
 
     A subclass gives `alpha`, `sigma` and their time derivatives. Those take t of any shape; all
@@ -27,21 +28,21 @@ class Path:
     # Where it is not, the velocity is infinite at t = 1.
     smooth_at_data = True
 
+    @abc.abstractmethod
     def alpha(self, t: jax.Array) -> jax.Array:
         """Weight of the data at time t in [0, 1]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def d_alpha(self, t: jax.Array) -> jax.Array:
         """Time derivative of `alpha`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sigma(self, t: jax.Array) -> jax.Array:
         """Weight of the noise at time t in [0, 1]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def d_sigma(self, t: jax.Array) -> jax.Array:
         """Time derivative of `sigma`."""
-        raise NotImplementedError
 
     def growth(self, t: jax.Array) -> jax.Array:
         """d log alpha / dt: the velocity is growth x + score_weight score."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.diffusions import DIFFUSIONS, diffusion
+from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.flow.paths import Path
 from lightningdit_jax.flow.predictions import SAMPLE_EPS, time_interval
 from lightningdit_jax.flow.runge_kutta import TABLEAUS, runge_kutta
@@ -81,16 +82,7 @@ def sample_noise(seed: int, indices: jax.Array, shape: tuple[int, ...]) -> Noise
 
     Batch size and devices change nothing.
     """
-    root = jax.random.key(seed)
-
-    def noise(step: jax.Array) -> jax.Array:
-        def one(index):
-            key = jax.random.fold_in(jax.random.fold_in(root, index), step)
-            return jax.random.normal(key, shape, jnp.float32)
-
-        return jax.vmap(one)(indices)
-
-    return noise
+    return lambda step: draw_samples(jax.random.normal, seed, indices, shape, step)
 
 
 def integrate_sde(

@@ -1,9 +1,8 @@
 """--mode=evaluate: the numbers of what a config trains, on the terminal and as JSON."""
 
-import json
-
 from etils import epath
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.inference.digits_quality import evaluate_digits
 from lightningdit_jax.inference.sample_quality import evaluate_samples
@@ -20,11 +19,7 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
     else:
         numbers = evaluate_samples(config, workdir)
     if is_main_process():
-        path = epath.Path(workdir) / "evaluation.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(numbers, indent=1) + "\n")
-        temporary.replace(path)
+        write_json(epath.Path(workdir) / "evaluation.json", numbers)
         for name, value in numbers.items():
             print(f"{name:34s} {value:.4f}")
     return numbers

@@ -7,6 +7,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageFolder, ImageSource
 from lightningdit_jax.inference.fingerprint import weights_fingerprint
@@ -65,8 +66,5 @@ def check_record(folder: epath.Path, record: dict[str, Any]) -> None:
         )
     multihost_utils.sync_global_devices("record of the extraction checked")
     if is_main_process() and not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{RECORD}.tmp"
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        temporary.replace(path)
+        write_json(path, record)
     multihost_utils.sync_global_devices("record of the extraction written")

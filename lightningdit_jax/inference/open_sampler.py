@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.config import Config
@@ -11,6 +12,7 @@ from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Flow
+from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.mesh import make_mesh
 
@@ -26,39 +28,20 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     if not options.tokenizer:
         raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    path = options.checkpoint or workdir
     dtype = jnp.dtype(config.compute.dtype)
-
-    def load(path: str, kind: str, use_ema: bool = True) -> Loaded:
-        return load_functional(path, mesh, dtype=dtype, use_ema=use_ema, expect=kind)
-
-    dit_path = options.checkpoint or workdir
-    dit = load(dit_path, "lightningdit", options.use_ema)
-    vae = load(options.tokenizer, "vavae")
-    fields = dit.meta["architecture"]
-    if fields["in_channels"] != vae.meta["architecture"]["embed_dim"]:
-        raise ValueError(
-            f"the generator makes latents of {fields['in_channels']} channels, the tokenizer "
-            f"{options.tokenizer} decodes {vae.meta['architecture']['embed_dim']}"
-        )
-    scaling = dit.scaling()
+    dit = load_functional(path, mesh, dtype=dtype, use_ema=options.use_ema, expect="lightningdit")
+    generator = architecture("lightningdit", architecture_fields(dit.meta))
+    scaling, flow = dit.scaling(), flow_of(dit.meta)
     if scaling is None:
         raise ValueError(
-            f"{dit_path} does not say how its latents were normalised; "
+            f"{path} does not say how its latents were normalised; "
             "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
         )
-    loaded = {"dit": dit, "vae": vae}
-    paths = {"dit": dit_path, "vae": options.tokenizer}
-    if options.weak_checkpoint:
-        loaded["weak"] = load(options.weak_checkpoint, "lightningdit", options.use_ema)
-        paths["weak"] = options.weak_checkpoint
-        _check_weak(dit, loaded["weak"], options.weak_checkpoint)
-    structure = Structure(
-        **{name: part.graphdef for name, part in loaded.items()},
-        config=architecture("lightningdit", architecture_fields(dit.meta)),
-        scaling=scaling,
-        flow=flow_of(dit.meta),
-    )
-    weights = {name: part.params for name, part in loaded.items()}
+    loaded = {"dit": dit, **load_companions(config, mesh, generator, flow)}
+    graphdefs = {name: part.graphdef for name, part in loaded.items()}
+    structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
+    paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
     description = {
         "weights": {
             name: {
@@ -69,26 +52,41 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
             for name, part in loaded.items()
         },
         "latents": dit.meta["latents"],
-        **dataclasses.asdict(structure.flow),
+        **dataclasses.asdict(flow),
     }
-    return Sampler(structure, weights, mesh), description
+    return Sampler(structure, {n: part.params for n, part in loaded.items()}, mesh), description
+
+
+def load_companions(
+    config: Config, mesh: Mesh, generator: LightningDiTConfig, flow: Flow
+) -> dict[str, Loaded]:
+    """What a generator samples with: "vae", and for autoguidance "weak".
+
+    Raises ValueError or FileNotFoundError for checkpoints that are missing, of another kind, or do
+    not fit the generator and its flow.
+    """
+    options, dtype = config.sample, jnp.dtype(config.compute.dtype)
+    vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
+    width = vae.meta["architecture"]["embed_dim"]
+    if generator.in_channels != width:
+        raise ValueError(
+            f"the generator makes latents of {generator.in_channels} channels, the tokenizer "
+            f"{options.tokenizer} decodes {width}"
+        )
+    if not (path := options.weak_checkpoint):
+        return {"vae": vae}
+    weak = load_functional(path, mesh, dtype=dtype, use_ema=options.use_ema, expect="lightningdit")
+    theirs = weak.meta["architecture"] | dataclasses.asdict(flow_of(weak.meta))
+    ours = dataclasses.asdict(generator) | dataclasses.asdict(flow)
+    for key in ("input_size", "in_channels", "num_classes", "path", "prediction"):
+        if theirs[key] != ours[key]:
+            raise ValueError(
+                f"the weak generator {path} has {key} {theirs[key]}, the generator {ours[key]}; "
+                "autoguidance needs two models of the same latents, classes and flow"
+            )
+    return {"vae": vae, "weak": weak}
 
 
 def flow_of(meta: dict) -> Flow:
     """The flow of a generator's checkpoint. Converted ones are the release's: its default."""
     return Flow(**meta.get("flow", {}))
-
-
-def _check_weak(strong: Loaded, weak: Loaded, path: str) -> None:
-    keys = ("input_size", "in_channels", "num_classes")
-    (ours, theirs) = (
-        {key: part.meta["architecture"][key] for key in keys}
-        | dataclasses.asdict(flow_of(part.meta))
-        for part in (strong, weak)
-    )
-    for key, value in ours.items():
-        if theirs[key] != value:
-            raise ValueError(
-                f"the weak generator {path} has {key} {theirs[key]}, the generator {value}; "
-                "autoguidance needs two models of the same latents, classes and flow"
-            )

@@ -4,6 +4,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from lightningdit_jax.atomic_file import replacing
+
 
 def image_grid(images: np.ndarray, columns: int, *, gap: int = 2) -> np.ndarray:
     """Tiles images row by row on white. [N, H, W, 3] uint8 -> [rows (H + gap) + gap, ..., 3].
@@ -30,9 +32,5 @@ def enlargement(height: int) -> int:
 
 def save_png(path: str | epath.Path, image: np.ndarray) -> None:
     """Writes an image [H, W, 3] uint8; the file appears when complete."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         Image.fromarray(image).save(file, format="PNG")
-    temporary.replace(path)

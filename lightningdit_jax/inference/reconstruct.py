@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lightningdit_jax.models.vae import DiagonalGaussian, decode_to_uint8
+from lightningdit_jax.models.posterior import DiagonalGaussian
+from lightningdit_jax.models.vae import decode_to_uint8
 
 
 def posterior_sample(

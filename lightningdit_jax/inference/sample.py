@@ -14,7 +14,7 @@ from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.sample_store import SampleStore
 from lightningdit_jax.inference.sampling import Sampling, choose_labels
-from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 
 # Keys of config.sample that are not part of a Sampling but decide the images too.
 _CHOICES = ("num_samples", "labels", "use_ema")
@@ -47,7 +47,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
     folder, main = epath.Path(workdir), is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
     store = SampleStore(folder, description, len(labels))
-    if _of_main(store.is_finished(outputs)):
+    if from_main_process(store.is_finished(outputs)):
         if main:
             print(f"these samples are there already: {', '.join(outputs)} in {folder}")
         return folder / "samples.json"
@@ -75,16 +75,11 @@ def sample(config: Config, workdir: str) -> epath.Path:
     return folder / "samples.json"
 
 
-def _of_main(value: Any) -> Any:
-    """What the main process found: the others may not see its files."""
-    return gather_numpy(np.array(value))[0]
-
-
 def _missing(store: SampleStore, total: int) -> list[tuple[int, int]]:
     mask = np.zeros(total, bool)
     for start, stop in store.missing():
         mask[start:stop] = True
-    edges = np.flatnonzero(np.diff(_of_main(mask).astype(int), prepend=0, append=0))
+    edges = np.flatnonzero(np.diff(from_main_process(mask).astype(int), prepend=0, append=0))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.atomic_file import replacing, write_json
+from lightningdit_jax.data.npz_images import write_npz_images
 from lightningdit_jax.inference.pictures import save_png
 
 _PART = re.compile(r"^(\d{8})_(\d+)\.npy$")
@@ -53,13 +54,10 @@ class SampleStore:
     def write(self, first: int, images: np.ndarray) -> None:
         """Stores samples first, first + 1, ...: uint8 [b, H, W, 3]."""
         if not self._settings.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write_json(self._settings, self._description)
+            write_json(self._settings, self._description)
         path = self._folder / f"{first:08d}_{len(images)}.npy"
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, images)
-        temporary.replace(path)
 
     def images(self) -> Iterator[np.ndarray]:
         """All samples in order, part by part: uint8 [b, H, W, 3]. Raises ValueError for a gap."""
@@ -80,19 +78,9 @@ class SampleStore:
 
         Written part by part.
         """
-        first = next(self.images())
-        path = self._workdir / "samples.npz"
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-            with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
-                shape = (self._total, *first.shape[1:])
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(entry, header)
-                for images in self.images():
-                    entry.write(np.ascontiguousarray(images))
-            with archive.open("arr_1.npy", "w") as entry:
-                np.lib.format.write_array(entry, labels)
-        temporary.replace(path)
+        side = next(self.images()).shape[1:]
+        path, shape = self._workdir / "samples.npz", (self._total, *side)
+        write_npz_images(path, self.images(), shape, {"arr_1": labels})
 
     def write_pngs(self) -> None:
         """samples/000000.png, samples/000001.png, ..."""
@@ -106,7 +94,7 @@ class SampleStore:
 
     def finish(self, runtime: dict[str, Any]) -> None:
         """Writes samples.json, the description and `runtime`, and deletes the parts."""
-        _write_json(self._workdir / "samples.json", {**self._description, "runtime": runtime})
+        write_json(self._workdir / "samples.json", {**self._description, "runtime": runtime})
         self._folder.rmtree()
 
     def _parts(self) -> list[tuple[int, int, epath.Path]]:
@@ -127,9 +115,3 @@ def _check_same(found: dict, wanted: dict, folder: epath.Path) -> None:
             f"{folder} holds the beginning of other samples: {'; '.join(different)}. Go on with "
             "those settings, delete the folder, or choose another --workdir"
         )
-
-
-def _write_json(path: epath.Path, content: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.flow.guidance import ConditionalVelocityFn, guide
 from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.paths import get_path
@@ -114,12 +115,7 @@ def initial_noise(seed: Any, indices: jax.Array, shape: Sequence[int]) -> jax.Ar
 
     A function of (seed, index) alone: batch size and devices change nothing.
     """
-    root = jax.random.key(seed)
-
-    def one(index: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(root, index), shape, jnp.float32)
-
-    return jax.vmap(one)(indices)
+    return draw_samples(jax.random.normal, seed, indices, shape)
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,9 +125,8 @@ def make_program(
     """program(weights, indices [B], labels [B], knobs) -> (images [B, H, W, 3] uint8, finite []).
 
     Compiled once per set of arguments, batch size and grid length. knobs: Sampling.knobs and the
-    seed. Indices and labels are cut
-    over the mesh, images come back replicated. Without guidance only conditional velocities are
-    computed.
+    seed. Indices and labels are cut over the mesh, images come back replicated. Without guidance
+    only conditional velocities are computed.
     """
     config = structure.config
     latent_shape = (config.input_size, config.input_size, config.in_channels)

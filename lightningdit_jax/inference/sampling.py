@@ -9,6 +9,7 @@ from lightningdit_jax.config import SampleConfig
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.guidance import guidance_is_on
 from lightningdit_jax.flow.ode import SOLVERS as ODE_SOLVERS
+from lightningdit_jax.flow.ode import evaluations
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import SAMPLE_EPS, time_interval
 from lightningdit_jax.flow.runge_kutta import TABLEAUS, stage_times
@@ -131,9 +132,8 @@ class Sampling:
 
     def evaluations(self) -> int | None:
         """Times at which the velocity of an image is asked for; None: as many as dopri5 takes."""
-        if self.solver == "dopri5":
-            return None
-        return len(self._evaluation_times(Flow()))
+        count = evaluations(self._steps_like(), self.num_steps)
+        return count + 1 if self._has_last_step() else count
 
     def guided_evaluations(self, flow: Flow) -> int | None:
         """How many of them need a second velocity, beside the conditional one."""
@@ -143,14 +143,6 @@ class Sampling:
             return None
         interval = np.float32([self.cfg_interval_start, self.cfg_interval_end])
         return int(np.sum(guidance_is_on(self._evaluation_times(flow), *interval)))
-
-    def _evaluation_times(self, flow: Flow) -> np.ndarray:
-        """Of a solver that does not choose them itself. [evaluations]."""
-        grid, sde = self.grid(flow), self.method().sde()
-        solver = {"sde_euler": "euler", "sde_heun": "heun2", "ucgm": "euler"}
-        nodes = TABLEAUS[solver.get(self.solver, self.solver)].nodes
-        times = np.ravel(stage_times(nodes, grid[:-1], grid[1:]))
-        return np.append(times, grid[-1]) if sde and sde.last_step != "none" else times
 
     def method(self) -> Method:
         """What a program is compiled for."""
@@ -164,6 +156,21 @@ class Sampling:
             "cfg_scale": np.float32(self.cfg_scale),
             "interval": np.float32([self.cfg_interval_start, self.cfg_interval_end]),
         }
+
+    def _evaluation_times(self, flow: Flow) -> np.ndarray:
+        """Of a solver that does not choose them itself. [evaluations]."""
+        grid, nodes = self.grid(flow), TABLEAUS[self._steps_like()].nodes
+        times = np.ravel(stage_times(nodes, grid[:-1], grid[1:]))
+        return np.append(times, grid[-1]) if self._has_last_step() else times
+
+    def _steps_like(self) -> str:
+        """A solver of the ODE that looks at the velocity at the same times of a step."""
+        return {"sde_euler": "euler", "sde_heun": "heun2", "ucgm": "euler"}.get(
+            self.solver, self.solver
+        )
+
+    def _has_last_step(self) -> bool:
+        return self.solver in SDE_SOLVERS and self.last_step != "none"
 
 
 def choose_labels(mode: str, num_samples: int, num_classes: int, seed: int) -> np.ndarray:

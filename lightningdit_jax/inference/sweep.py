@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
 from lightningdit_jax.inference.open_sampler import open_sampler
 from lightningdit_jax.inference.sampling import UNSHIFTED, Sampling, choose_labels
 from lightningdit_jax.inference.stream_quality import make_quality
 from lightningdit_jax.inference.sweep_plot import plot_sweep
-from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 
 Row = dict[str, Any]
 
@@ -45,8 +46,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     for number, sampling in enumerate(points):
         settings = json.loads(json.dumps({**dataclasses.asdict(sampling), **common}))
         known = next((row for row in rows if row["settings"] == settings), None)
-        # The main process decides: the others may not see its file.
-        if not gather_numpy(np.array(known is None))[0]:
+        if not from_main_process(known is None):
             done.append(known)
             continue
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         rows.append(row)
         done.append(row)
         if main:
-            _write(path, rows)
+            write_json(path, rows)
             print(
                 f"{number + 1}/{len(points)}  {_line(sampling, numbers, config.sweep)}", flush=True
             )
@@ -106,10 +106,3 @@ def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
 def _line(sampling: Sampling, numbers: dict[str, float], options: SweepConfig) -> str:
     settings = [f"{name}={getattr(sampling, name)}" for name in varied(options)]
     return "  ".join([*settings, *(f"{name} {value:.4f}" for name, value in numbers.items())])
-
-
-def _write(path: epath.Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(path)

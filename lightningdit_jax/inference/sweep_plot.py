@@ -1,9 +1,10 @@
 """A picture of a sweep: the metric against what is varied."""
 
-import io
 from typing import Any
 
 from etils import epath
+
+from lightningdit_jax.atomic_file import replacing
 
 
 def plot_sweep(rows: list[dict[str, Any]], varied: list[str], path: epath.Path) -> None:
@@ -43,9 +44,6 @@ def plot_sweep(rows: list[dict[str, Any]], varied: list[str], path: epath.Path) 
     panel.grid(alpha=0.3, which="both")
     panel.legend(fontsize=8)
     figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(picture.getvalue())
-    temporary.replace(path)

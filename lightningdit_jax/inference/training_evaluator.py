@@ -9,11 +9,12 @@ import numpy as np
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import load_stats
-from lightningdit_jax.inference.load import LatentScaling, load_functional
+from lightningdit_jax.inference.generate import as_scaling
+from lightningdit_jax.inference.open_sampler import load_companions
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Flow, Sampling, choose_labels
 from lightningdit_jax.inference.stream_quality import make_quality
-from lightningdit_jax.models.lightningdit import LightningDiTConfig
+from lightningdit_jax.models.lightningdit import variant_config
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.mesh import make_mesh
 
@@ -28,7 +29,7 @@ class Weights(Protocol):
 Evaluator = Callable[[int, Weights], dict[str, float]]
 
 
-def make_training_evaluator(config: Config, generator: LightningDiTConfig) -> Evaluator | None:
+def make_training_evaluator(config: Config) -> Evaluator | None:
     """evaluator(step, state) -> numbers of evaluate.train_samples images, or None where it is off.
 
     It is off for train.evaluate_every_steps = 0 and for a tokenizer. Images are drawn as by
@@ -48,31 +49,18 @@ def make_training_evaluator(config: Config, generator: LightningDiTConfig) -> Ev
             "set it to the tokenizer's checkpoint, or train.evaluate_every_steps to 0"
         )
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
-    dtype = jnp.dtype(config.compute.dtype)
-    vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
-    if generator.in_channels != vae.meta["architecture"]["embed_dim"]:
-        raise ValueError(
-            f"the generator makes latents of {generator.in_channels} channels, the tokenizer "
-            f"{options.tokenizer} decodes {vae.meta['architecture']['embed_dim']}"
-        )
-    weights, weak = {"vae": vae.params}, None
-    if options.weak_checkpoint:
-        loaded = load_functional(
-            options.weak_checkpoint,
-            mesh,
-            dtype=dtype,
-            use_ema=options.use_ema,
-            expect="lightningdit",
-        )
-        weights["weak"], weak = loaded.params, loaded.graphdef
+    generator = variant_config(**dataclasses.asdict(config.model))
+    flow = Flow(config.flow.path, config.flow.prediction)
+    stats = load_stats(config.data.path) if config.data.latent_norm else None
+    loaded = load_companions(config, mesh, generator, flow)
     structure = Structure(
-        dit=abstract_model("lightningdit", generator, dtype)[0],
-        vae=vae.graphdef,
+        dit=abstract_model("lightningdit", generator, jnp.dtype(config.compute.dtype))[0],
+        **{name: part.graphdef for name, part in loaded.items()},
         config=generator,
-        scaling=_scaling(config),
-        flow=Flow(config.flow.path, config.flow.prediction),
-        weak=weak,
+        scaling=dataclasses.replace(as_scaling(stats), multiplier=config.data.latent_multiplier),
+        flow=flow,
     )
+    weights = {name: part.params for name, part in loaded.items()}
     sampling = Sampling.of(options)
     count = config.evaluate.train_samples
     labels = choose_labels(options.labels, count, generator.num_classes, config.seed)
@@ -88,12 +76,3 @@ def make_training_evaluator(config: Config, generator: LightningDiTConfig) -> Ev
         return quality((images for _, images in batches), labels)
 
     return evaluator
-
-
-def _scaling(config: Config) -> LatentScaling:
-    """As the latents of the run are normalised."""
-    multiplier = config.data.latent_multiplier
-    if not config.data.latent_norm:
-        return LatentScaling(None, None, multiplier)
-    stats = load_stats(config.data.path)
-    return LatentScaling(tuple(stats.mean.tolist()), tuple(stats.std.tolist()), multiplier)

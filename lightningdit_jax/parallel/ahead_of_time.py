@@ -1,12 +1,12 @@
 """Programs compiled for a TPU slice that is not there, and what the compiler says of them."""
 
-import json
 import time
 from typing import Any
 
 import jax
 from etils import epath
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.parallel.hlo_cost import program_cost
 from lightningdit_jax.parallel.topology import Slice
 
@@ -61,10 +61,7 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
 
 def write_report(report: dict[str, Any], path: epath.Path) -> None:
     """Writes a report as JSON, whole or not at all, and prints it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
-    temporary.replace(path)
+    write_json(path, report)
     for key, value in report.items():
         print(f"{key:22s} {_shown(value)}")
 

@@ -114,9 +114,12 @@ def gather_numpy(array: np.ndarray) -> np.ndarray:
     return gathered.view(array.dtype).reshape(-1, *array.shape)
 
 
-def from_main_process(value: float) -> float:
-    """The main process's number in every process. All must call it."""
-    return float(gather_numpy(np.float64(value))[0])
+def from_main_process(value: Any) -> np.ndarray:
+    """The main process's number or array in every process, where its type and shape are the same.
+
+    All must call it. For what only the main process can know, such as what is on its disk.
+    """
+    return gather_numpy(np.array(value))[0]
 
 
 def to_host(tree: Any) -> Any:

@@ -228,7 +228,8 @@ class Loop:
             )
         items = state.items()
         weights = {name: items[name] for name in ("params", "ema") if name in items}
-        if self._best.offer(step, from_main_process(numbers[metric]), weights, self._meta):
+        value = float(from_main_process(numbers[metric]))
+        if self._best.offer(step, value, weights, self._meta):
             self._say(f"step {step:,}: the best {metric} so far")
 
     def _log(self, step: int, writer: MetricWriter | None, progress: Progress) -> None:

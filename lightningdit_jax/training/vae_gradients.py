@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lightningdit_jax.config import VAELossConfig
-from lightningdit_jax.models.vae import DiagonalGaussian
+from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.training.vae_loss import (
     MAX_DISC_RATIO,
     MAX_VF_RATIO,

@@ -1,12 +1,13 @@
 """Metrics to TensorBoard and JSONL, and one readable line of progress."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 
 from etils import epath
 from tensorboardX import SummaryWriter
+
+from lightningdit_jax.atomic_file import replacing
 
 EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
 
@@ -62,9 +63,8 @@ class MetricWriter:
         if not self._can_append:
             self._path.write_text(text)  # an object appears whole or not at all
             return
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
-        temporary.replace(self._path)
+        with replacing(self._path) as temporary:
+            temporary.write_text(text)
 
 
 class Progress:

@@ -1,6 +1,6 @@
 """A reference and an evaluation as one process of a job; run by test_reference_statistics.py.
 
-FOLDER INDEX PORT: FOLDER holds real.npz and samples.npz.
+FOLDER holds real.npz and samples.npz.
 """
 
 import json
@@ -21,13 +21,13 @@ from tests import tiny
 from tests.inference import tiny_inception
 
 
-def main(folder: str, index: str, port: str) -> None:
-    initialize(f"localhost:{port}", 2, int(index))
+def main(folder: str) -> None:
+    initialize()
     assert jax.process_count() == 2 and jax.device_count() == 4
     with pytest.MonkeyPatch.context() as patch:
         tiny_inception.use(patch)
         numbers = run(pathlib.Path(folder))
-    pathlib.Path(folder, f"numbers{index}.json").write_text(json.dumps(numbers))
+    pathlib.Path(folder, f"numbers{jax.process_index()}.json").write_text(json.dumps(numbers))
 
 
 def run(folder: pathlib.Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Extraction as one process of a job; run by test_extract.py: TOKENIZER LATENTS [INDEX PORT].
+"""Extraction as one process of a job; run by test_extract.py: TOKENIZER LATENTS.
 
 Of two processes, each then loses what a kill would have kept from it, and all goes on.
 """
@@ -14,24 +14,24 @@ from lightningdit_jax.parallel.multihost import initialize
 from tests import tiny
 
 
-def main(tokenizer: str, latents: str, index: str = "0", port: str = "") -> None:
-    if port:
-        initialize(f"localhost:{port}", 2, int(index))
-        assert jax.process_count() == 2 and jax.device_count() == 4
+def main(tokenizer: str, latents: str) -> None:
+    initialize()
+    alone = jax.process_count() == 1
+    assert alone or (jax.process_count(), jax.device_count()) == (2, 4)
     config = tiny.config(
         "digits_vavae",
         extract__path=latents,
         extract__checkpoint=tokenizer,
         extract__batch_size=8,
-        extract__shard_size=90 if port else 4,
+        extract__shard_size=4 if alone else 90,
     )
     extract(config, "")
-    if not port:
+    if alone:
         return
     shards = [pathlib.Path(latents, f"latents_rank01_shard{s:03d}.safetensors") for s in (0, 1)]
     before = [shard.read_bytes() for shard in shards]
     multihost_utils.sync_global_devices("first extraction read")
-    if index == "1":
+    if jax.process_index() == 1:
         shards[1].unlink()
     multihost_utils.sync_global_devices("shard lost")
     extract(config, "")  # process 0 has nothing left to do, but process 1 has

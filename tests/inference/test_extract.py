@@ -1,9 +1,6 @@
 """Extraction by processes: killed and gone on with, two at once, with workers."""
 
-import os
 import pathlib
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,9 +20,9 @@ from lightningdit_jax.inference.extract import extract
 from lightningdit_jax.inference.shard_writer import ShardWriter, missing_shards
 from tests import tiny
 from tests.inference.tiny_tokenizer import save_tokenizer
+from tests.parallel import processes
 
-ROOT = pathlib.Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "tests.inference.extract_process"]
+CHILD = "tests.inference.extract_process"
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +48,14 @@ def contents(folder):
 
 def test_killed_extraction_goes_on_to_the_same_bits(config, tokenizer, whole, tmp_path):
     folder = tmp_path / "latents"
-    process = subprocess.Popen([*COMMAND, str(tokenizer), str(folder)], cwd=ROOT)
+    # As many devices as here: other batches on a device would round otherwise.
+    [process] = processes.start(CHILD, tokenizer, folder, processes=1, devices=8)
     try:
         while len(list(folder.glob("*.safetensors"))) < 3:
             assert process.poll() is None
             time.sleep(0.002)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        processes.kill_all([process])
     written = contents(folder)
     assert 3 <= len(written) - 1 < 89  # shards beside the record; 355 images make 89
     torn = folder / "latents_rank00_shard001.safetensors"  # what a power cut may leave
@@ -75,27 +72,9 @@ def test_worker_processes_change_nothing(config, whole, tmp_path):
 
 
 def test_two_processes(tokenizer, whole, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    processes = [
-        subprocess.Popen(
-            [*COMMAND, str(tokenizer), str(tmp_path / "latents"), str(i), port],
-            env=env,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=180)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    started = processes.start(CHILD, tokenizer, tmp_path / "latents", processes=2, devices=2)
+    statuses, outputs = processes.finish(started)
+    assert statuses == [0, 0], "\n".join(outputs)
     # 355 images are 177 and 178, in shards of 90.
     names = [f"latents_rank{r:02d}_shard{s:03d}.safetensors" for r in (0, 1) for s in (0, 1)]
     assert sorted(p.name for p in (tmp_path / "latents").glob("latents_rank*")) == names
@@ -161,7 +140,7 @@ def test_comparing_finds_one_wrong_value(tmp_path, damage):
     wrong = latents.copy()
     wrong[4, 1, 1, 2] += damage
     write_shard(tmp_path / "b", 0, 0, latents, wrong, labels)
-    command = [sys.executable, ROOT / "scripts" / "compare_latents.py", tmp_path / "a"]
+    command = [sys.executable, processes.ROOT / "scripts" / "compare_latents.py", tmp_path / "a"]
     found = subprocess.run([*command, tmp_path / "b"], capture_output=True, text=True)
     assert found.returncode == 1 and "different within 0.0001" in found.stdout
 

@@ -9,27 +9,11 @@ from lightningdit_jax.inference import sampler
 from lightningdit_jax.inference.generate import generate
 from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import initial_noise
-from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
+from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
+from tests import tiny
 
-DIT = LightningDiTConfig(
-    input_size=4,
-    patch_size=1,
-    in_channels=8,
-    hidden_size=16,
-    depth=2,
-    num_heads=2,
-    mlp_ratio=4.0,
-    num_classes=10,
-    class_dropout_prob=0.1,
-    learn_sigma=False,
-    use_qknorm=False,
-    use_swiglu=True,
-    use_rope=True,
-    use_rmsnorm=True,
-    wo_shift=False,
-)
 VAE = VAVAEConfig(8, 3, 32, (1, 1), 1, (), (), 8, 8)
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 SETTINGS = {
@@ -45,7 +29,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def models():
-    dit = LightningDiT(DIT, rngs=nnx.Rngs(0))
+    dit = LightningDiT(tiny.dit_config(), rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(dit, nnx.Param)
     # Zero-initialised outputs would sample noise unchanged, whatever the labels.
     leaves, tree = jax.tree.flatten(params)

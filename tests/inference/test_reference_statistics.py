@@ -1,9 +1,7 @@
 """Reference files of one's own images: moments, kept images, and what made them."""
 
 import json
-import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -25,6 +23,7 @@ from lightningdit_jax.inference.reference_statistics import (
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
 from tests.inference import evaluate_process, tiny_inception
+from tests.parallel import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -168,28 +167,9 @@ def test_two_processes(tmp_path):
         np.savez(tmp_path / f"{name}.npz", pictures(count))
     alone = evaluate_process.run(tmp_path)
     want = dict(np.load(tmp_path / "reference.npz"))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "-m", "tests.inference.evaluate_process", str(tmp_path)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(i), port],
-            env=env,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=180)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    started = processes.start("tests.inference.evaluate_process", tmp_path, processes=2, devices=2)
+    statuses, outputs = processes.finish(started)
+    assert statuses == [0, 0], "\n".join(outputs)
     numbers = [json.loads((tmp_path / f"numbers{i}.json").read_text()) for i in range(2)]
     assert numbers[0] == numbers[1] == pytest.approx(alone, rel=1e-5)
     found = dict(np.load(tmp_path / "reference.npz"))

@@ -88,7 +88,7 @@ def state(dit):
 
 
 def test_digits_of_the_averaged_weights(config, state, images):
-    evaluator = make_training_evaluator(config, generator_config(config))
+    evaluator = make_training_evaluator(config)
     judge, digits = digits_judge(), digits_to_8x8(images)
     wanted = {
         "digits_fid": pytest.approx(judge.frechet_distance(digits), rel=1e-3),
@@ -112,7 +112,7 @@ def test_fid_of_the_averaged_weights(config, state, images, monkeypatch, tmp_pat
         reference=str(tmp_path / "ref.npz"),
         batch_size=8,
     )
-    found = make_training_evaluator(config, generator_config(config))(2, state)
+    found = make_training_evaluator(config)(2, state)
     want = tiny_inception.features(0, images)
     distance = frechet_distance(*reference.pool, *Moments.of(want["pool"]).gaussian)
     assert found["fid"] == pytest.approx(distance, rel=1e-4)
@@ -123,7 +123,7 @@ def test_fid_of_the_averaged_weights(config, state, images, monkeypatch, tmp_pat
 def test_training_records_it_on_a_mesh_that_cuts_the_weights(config, tmp_path):
     config = tiny.replaced(config, "mesh", fsdp=4)
     config = tiny.replaced(config, "train", num_steps=3, best_metric="digits_fid")
-    evaluator = make_training_evaluator(config, generator_config(config))
+    evaluator = make_training_evaluator(config)
     last = train(config, str(tmp_path), evaluator)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     found = {r["step"]: r["eval/digits_fid"] for r in records if "eval/digits_fid" in r}
@@ -133,24 +133,21 @@ def test_training_records_it_on_a_mesh_that_cuts_the_weights(config, tmp_path):
 
 
 def test_it_is_off_where_nothing_asks_for_it(config):
-    architecture = generator_config(config)
     off = tiny.replaced(config, "train", evaluate_every_steps=0)
-    assert make_training_evaluator(off, architecture) is None
+    assert make_training_evaluator(off) is None
     tokenizer = tiny.config("digits_vavae", train__evaluate_every_steps=2)
-    assert make_training_evaluator(tokenizer, generator_config(tokenizer)) is None
+    assert make_training_evaluator(tokenizer) is None
 
 
 def test_what_is_missing_is_named_before_training(config, folder):
-    architecture = generator_config(config)
     for section, changes, message in [
         ("sample", {"tokenizer": ""}, r"config\.sample\.tokenizer is empty; evaluation within"),
         ("evaluate", {"metric": "fid"}, r"config\.evaluate\.inception is empty"),
         ("model", {"in_channels": 4}, "latents of 4 channels, the tokenizer .* decodes 8"),
     ]:
         wrong = tiny.replaced(config, section, **changes)
-        architecture = generator_config(wrong)
         with pytest.raises(ValueError, match=message):
-            make_training_evaluator(wrong, architecture)
+            make_training_evaluator(wrong)
     absent = tiny.replaced(config, "sample", tokenizer=str(folder / "nothing"))
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        make_training_evaluator(absent, generator_config(config))
+        make_training_evaluator(absent)

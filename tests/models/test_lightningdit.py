@@ -21,7 +21,7 @@ from lightningdit_jax.models.lightningdit import (
     LightningDiTConfig,
     variant_dims,
 )
-from tests import golden
+from tests import golden, tiny
 
 FORWARD = [
     "lightningdit_default",
@@ -36,23 +36,7 @@ FORWARD = [
     "lightningdit_pos_embed_loaded",
 ]
 
-TINY = LightningDiTConfig(
-    input_size=4,
-    patch_size=1,
-    in_channels=3,
-    hidden_size=16,
-    depth=4,
-    num_heads=2,
-    mlp_ratio=4.0,
-    num_classes=5,
-    class_dropout_prob=0.1,
-    learn_sigma=False,
-    use_qknorm=True,
-    use_swiglu=True,
-    use_rope=True,
-    use_rmsnorm=True,
-    wo_shift=False,
-)
+TINY = tiny.dit_config(in_channels=3, depth=4, num_classes=5, use_qknorm=True)
 
 
 @functools.cache

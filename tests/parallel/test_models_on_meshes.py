@@ -13,7 +13,6 @@ from lightningdit_jax.flow.losses import flow_loss
 from lightningdit_jax.models.lightningdit import (
     VARIANTS,
     LightningDiT,
-    LightningDiTConfig,
     variant_dims,
 )
 from lightningdit_jax.models.vae import VAVAEConfig
@@ -24,22 +23,9 @@ from lightningdit_jax.parallel.sharding import (
     constrain_tokens,
     tree_shardings,
 )
-from tests import golden
+from tests import golden, tiny
 
-RELEASED = LightningDiTConfig(
-    **variant_dims("XL/1"),
-    input_size=16,
-    in_channels=32,
-    mlp_ratio=4.0,
-    num_classes=1000,
-    class_dropout_prob=0.1,
-    learn_sigma=False,
-    use_qknorm=False,
-    use_swiglu=True,
-    use_rope=True,
-    use_rmsnorm=True,
-    wo_shift=False,
-)
+RELEASED = tiny.dit_config(**variant_dims("XL/1"), input_size=16, in_channels=32, num_classes=1000)
 
 
 def abstract_mesh(*sizes):

@@ -1,9 +1,3 @@
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -17,31 +11,13 @@ from lightningdit_jax.parallel.multihost import (
     is_main_process,
     to_host,
 )
+from tests.parallel import processes
 
 
 def test_two_processes():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "-m", "tests.parallel.two_processes"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(i), port],
-            env=env,
-            cwd=pathlib.Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    started = processes.start("tests.parallel.two_processes", processes=2, devices=2)
+    statuses, outputs = processes.finish(started)
+    assert statuses == [0, 0], "\n".join(outputs)
 
 
 def test_one_process():

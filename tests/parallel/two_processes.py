@@ -1,6 +1,6 @@
-"""One of two processes with two devices each; run by test_multihost.py: INDEX PORT."""
+"""One of two processes with two devices each; run by test_multihost.py."""
 
-import sys
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, initialize, is_main_process, to_host
 
 
-def main(index: int, port: str) -> None:
-    initialize(f"localhost:{port}", 2, index)
+def main(address: str, index: int) -> None:
+    initialize(address, 2, index)
     assert jax.process_count() == 2 and jax.device_count() == 4
     assert is_main_process() == (index == 0)
 
@@ -34,4 +34,4 @@ def main(index: int, port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(os.environ["JAX_COORDINATOR_ADDRESS"], int(os.environ["JAX_PROCESS_ID"]))

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from lightningdit_jax.config import StagesConfig
-from lightningdit_jax.models.vae import DiagonalGaussian
+from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.training.vae_gradients import (
     AutoencoderTerms,
     autoencoder_gradients,

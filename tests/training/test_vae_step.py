@@ -11,8 +11,9 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import params_from_torch, params_to_torch
 from lightningdit_jax.models.linear_proj import LinearProjConfig
+from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.registry import abstract_model
-from lightningdit_jax.models.vae import VAVAE, DiagonalGaussian
+from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.frozen import LPIPS
 from lightningdit_jax.training.optimizer import make_optimizer

@@ -1,0 +1,27 @@
+"""Files that appear under their name only when they are whole. Imports nothing of ours."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields a temporary name beside path and renames it at the end; makes the folder.
+
+    After an exception nothing has the name, and what had it before still has it.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    yield temporary
+    temporary.replace(path)
+
+
+def write_json(path: epath.PathLike, content: Any) -> None:
+    """Writes JSON for people to read, one field a line."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

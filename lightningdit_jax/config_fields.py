@@ -1,0 +1,67 @@
+"""Nested dataclasses from nested values, strictly: every key and every type has to be right."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lightningdit_jax.errors import unknown_name
+
+
+def key_names(cls: type, prefix: str = "") -> list[str]:
+    """All dotted keys of nested dataclasses, leaves only: ["seed", "mesh.data", ...]."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            names += key_names(hint, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+    """An instance of nested dataclasses from nested values of the very types.
+
+    An int may stand for a float, a list for a tuple. Raises ValueError naming the key for unknown
+    (with the nearest known name), missing and mistyped values.
+    """
+    return _build(cls, values, "", key_names(cls))
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str, known: Sequence[str]) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ValueError(unknown_name("config key", prefix + key, known))
+    fields = {}
+    for name, hint in hints.items():
+        if name not in values:
+            raise ValueError(f"config.{prefix}{name} is missing; configs/base.py sets every key")
+        if dataclasses.is_dataclass(hint):
+            fields[name] = _build(hint, values[name], f"{prefix}{name}.", known)
+        else:
+            fields[name] = _convert(values[name], hint, prefix + name)
+    return cls(**fields)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ValueError(unknown_name(f"value of config.{key}", str(value), choices))
+        return value
+    if origin in (types.UnionType, typing.Union):
+        inner = next(h for h in typing.get_args(hint) if h is not types.NoneType)
+        return None if value is None else _convert(value, inner, key)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f"config.{key} is {value!r}; expected a tuple of {inner.__name__}")
+        return tuple(_convert(v, inner, key) for v in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"config.{key} is {value!r}; expected {hint.__name__}")
+    return value
