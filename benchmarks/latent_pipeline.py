@@ -48,7 +48,7 @@ def write_latents(folder: str, count: int) -> None:
 def ours(folder: str, threads: int) -> Iterator[int]:
     """Batches of the training pipeline."""
     pipeline = make_pipeline(
-        LatentBatches(LatentShards(folder), load_stats(folder), 1.0),
+        LatentBatches(LatentShards(folder)),
         global_batch_size=BATCH,
         seed=0,
         flip=True,

@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
     c.data.flip = True  # horizontal flip with probability 1/2
     c.data.latent_norm = True  # (x - mean) / std per channel
     c.data.latent_multiplier = 1.0  # 0.18215 for the Stable Diffusion VAE
+    c.data.resident = False  # all latents in memory (84 GB for ImageNet), for storage that is slow
     c.data.corrupt = "stop"  # at an image that cannot be decoded, or "skip": go on without it
     c.data.num_threads = 8  # decoding and reading threads
     c.data.num_workers = 0  # processes that read batches, num_threads each; 0: only this one
@@ -176,6 +177,7 @@ def get_config() -> ConfigDict:
     c.extract.checkpoint = ""  # of the tokenizer; empty is the newest in the workdir
     c.extract.batch_size = 64  # global
     c.extract.shard_size = 10_000  # images per file
+    c.extract.dtype = "float32"  # as published, or half the bytes: "bfloat16", "float16"
     c.extract.stats_images = 0  # images that the statistics are of; 0 is all, the release's 10,000
 
     c.evaluate = ConfigDict()

@@ -73,6 +73,7 @@ class DataConfig:
     flip: bool
     latent_norm: bool
     latent_multiplier: float
+    resident: bool
     corrupt: Literal["stop", "skip"]
     num_threads: int
     num_workers: int
@@ -238,6 +239,7 @@ class ExtractConfig:
     checkpoint: str
     batch_size: int
     shard_size: int
+    dtype: Literal["float32", "bfloat16", "float16"]
     stats_images: int
 
 

@@ -3,19 +3,22 @@
 A folder holds `latents_rank{RR}_shard{SSS}.safetensors`, each with `latents` and `latents_flip`
 [N, C, H, W] (posterior samples of the images and of the mirrored images) and `labels` [N], and
 `latents_stats.safetensors` or the release's `latents_stats.pt`. NCHW exists only in these files;
-everything that leaves this module is NHWC.
+batches keep it until they are on the device, where `normalise` makes NHWC of them.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
 from collections.abc import Iterable
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
 from etils import epath
+from tqdm import tqdm
 
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.torch_reader import read_torch
@@ -23,13 +26,14 @@ from lightningdit_jax.torch_reader import read_torch
 STATS_NAME = "latents_stats.safetensors"
 TORCH_STATS_NAME = "latents_stats.pt"
 
-_AT_ONCE = 16  # latents normalised together: half a megabyte of the published ones
+Array = TypeVar("Array")
 
 _LATENT_DTYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_DTYPE_CODES = {dtype.name: code for code, dtype in _LATENT_DTYPES.items()} | {"int64": "I64"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,19 @@ class LatentStats:
 
     mean: np.ndarray
     std: np.ndarray
+
+
+def normalise(latents: Array, stats: LatentStats | None, multiplier: float) -> Array:
+    """Stored latents [B, C, H, W] -> [B, H, W, C] float32: (x - mean) / std * multiplier.
+
+    Without stats x * multiplier. Takes and returns arrays of NumPy or of JAX.
+    """
+    latents = latents.astype(np.float32)
+    if stats is not None:
+        latents = (latents - stats.mean[:, None, None]) / stats.std[:, None, None]
+    if multiplier != 1:
+        latents = latents * np.float32(multiplier)
+    return latents.transpose(0, 2, 3, 1)
 
 
 def load_stats(folder: epath.PathLike) -> LatentStats:
@@ -113,11 +130,13 @@ def write_shard(
     latents: np.ndarray,
     latents_flip: np.ndarray,
     labels: np.ndarray,
+    dtype: str = "float32",
 ) -> epath.Path:
     """Writes one shard as the release's extract_features.py does, and returns its path.
 
-    latents, latents_flip: [N, H, W, C], written as float32 [N, C, H, W]. labels: [N], written as
-    int64. The file appears under its name only when it is complete.
+    latents, latents_flip: [N, H, W, C], written as [N, C, H, W] of `dtype`: "float32", as the
+    release, "bfloat16" or "float16". labels: [N], written as int64. The file appears under its name
+    only when it is complete.
     Raises ValueError if the three do not belong together.
     """
     if (
@@ -129,14 +148,17 @@ def write_shard(
             f"latents {latents.shape}, latents_flip {latents_flip.shape} and labels {labels.shape} "
             "do not fit; expected [N, H, W, C], the same, and [N]"
         )
+    stored = _LATENT_DTYPES[_DTYPE_CODES[dtype]]
     tensors = {
         "labels": np.ascontiguousarray(labels, "<i8"),
-        "latents": np.ascontiguousarray(np.moveaxis(latents, -1, 1), "<f4"),
-        "latents_flip": np.ascontiguousarray(np.moveaxis(latents_flip, -1, 1), "<f4"),
+        "latents": np.ascontiguousarray(np.moveaxis(latents, -1, 1), stored),
+        "latents_flip": np.ascontiguousarray(np.moveaxis(latents_flip, -1, 1), stored),
     }
-    metadata = {"total_size": str(len(labels)), "dtype": "torch.float32", "device": "cpu"}
+    metadata = {"total_size": str(len(labels)), "dtype": f"torch.{dtype}", "device": "cpu"}
     path = epath.Path(folder) / shard_name(rank, shard)
-    _write_parts(path, [_header(tensors, metadata), *(t.data for t in tensors.values())])
+    _write_parts(
+        path, [_header(tensors, metadata), *(t.view(np.uint8).data for t in tensors.values())]
+    )
     return path
 
 
@@ -154,8 +176,8 @@ def _header(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     entries: dict[str, dict] = {"__metadata__": metadata}
     offset = 0
     for name, tensor in tensors.items():
-        dtype = "I64" if name == "labels" else "F32"
         end = offset + tensor.nbytes
+        dtype = _DTYPE_CODES[tensor.dtype.name]
         entries[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}
         offset = end
     header = json.dumps(entries).encode()
@@ -180,17 +202,17 @@ class _Tensor:
 
 
 class LatentShards:
-    """Random access by the batch to a folder of latent shards, memory-mapped.
+    """Random access by the batch to a folder of latent shards.
 
-    The order is that of the release: files by name, then rows. Everything but the latents
-    themselves is read and checked on construction; the files are mapped when first used. Can be
-    pickled; the maps are then opened anew.
+    The order is that of the release: files by name, then rows. Headers and labels are read and
+    checked on construction; files are memory-mapped when first used or, with `resident`, read into
+    memory on construction. Can be pickled without what is read or mapped, which is opened anew.
 
     Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
     the file that is truncated, damaged, lacks a tensor, or differs from the others.
     """
 
-    def __init__(self, folder: epath.PathLike):
+    def __init__(self, folder: epath.PathLike, resident: bool = False):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -218,16 +240,18 @@ class LatentShards:
         self._starts = np.cumsum([0] + [h["labels"].shape[0] for h in self._headers])
         if len(self) == 0:
             raise ValueError(f"{folder}: none of its {len(self._paths)} shards holds a latent")
-        self._maps: dict[int, np.ndarray] = {}
-        self.labels = np.concatenate(  # int64 [N], copied into memory
-            [self._tensor(i, "labels") for i in range(len(self._paths))]
-        )
+        self._resident = resident
+        self._files: dict[int, np.ndarray] = {}
+        self._opened: dict[tuple[int, str], np.ndarray] = {}
+        every = tqdm(self._paths, "latents into memory", unit=" files", disable=not resident)
+        labels = [self._rows(i, "labels") for i, _ in enumerate(every)]
+        self.labels = np.concatenate(labels).view("<i8")[:, 0]  # int64 [N], copied into memory
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_maps": {}}
+        return {**self.__dict__, "_files": {}, "_opened": {}}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -235,35 +259,29 @@ class LatentShards:
         channels, height, width = self._headers[0]["latents"].shape[1:]
         return height, width, channels
 
-    def read(
-        self, indices: np.ndarray, flip: np.ndarray, stats: LatentStats | None = None
-    ) -> np.ndarray:
+    def read(self, indices: np.ndarray, flip: np.ndarray) -> np.ndarray:
         """Latents [B, H, W, C] float32 at `indices` [B]; the mirrored image's where `flip` [B].
 
-        With stats, normalised by them. Raises IndexError for an index outside [0, len).
+        Raises IndexError for an index outside [0, len).
         """
+        return self.read_stored(indices, flip).astype(np.float32).transpose(0, 2, 3, 1)
+
+    def read_stored(self, indices: np.ndarray, flip: np.ndarray) -> np.ndarray:
+        """As `read`, but [B, C, H, W] of the type in the files: one copy of the bytes."""
         indices, flip = np.asarray(indices, np.int64), np.asarray(flip, bool)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(
                 f"latents {indices.min()}..{indices.max()} of {self.folder}, which has {len(self)}"
             )
-        latents = np.empty((len(indices), *self.shape), np.float32)
+        stored = self._headers[0]["latents"]
+        dtype, shape = _LATENT_DTYPES[stored.dtype], stored.shape[1:]
+        latents = np.empty((len(indices), math.prod(shape) * dtype.itemsize), np.uint8)
         shard = np.searchsorted(self._starts, indices, side="right") - 1
-        # One gather per tensor touched: Python's cost per record is what limits a reader.
-        group = 2 * shard + flip
-        order = np.argsort(group, kind="stable")
-        cuts = np.flatnonzero(np.diff(group[order])) + 1
-        for places in np.split(order, cuts) if len(order) else []:
-            i = shard[places[0]]
-            stored = self._tensor(i, "latents_flip" if flip[places[0]] else "latents")
-            # Normalised and transposed while a few are in the processor's cache.
-            for few in np.split(places, range(_AT_ONCE, len(places), _AT_ONCE)):
-                rows = stored[indices[few] - self._starts[i]].astype(np.float32, copy=False)
-                if stats is not None:
-                    rows -= stats.mean[:, None, None]
-                    rows /= stats.std[:, None, None]
-                latents[few] = rows.transpose(0, 2, 3, 1)
-        return latents
+        rows = indices - self._starts[shard]
+        for place, where in enumerate(zip(shard.tolist(), flip.tolist(), rows.tolist())):
+            i, mirrored, row = where
+            latents[place] = self._rows(i, "latents_flip" if mirrored else "latents")[row]
+        return latents.view(dtype).reshape(len(indices), *shape)
 
     def check(self, in_channels: int, input_size: int, num_classes: int) -> None:
         """Raises ValueError unless the latents fit a model of these channels, size and classes."""
@@ -285,12 +303,21 @@ class LatentShards:
                 f"{num_classes}; expected labels from 0 to {num_classes - 1}"
             )
 
-    def _tensor(self, i: int, name: str) -> np.ndarray:
-        if i not in self._maps:
-            self._maps[i] = np.memmap(self._paths[i], np.uint8, mode="r")
-        tensor = self._headers[i][name]
-        dtype = np.dtype("<i8") if name == "labels" else _LATENT_DTYPES[tensor.dtype]
-        return np.ndarray(tensor.shape, dtype, buffer=self._maps[i], offset=tensor.begin)
+    def _rows(self, i: int, name: str) -> np.ndarray:
+        """A tensor of shard i as bytes, uint8 [N, bytes of a row]."""
+        if (i, name) not in self._opened:
+            tensor = self._headers[i][name]
+            data = self._file(i)[tensor.begin : tensor.end]
+            size = len(data) // max(tensor.shape[0], 1)
+            self._opened[i, name] = data.reshape(tensor.shape[0], size)
+        return self._opened[i, name]
+
+    def _file(self, i: int) -> np.ndarray:
+        if i not in self._files:
+            read = np.fromfile if self._resident else functools.partial(np.memmap, mode="r")
+            # Plain arrays: np.memmap's own indexing takes half as long as copying a latent.
+            self._files[i] = np.asarray(read(self._paths[i], np.uint8))
+        return self._files[i]
 
 
 def _read_header(path: pathlib.Path) -> dict[str, _Tensor]:

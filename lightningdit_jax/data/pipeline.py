@@ -25,7 +25,7 @@ from lightningdit_jax.data.images import (
     center_crop_adm,
     resize_and_crop,
 )
-from lightningdit_jax.data.latents import LatentShards, LatentStats
+from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.workers import WorkerBatches
 
 Batch = dict[str, np.ndarray]
@@ -48,20 +48,14 @@ class BatchSource(Protocol):
 
 
 class LatentBatches:
-    """Latents, normalised: {"latents": [b, H, W, C] float32, "labels": [b] int32}.
+    """Latents as stored: {"latents": [b, C, H, W], "labels": [b] int32}.
 
-    (x - mean) / std * multiplier, or x * multiplier where `stats` is None. A flip is the stored
-    latent of the mirrored image.
-    Raises ValueError if the statistics are of another number of channels.
+    They are normalised and turned to NHWC on the device (`data.latents.normalise`). A flip is the
+    stored latent of the mirrored image.
     """
 
-    def __init__(self, shards: LatentShards, stats: LatentStats | None, multiplier: float):
-        if stats is not None and stats.mean.shape != shards.shape[-1:]:
-            raise ValueError(
-                f"{shards.folder} holds latents of {shards.shape[-1]} channels, but its statistics "
-                f"are of {stats.mean.size}. Compute them again with --mode=extract"
-            )
-        self._shards, self._stats, self._multiplier = shards, stats, np.float32(multiplier)
+    def __init__(self, shards: LatentShards):
+        self._shards = shards
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -70,9 +64,7 @@ class LatentBatches:
         self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
     ) -> Batch:
         """See BatchSource."""
-        latents = self._shards.read(indices, flip, self._stats)
-        if self._multiplier != 1:
-            latents *= self._multiplier
+        latents = self._shards.read_stored(indices, flip)
         return {"latents": latents, "labels": self._shards.labels[indices].astype(np.int32)}
 
 

@@ -62,7 +62,8 @@ def extract(config: Config, workdir: str) -> epath.Path:
     rank, (start, stop) = jax.process_index(), process_range(len(source))
     shards = missing_shards(folder, rank, start, stop, options.shard_size)
     ranges = list(shards.values())
-    writer = ShardWriter(folder, rank, shards, options.batch_size // jax.process_count())
+    rows = options.batch_size // jax.process_count()
+    writer = ShardWriter(folder, rank, shards, rows, options.dtype)
     todo = sum(stop - start for start, stop in ranges)
     progress, done = Progress("extracted", todo, quiet=not (is_main_process() and todo)), 0
     pending: collections.deque = collections.deque()

@@ -39,6 +39,7 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
         "resolution": config.tokenizer.resolution,
         "dtype": config.compute.dtype,
         "shard_size": config.extract.shard_size,
+        "stored_dtype": config.extract.dtype,
         "processes": jax.process_count(),
     }
 

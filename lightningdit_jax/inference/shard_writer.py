@@ -23,13 +23,19 @@ class ShardWriter:
     """Collects the rows of one shard after the other and writes each when its batches are there.
 
     shards: as of `missing_shards`, in the order in which batches come, `batch_size` images each but
-    for the last of a shard. A shard is written while the next is collected, so two are in memory.
+    for the last of a shard. dtype: of the stored latents. A shard is written while the next is
+    collected, so two are in memory.
     """
 
     def __init__(
-        self, folder: epath.Path, rank: int, shards: dict[int, tuple[int, int]], batch_size: int
+        self,
+        folder: epath.Path,
+        rank: int,
+        shards: dict[int, tuple[int, int]],
+        batch_size: int,
+        dtype: str,
     ):
-        self._folder, self._rank = folder, rank
+        self._folder, self._rank, self._dtype = folder, rank, dtype
         self._shards = iter(
             (number, -(-(stop - start) // batch_size)) for number, (start, stop) in shards.items()
         )
@@ -63,4 +69,5 @@ class ShardWriter:
             self._writing.result()
 
     def _write(self, number: int, rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
-        write_shard(self._folder, self._rank, number, *map(np.concatenate, zip(*rows)))
+        columns = map(np.concatenate, zip(*rows))
+        write_shard(self._folder, self._rank, number, *columns, self._dtype)

@@ -55,10 +55,15 @@ _KINDS = {
 }
 
 
+def chip_of(device: jax.Device) -> Chip | None:
+    """The TPU chip that a device is, if it is one of CHIPS."""
+    return CHIPS.get(_KINDS.get(device.device_kind))
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """The options of jax.jit that suit the chips of a mesh; None where none are known."""
-    kind = _KINDS.get(mesh.devices.flat[0].device_kind)
-    return dict(CHIPS[kind].compiler_options) if kind else None
+    chip = chip_of(mesh.devices.flat[0])
+    return dict(chip.compiler_options) if chip else None
 
 
 @dataclasses.dataclass(frozen=True)

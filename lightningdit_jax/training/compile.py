@@ -77,7 +77,7 @@ def _generator(config: Config, mesh: Mesh) -> Subject:
     batch, split = config.train.batch_size, batch_sharding(mesh)
     side, channels = architecture.input_size, architecture.in_channels
     inputs = {
-        "latents": jax.ShapeDtypeStruct((batch, side, side, channels), jnp.float32, sharding=split),
+        "latents": jax.ShapeDtypeStruct((batch, channels, side, side), jnp.float32, sharding=split),
         "labels": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split),
     }
     flops = 3 * forward_flops(architecture)

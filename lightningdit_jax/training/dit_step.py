@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.latents import LatentStats, normalise
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
 from lightningdit_jax.flow.timesteps import sample_timesteps
@@ -49,11 +50,16 @@ def make_dit_loss(
 
 
 def make_dit_step(
-    graphdef: nnx.GraphDef, config: Config, optimizer: optax.GradientTransformation
+    graphdef: nnx.GraphDef,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    *,
+    stats: LatentStats | None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics); batch: latents [B, H, W, C], labels [B].
+    """step(state, batch) -> (state, metrics); batch: latents [B, C, H, W] as stored, labels [B].
 
-    Times, noise and dropped labels are drawn from (seed, step), whatever the mesh.
+    stats: what latents are normalised by. Times, noise and dropped labels are drawn from
+    (seed, step), whatever the mesh.
     """
     flow = config.flow
     loss_fn = make_dit_loss(
@@ -76,7 +82,8 @@ def make_dit_step(
     def step_fn(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         time_key, noise_key, drop_key = jax.random.split(key, 3)
-        x1, y = batch["latents"], batch["labels"]
+        x1 = normalise(batch["latents"], stats, config.data.latent_multiplier)
+        y = batch["labels"]
         t = draw_timesteps(time_key, state.step, y.shape[0])
         x0 = jax.random.normal(noise_key, x1.shape, jnp.float32)
         dropped = jax.random.bernoulli(drop_key, config.model.class_dropout_prob, y.shape)

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.latents import LatentShards, load_stats
+from lightningdit_jax.data.latents import LatentShards, LatentStats, load_stats
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import open_images
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig, variant_config
@@ -92,8 +92,8 @@ def tokenizer_config(config: Config) -> VAVAEConfig:
     return VAVAEConfig(**dataclasses.asdict(config.tokenizer))
 
 
-def abstract_generator_job(config: Config, mesh: Mesh) -> Job:
-    """A generator's job without data: enough to compile its step."""
+def abstract_generator_job(config: Config, mesh: Mesh, stats: LatentStats | None = None) -> Job:
+    """A generator's job without data: enough to compile its step, for latents of `stats`."""
     architecture, compute = generator_config(config), config.compute
 
     def build(rngs: nnx.Rngs) -> LightningDiT:
@@ -111,7 +111,8 @@ def abstract_generator_job(config: Config, mesh: Mesh) -> Job:
         "architecture": dataclasses.asdict(architecture),
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
     }
-    return Job(build, make_dit_step, LIGHTNINGDIT_RULES, None, description)
+    make_step = functools.partial(make_dit_step, stats=stats)
+    return Job(build, make_step, LIGHTNINGDIT_RULES, None, description)
 
 
 def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
@@ -132,23 +133,31 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
         )
     if not data.path:
         raise ValueError("config.data.path is empty; set it to a folder of latent shards")
-    shards = LatentShards(data.path)
+    if data.resident and data.num_workers:
+        raise ValueError(
+            f"config.data.resident is set and config.data.num_workers is {data.num_workers}: every "
+            "worker would keep all latents in memory; set it to 0, threads share them"
+        )
+    shards = LatentShards(data.path, data.resident)
     shards.check(
         in_channels=architecture.in_channels,
         input_size=architecture.input_size,
         num_classes=architecture.num_classes,
     )
     stats = load_stats(data.path) if data.latent_norm else None
-    source = LatentBatches(shards, stats, data.latent_multiplier)
-
+    if stats is not None and stats.mean.size != architecture.in_channels:
+        raise ValueError(
+            f"{data.path} holds latents of {architecture.in_channels} channels, but its statistics "
+            f"are of {stats.mean.size}. Compute them again with --mode=extract"
+        )
     latents = {
         "mean": None if stats is None else stats.mean.tolist(),
         "std": None if stats is None else stats.std.tolist(),
         "multiplier": data.latent_multiplier,
     }
-    job = abstract_generator_job(config, mesh)
+    job = abstract_generator_job(config, mesh, stats)
     return dataclasses.replace(
-        job, source=source, description=job.description | {"latents": latents}
+        job, source=LatentBatches(shards), description=job.description | {"latents": latents}
     )
 
 

@@ -153,7 +153,7 @@ def test_shards_are_fixed_ranges_of_images(tmp_path, size):
     for expected in (-(-10 // size), 1):  # all, then the one that was lost
         shards = missing_shards(tmp_path, 3, start, stop, size)
         assert len(shards) == expected
-        writer = ShardWriter(tmp_path, 3, shards, batch_size=4)
+        writer = ShardWriter(tmp_path, 3, shards, batch_size=4, dtype="float32")
         for a, b in shards.values():
             for first in range(a, b, 4):
                 rows = slice(first - start, min(first + 4, b) - start)

@@ -43,7 +43,7 @@ def one_step(accumulate_steps, mesh):
     job = abstract_generator_job(config, mesh)
     init, step_fn, abstract = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
     rng = np.random.default_rng(0)
-    latents = rng.normal(size=(BATCH, 4, 4, 8)).astype(np.float32)
+    latents = rng.normal(size=(BATCH, 8, 4, 4)).astype(np.float32)
     batch = {"latents": latents, "labels": np.arange(BATCH, dtype=np.int32) % 10}
     batch = jax.device_put(batch, batch_sharding(mesh))
     compiled = step_fn.lower(abstract, batch).compile()

@@ -45,9 +45,9 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
         flow__cosine_weight=1.0 if prediction == "velocity" else 0.0,
     )
     optimizer = optax.sgd(1e-3)
-    step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer))
+    step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer, stats=None))
     state = create_state(PARAMS, optimizer, ema=False)
-    batch = {"latents": latents(), "labels": jnp.zeros(8, jnp.int32)}
+    batch = {"latents": latents().transpose(0, 3, 1, 2), "labels": jnp.zeros(8, jnp.int32)}
     _, metrics = step(state, batch)
     assert all(np.isfinite(value) for value in metrics.values()), metrics
     assert ("cosine" in metrics) == (prediction == "velocity")

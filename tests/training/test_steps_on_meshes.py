@@ -24,7 +24,7 @@ def generator():
     config = tiny.config(
         "digits_dit", model__hidden_size=96, model__num_heads=8, train__batch_size=BATCH
     )
-    latents = np.random.default_rng(0).normal(size=(BATCH, 4, 4, 8)).astype(np.float32)
+    latents = np.random.default_rng(0).normal(size=(BATCH, 8, 4, 4)).astype(np.float32)
     labels = np.arange(BATCH, dtype=np.int32) % 10
     return config, abstract_generator_job, {"latents": latents, "labels": labels}
 

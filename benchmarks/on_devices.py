@@ -1,0 +1,215 @@
+"""What the accelerators of this machine make of training and sampling: images/s and MFU.
+
+    python -m benchmarks.on_devices train
+    python -m benchmarks.on_devices train --variants=XL/1 --batch-sizes=256 --attention=xla,cudnn
+    python -m benchmarks.on_devices sample
+
+Random weights and data of the published sizes; nothing is read, and only the table is written. A
+row of `train` is the median of --rounds times --steps steps, one of `sample` that of whole batches
+of the 800-epoch recipe, decoded, through --num-steps points of time. MFU is of the model's FLOPs:
+recomputation does not count. What does not fit into memory is a row that says so. Made to take a
+few minutes on one GPU.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from configs import dit_xl_800ep, vavae_f16d32
+from lightningdit_jax import config as configs
+from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.config import Config
+from lightningdit_jax.inference.load import LatentScaling
+from lightningdit_jax.inference.sampler import Sampler, Structure
+from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.vae import VAVAE
+from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
+from lightningdit_jax.parallel.topology import chip_of
+from lightningdit_jax.training.job import (
+    abstract_generator_job,
+    generator_config,
+    tokenizer_config,
+)
+from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.run import compile_ready
+
+# Dense bfloat16 FLOP/s by what a device's name contains, NVIDIA's data sheets (SXM).
+GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+def peak_flops() -> float | None:
+    """Of all devices together; None where it is not known."""
+    device = jax.devices()[0]
+    if chip := chip_of(device):
+        each = chip.peak_flops
+    else:
+        each = next((v for k, v in GPU_PEAKS.items() if k in device.device_kind), None)
+    return each and each * jax.device_count()
+
+
+def train_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step of the config."""
+    mesh = make_mesh(fsdp=config.mesh.fsdp)
+    job = abstract_generator_job(config, mesh)
+    init_state, step_fn, abstract = compile_ready(
+        job, config, mesh, make_optimizer(config.optimizer)
+    )
+    architecture, batch_size = generator_config(config), config.train.batch_size
+    rng = np.random.default_rng(0)
+    side = architecture.input_size
+    latents = rng.standard_normal((batch_size, architecture.in_channels, side, side), np.float32)
+    batch = {"latents": latents, "labels": np.arange(batch_size, dtype=np.int32) % 1000}
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    began = time.perf_counter()
+    compiled = step_fn.lower(abstract, batch).compile()
+    compile_seconds = time.perf_counter() - began
+    state = init_state()
+
+    def run(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    memory = compiled.memory_analysis()
+    seconds = _median_seconds(run, options) / options.steps
+    return {
+        "compile_seconds": compile_seconds,
+        "peak_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+        "seconds": seconds,
+        "images_per_second": batch_size / seconds,
+        "flops": 3 * forward_flops(architecture) * batch_size / seconds,
+    }
+
+
+def sample_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a batch of samples with the config's sampling."""
+    architecture, tokenizer = generator_config(config), configs.from_dict(vavae_f16d32.get_config())
+    dtype = jax.numpy.dtype(config.compute.dtype)
+    dit = LightningDiT(
+        architecture, dtype=dtype, attention=config.compute.attention, rngs=nnx.Rngs(0)
+    )
+    vae = VAVAE(tokenizer_config(tokenizer), dtype=dtype, rngs=nnx.Rngs(1))
+    (dit_graph, dit_params), (vae_graph, vae_params) = (
+        nnx.split(module, nnx.Param) for module in (dit, vae)
+    )
+    structure = Structure(dit_graph, vae_graph, architecture, LatentScaling(None, None))
+    sampler = Sampler(structure, {"dit": dit_params, "vae": vae_params}, make_mesh())
+    sampling, batch_size = Sampling.of(config.sample), config.train.batch_size
+    indices = np.arange(batch_size)
+
+    def run(batches: int) -> None:
+        many = np.resize(indices, batches * batch_size)
+        drawn = sampler.batches(many, many % 1000, sampling, seed=0, batch_size=batch_size)
+        for _ in drawn:
+            pass
+
+    began = time.perf_counter()
+    run(1)
+    compile_seconds = time.perf_counter() - began
+    seconds = _median_seconds(run, options) / options.steps
+    evaluations = sampling.evaluations() + sampling.guided_evaluations(Flow())
+    return {
+        "compile_seconds": compile_seconds,
+        "seconds": seconds,
+        "images_per_second": batch_size / seconds,
+        "flops": evaluations * forward_flops(architecture) * batch_size / seconds,
+    }
+
+
+def _median_seconds(run: Callable[[int], None], options: argparse.Namespace) -> float:
+    run(1)
+    taken = []
+    for _ in range(options.rounds):
+        began = time.perf_counter()
+        run(options.steps)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every variant, batch size, attention and remat."""
+    peak, rows = peak_flops(), []
+    print(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+    print("| variant | batch | attention | remat | images/s | TFLOP/s | MFU | GiB | compile s |")
+    print("|" + "---|" * 9)
+    asked = [
+        (variant, batch, attention, remat)
+        for variant in options.variants
+        for batch in options.batch_sizes
+        for attention in options.attention
+        for remat in options.remat
+    ]
+    for variant, batch, attention, remat in asked:
+        config = configs.from_dict(dit_xl_800ep.get_config()).changed(
+            model={"variant": variant, "depth": options.depth},
+            compute={"attention": attention, "remat": remat, "dtype": options.dtype},
+            mesh={"data": -1, "fsdp": options.fsdp},
+            train={"batch_size": batch, "accumulate_steps": 1},
+            sample={"num_steps": options.num_steps},
+        )
+        label = f"| {variant} | {batch} | {attention} | {remat} |"
+        row = {"variant": variant, "batch_size": batch, "attention": attention, "remat": remat}
+        try:
+            row |= (train_row if options.what == "train" else sample_row)(config, options)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"{label} out of memory | | | | |", flush=True)
+            rows.append(row | {"error": "out of memory"})
+            continue
+        row["mfu"] = peak and row["flops"] / peak
+        rows.append(row)
+        mfu = f"{row['mfu']:.3f}" if peak else "unknown peak"
+        held = f"{row['peak_bytes'] / 2**30:.1f}" if "peak_bytes" in row else ""
+        print(
+            f"{label} {row['images_per_second']:,.1f} | {row['flops'] / 1e12:,.1f} | {mfu} | "
+            f"{held} | {row['compile_seconds']:.0f} |",
+            flush=True,
+        )
+    return rows
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def main() -> None:
+    """Prints a table and writes it as JSON."""
+    gpu = jax.default_backend() == "gpu"
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=("train", "sample"))
+    parser.add_argument("--variants", type=_names, default=["XL/1", "B/1"])
+    parser.add_argument("--batch-sizes", type=_numbers, default=[64, 128, 256], help="global")
+    parser.add_argument("--attention", type=_names, default=["cudnn" if gpu else "xla"])
+    parser.add_argument("--remat", type=_names, default=["dots"], help="of train")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--depth", type=int, help="default: the variant's")
+    parser.add_argument("--num-steps", type=int, default=250, help="points of time of a sample")
+    parser.add_argument("--steps", type=int, help="a round; default 10 of train, 1 of sample")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", default="outputs/benchmarks/on_devices.json")
+    options = parser.parse_args()
+    options.steps = options.steps or (10 if options.what == "train" else 1)
+    rows = measure(options)
+    device = jax.devices()[0].device_kind
+    write_json(
+        options.output, {"device": device, "devices": jax.device_count(), options.what: rows}
+    )
+
+
+if __name__ == "__main__":
+    main()
