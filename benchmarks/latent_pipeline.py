@@ -3,11 +3,14 @@
     python -m benchmarks.latent_pipeline
     python -m benchmarks.latent_pipeline --release=CHECKOUT     # needs torch
 
-Writes random latents of the published size (16x16x32 float32, 32 KB) and reads shuffled, flipped,
-normalised batches: with Grain threads of one process, with the release's dataset and DataLoader
-(a clone of github.com/hustvl/LightningDiT; its own process and worker processes), and, as a floor,
-copies memory of the same size in blocks of a record from random places. All in turn, `--rounds`
-times, files in the page cache; the table has the medians. The machine's load is printed.
+Writes random latents of the published size (16x16x32 float32, 32 KB) and reads shuffled, flipped
+batches: with Grain threads of one process, from shards of float32 and bfloat16 and from memory;
+with the release's dataset and DataLoader, which normalise too (a clone of
+github.com/hustvl/LightningDiT; its own process and worker processes); from ArrayRecord files, raw
+and by the batch; and, as a floor, copies memory of the same size in blocks of a record from random
+places. `normalised` adds what the train step does on the device: here the same two cores. All in
+turn, `--rounds` times, files in the page cache; the table has the medians. The machine's load is
+printed.
 """
 
 import argparse
@@ -17,46 +20,79 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import numpy as np
+from array_record.python import array_record_module
 
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.data.latents import (
     LatentShards,
     compute_stats,
     load_stats,
+    normalise,
     save_stats,
     write_shard,
 )
-from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
+from lightningdit_jax.data.pipeline import Batch, LatentBatches, make_pipeline
 
 BATCH = 256
 SHAPE = (16, 16, 32)
 
 
-def write_latents(folder: str, count: int) -> None:
+def write_latents(folder: str, count: int, dtype: str = "float32") -> None:
     """Shards of 2,500."""
     rng = np.random.default_rng(0)
     for shard, first in enumerate(range(0, count, 2500)):
         rows = min(2500, count - first)
         latents = rng.standard_normal((rows, *SHAPE), np.float32)
-        write_shard(folder, 0, shard, latents, latents[::-1], np.arange(rows) % 1000)
+        write_shard(folder, 0, shard, latents, latents[::-1], np.arange(rows) % 1000, dtype)
     save_stats(folder, compute_stats(LatentShards(folder), 1000))
 
 
-def ours(folder: str, threads: int) -> Iterator[int]:
+def ours(folder: str, threads: int, resident: bool = False) -> Iterator[Batch]:
     """Batches of the training pipeline."""
     pipeline = make_pipeline(
-        LatentBatches(LatentShards(folder)),
+        LatentBatches(LatentShards(folder, resident)),
         global_batch_size=BATCH,
         seed=0,
         flip=True,
         num_threads=threads,
         prefetch_batches=2 * threads,
     )
-    for batch in pipeline:
+    yield from pipeline
+
+
+def counted(batches: Iterable[Batch]) -> Iterator[int]:
+    """Their sizes."""
+    for batch in batches:
         yield len(batch["labels"])
+
+
+def normalised(folder: str, threads: int) -> Iterator[int]:
+    """Batches on the device, as the train step makes them there."""
+    stats = load_stats(folder)
+    on_device = jax.jit(lambda latents: normalise(latents, stats, 1.0))
+    for batch in ours(folder, threads):
+        yield len(jax.block_until_ready(on_device(batch["latents"])))
+
+
+def array_record(folder: str) -> Iterator[int]:
+    """The same latents in one ArrayRecord file, a record each, read by the batch."""
+    path = pathlib.Path(folder) / "latents.array_record"
+    count = len(LatentShards(folder))
+    if not path.exists():
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        for latent in LatentShards(folder).read_stored(np.arange(count), np.zeros(count, bool)):
+            writer.write(latent.tobytes())
+        writer.close()
+    reader, rng = array_record_module.ArrayRecordReader(str(path)), np.random.default_rng(0)
+    shape = LatentShards(folder).read_stored(np.arange(1), np.zeros(1, bool)).shape[1:]
+    while True:
+        records = reader.read(rng.integers(count, size=BATCH).tolist())
+        latents = np.stack([np.frombuffer(record, np.float32) for record in records])
+        yield len(latents.reshape(-1, *shape))
 
 
 def copies(folder: str) -> Iterator[int]:
@@ -115,28 +151,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", default="outputs/benchmarks/latent_pipeline.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    cores = os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as halves:
         write_latents(folder, options.count)
+        write_latents(halves, options.count, "bfloat16")
         ways: dict[str, Callable[[], Iterator[int]]] = {
             "copy of the same memory": lambda: copies(folder),
-            "this pipeline, 1 thread": lambda: ours(folder, 1),
-            f"this pipeline, {os.cpu_count()} threads": lambda: ours(folder, os.cpu_count()),
+            "this pipeline, 1 thread": lambda: counted(ours(folder, 1)),
+            f"this pipeline, {cores} threads": lambda: counted(ours(folder, cores)),
+            "the same, bfloat16": lambda: counted(ours(halves, cores)),
+            "the same, data.resident": lambda: counted(ours(folder, cores, True)),
+            "the same, normalised": lambda: normalised(folder, cores),
+            "ArrayRecord by the batch": lambda: array_record(folder),
         }
         if options.release:
             ways["the release, own process"] = lambda: release(options.release, folder, 0)
-            name = f"the release, {os.cpu_count()} worker processes"
-            ways[name] = lambda: release(options.release, folder, os.cpu_count())
+            name = f"the release, {cores} worker processes"
+            ways[name] = lambda: release(options.release, folder, cores)
         loads, rounds = [], []
         for _ in range(options.rounds):
             rounds.append({name: rate(make, options.seconds) for name, make in ways.items()})
             loads.append(os.getloadavg()[0])
     results = {name: statistics.median(r[name] for r in rounds) for name in ways}
-    print(f"{os.cpu_count()} cores, load {min(loads):.1f} to {max(loads):.1f}")
+    print(f"{cores} cores, load {min(loads):.1f} to {max(loads):.1f}")
     print("| | latents/s | microseconds each |")
     print("|---|---|---|")
     for name, value in results.items():
         print(f"| {name} | {value:,.0f} | {1e6 / value:.1f} |")
-    described = {"cores": os.cpu_count(), "load": loads, "latents_per_second": results}
+    described = {"cores": cores, "load": loads, "latents_per_second": results}
     write_json(options.output, described)
 
 

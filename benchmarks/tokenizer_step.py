@@ -67,6 +67,8 @@ class Step:
         began = time.perf_counter()
         self.step = step_fn.lower(self.state, self.batch, *self.frozen).compile()
         self.compile_seconds = time.perf_counter() - began
+        memory = self.step.memory_analysis()
+        self.peak_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
     def seconds(self) -> float:
         """Runs it once."""
@@ -92,8 +94,8 @@ def measure_time(options: argparse.Namespace) -> dict[str, Any]:
         rounds.append({name: step.seconds() for name, step in steps.items()})
         loads.append(os.getloadavg()[0])
     print(f"{jax.devices()[0].device_kind}, load {min(loads):.1f} to {max(loads):.1f}")
-    print("| losses | s/step | fastest | compile s |")
-    print("|---|---|---|---|")
+    print("| losses | s/step | fastest | peak GiB | compile s |")
+    print("|---|---|---|---|---|")
     results = []
     for name, step in steps.items():
         taken = [measured[name] for measured in rounds]
@@ -102,12 +104,13 @@ def measure_time(options: argparse.Namespace) -> dict[str, Any]:
                 "component": name,
                 "seconds": statistics.median(taken),
                 "fastest_seconds": min(taken),
+                "peak_bytes": step.peak_bytes,
                 "compile_seconds": step.compile_seconds,
             }
         )
         print(
             f"| {name} | {statistics.median(taken):.2f} | {min(taken):.2f} | "
-            f"{step.compile_seconds:.0f} |",
+            f"{step.peak_bytes / 2**30:.1f} | {step.compile_seconds:.0f} |",
             flush=True,
         )
     return {

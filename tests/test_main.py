@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lightningdit_jax import checkpoint
+from lightningdit_jax.data.latents import LatentStats, save_stats
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -116,6 +117,8 @@ def bad_inputs(tmp, latents):
     shard.write_bytes(shard.read_bytes()[:-1000])
     tiny.write_latents(no_stats)
     (no_stats / "latents_stats.safetensors").unlink()
+    other_stats = tiny.write_latents(tmp / "other_stats")
+    save_stats(other_stats, LatentStats(np.zeros(3), np.ones(3)))
     path = "--config.data.path"
     return {
         "missing folder": ([*dit, f"{path}={tmp}/none"], "none"),
@@ -123,6 +126,11 @@ def bad_inputs(tmp, latents):
         "no folder": ([*dit, f"{path}="], "config.data.path is empty"),
         "truncated shard": ([*dit, f"{path}={truncated}"], "latents_rank00_shard001.safetensors"),
         "no statistics": ([*dit, f"{path}={no_stats}"], "latents_stats.safetensors"),
+        "statistics of others": ([*dit, f"{path}={other_stats}"], "its statistics are of 3"),
+        "resident twice": (
+            [*dit, f"{path}={latents}", "--config.data.resident", "--config.data.num_workers=2"],
+            "config.data.num_workers is 2",
+        ),
         "channels": ([*dit, f"{path}={latents}", "--config.model.in_channels=16"], "16"),
         "size": ([*dit, f"{path}={latents}", "--config.model.input_size=8"], "8"),
         "labels": ([*dit, f"{path}={latents}", "--config.model.num_classes=5"], "num_classes"),

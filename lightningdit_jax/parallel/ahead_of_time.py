@@ -17,7 +17,9 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
     model_flops: what the model asks for, by all devices together. In the report bytes, FLOPs and
     seconds are per device and run. The seconds are the compiler's cycle estimates over an assumed
     clock, without collectives: good for ranking variants on one slice, no prediction. cycle_shares
-    says what takes them. Raises ValueError for a program that needs more memory than the chip has.
+    says what takes them, product_cycle_shares which of the products, by einsum, and
+    product_utilisation how much of the chip's peak each of those reaches. Raises ValueError for a
+    program that needs more memory than the chip has.
     """
     devices, chip = where.devices, where.chip
     began = time.perf_counter()
@@ -47,6 +49,15 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
         "hbm_bytes": chip.hbm_bytes,
         "model_flops": model_flops,
         "matmul_flops": cost.matmul_flops,
+        "product_utilisation": {
+            einsum or "others": flops / (cost.product_cycles[einsum] / chip.clock * chip.peak_flops)
+            for einsum, flops in cost.product_flops.most_common()
+            if cost.product_cycles[einsum]
+        },
+        "product_cycle_shares": {
+            einsum or "others": cycles / cost.total_cycles
+            for einsum, cycles in cost.product_cycles.most_common()
+        },
         "collectives": dict(cost.collectives),
         "collectives_overlapped": {kind: n for kind, n in cost.overlapped.items() if n},
         "collective_bytes": dict(cost.collective_bytes),

@@ -33,13 +33,16 @@ class Cost:
     """Totals per device and run of the program.
 
     matmul_flops: two per multiply-add of dots and convolutions. cycles: the compiler's estimates,
-    by what takes them; they leave out collectives and Pallas kernels. collectives: how many of each
-    kind run; overlapped: how many of them beside arithmetic; collective_bytes: of the whole arrays
-    that they gather, sum or send.
+    by what takes them; they leave out collectives and Pallas kernels. product_flops,
+    product_cycles: of the products, by the einsum that asked for them or "". collectives: how many
+    of each kind run; overlapped: how many of them beside arithmetic; collective_bytes: of the whole
+    arrays that they gather, sum or send.
     """
 
     matmul_flops: float = 0.0
     cycles: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    product_flops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    product_cycles: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     overlapped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     collective_bytes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -52,9 +55,11 @@ class Cost:
     def add(self, other: "Cost", times: int = 1) -> None:
         """Adds another cost, so many times."""
         self.matmul_flops += times * other.matmul_flops
-        for field in ("cycles", "collectives", "overlapped", "collective_bytes"):
-            for key, amount in getattr(other, field).items():
-                getattr(self, field)[key] += times * amount
+        for field in dataclasses.fields(self):
+            if field.name == "matmul_flops":
+                continue
+            for key, amount in getattr(other, field.name).items():
+                getattr(self, field.name)[key] += times * amount
 
 
 def program_cost(text: str) -> Cost:
@@ -93,7 +98,9 @@ def _computation_cost(computations, name, cost_of) -> Cost:
         called = _CALLS.search(rest)
         inner = Cost()
         if opcode in ("convolution", "dot"):
-            total.matmul_flops += _matmul_flops(rest, opcode, shapes)
+            flops = _matmul_flops(rest, opcode, shapes)
+            total.matmul_flops += flops
+            total.product_flops[_einsum(rest)] += flops
         elif opcode == "while":
             condition = re.search(r"condition=%([^\s,]+)", rest)[1]
             total.add(cost_of(called[1]), _trip_count(computations[condition]))
@@ -103,6 +110,7 @@ def _computation_cost(computations, name, cost_of) -> Cost:
         elif opcode == "fusion" and called:
             inner = cost_of(called[1])
             total.matmul_flops += inner.matmul_flops
+            total.product_flops.update(inner.product_flops)
             for _, inside in computations[called[1]]:
                 channel = _CHANNEL.search(inside)
                 if channel and channel[1] not in channels:
@@ -116,10 +124,18 @@ def _computation_cost(computations, name, cost_of) -> Cost:
             opcodes = {_OPCODE.search(instruction)[1] for _, instruction in inside}
             if opcode in ("convolution", "dot") or inner.matmul_flops:
                 kind = MATMUL
+                asked = inner.product_flops or {_einsum(rest): 1}
+                total.product_cycles[max(asked, key=asked.get)] += int(cycles[1])
             else:
                 kind = MOVEMENT if opcodes <= _MOVES else OTHER
             total.cycles[kind] += int(cycles[1])
     return total
+
+
+def _einsum(rest: str) -> str:
+    """The einsum, such as "BNHK,BMHK->BHNM", that an instruction comes from, if it is from one."""
+    name = re.search(r'op_name="([^"]*)"', rest)
+    return next((part for part in name[1].split("/") if "->" in part), "") if name else ""
 
 
 def _count_collective(total: Cost, rest: str, fused_into: str = "") -> None:

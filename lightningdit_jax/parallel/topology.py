@@ -60,9 +60,16 @@ def chip_of(device: jax.Device) -> Chip | None:
     return CHIPS.get(_KINDS.get(device.device_kind))
 
 
-def compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """The options of jax.jit that suit the chips of a mesh; None where none are known."""
-    chip = chip_of(mesh.devices.flat[0])
+# Two products at once, each on all cores, take longer than one after the other.
+_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
+    """The options of jax.jit that suit the devices of a mesh; None where none are known."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return dict(_CPU_OPTIONS)
+    chip = chip_of(device)
     return dict(chip.compiler_options) if chip else None
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from lightningdit_jax.data.latents import LatentStats
 from lightningdit_jax.flow.paths import PATHS
 from lightningdit_jax.flow.predictions import PREDICTIONS
 from lightningdit_jax.training import dit_step
@@ -51,6 +52,23 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
     _, metrics = step(state, batch)
     assert all(np.isfinite(value) for value in metrics.values()), metrics
     assert ("cosine" in metrics) == (prediction == "velocity")
+
+
+def test_stored_latents_are_normalised_in_the_step():
+    stats = LatentStats(np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(1, 2, 8))
+    stored = latents()
+    config = tiny.config("digits_dit", data__latent_multiplier=0.5)
+    plain = tiny.config("digits_dit")
+    optimizer = optax.sgd(1e-3)
+    losses = []
+    for settings, statistics, x in (
+        (config, stats, stored),
+        (plain, None, (stored - stats.mean) / stats.std * 0.5),
+    ):
+        step = jax.jit(dit_step.make_dit_step(GRAPHDEF, settings, optimizer, stats=statistics))
+        batch = {"latents": x.transpose(0, 3, 1, 2), "labels": jnp.zeros(8, jnp.int32)}
+        losses.append(step(create_state(PARAMS, optimizer, ema=False), batch)[1]["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
 def test_loss_of_a_path_and_a_prediction():
