@@ -9,7 +9,7 @@ PROGRAM = """HloModule step
 %fused (p0: bf16[8,16], p1: bf16[16,32]) -> bf16[8,32] {
   %p0 = bf16[8,16]{1,0} parameter(0)
   %p1 = bf16[16,32]{1,0} parameter(1)
-  ROOT %dot.1 = bf16[8,32]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %d = bf16[8,32] dot(%p0, %p1), lhs_contracting_dims={1}, metadata={op_name="f/NK,KM->NM/dot"}
 }
 
 %body (state: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
@@ -41,6 +41,8 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert cost.matmul_flops == 28 * 2 * 8 * 16 * 32
     assert cost.cycles == {"copies and casts": 7, "products": 28 * 100}
     assert cost.total_cycles == 7 + 28 * 100
+    assert cost.product_flops == {"NK,KM->NM": 28 * 2 * 8 * 16 * 32}
+    assert cost.product_cycles == {"NK,KM->NM": 28 * 100}
     assert cost.collectives == {"all-gather": 28}
     assert cost.collective_bytes == {"all-gather": 28 * 8 * 32 * 2}
     assert cost.overlapped == {"all-gather": 0}
