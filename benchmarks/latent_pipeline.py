@@ -64,6 +64,14 @@ def ours(folder: str, threads: int, resident: bool = False) -> Iterator[Batch]:
     yield from pipeline
 
 
+def read_alone(folder: str) -> Iterator[int]:
+    """Batches as the pipeline's source reads them, without threads, order or flips."""
+    source, rng = LatentBatches(LatentShards(folder)), np.random.default_rng(0)
+    while True:
+        indices = rng.integers(len(source), size=BATCH)
+        yield len(source.read_batch(indices, indices % 2 == 0)["labels"])
+
+
 def counted(batches: Iterable[Batch]) -> Iterator[int]:
     """Their sizes."""
     for batch in batches:
@@ -157,6 +165,7 @@ def main() -> None:
         write_latents(halves, options.count, "bfloat16")
         ways: dict[str, Callable[[], Iterator[int]]] = {
             "copy of the same memory": lambda: copies(folder),
+            "reading alone": lambda: read_alone(folder),
             "this pipeline, 1 thread": lambda: counted(ours(folder, 1)),
             f"this pipeline, {cores} threads": lambda: counted(ours(folder, cores)),
             "the same, bfloat16": lambda: counted(ours(halves, cores)),
