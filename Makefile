@@ -41,6 +41,7 @@ bench: setup
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.sampling_cost skip --output=outputs/benchmarks/skip.json
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tokenizer_step time --size=64 --batch-size=2 \
 		--dtype=float32 --components="+ alignment" --output=outputs/benchmarks/tokenizer_step.json
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.cpu_profile
 	$(if $(RELEASE),JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.against_release --release=$(RELEASE))
 
 clean:

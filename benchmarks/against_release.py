@@ -41,37 +41,44 @@ Work = Callable[[], object]
 
 def our_train() -> Work:
     """One call is one step."""
+    return our_step()[0]
+
+
+def our_step(depth: int = 12) -> tuple[Work, str, float]:
+    """A train step of B/2 as work, its optimised program as text, and the model's FLOPs in it."""
     import jax
 
     from configs import paper
     from lightningdit_jax import config as configs
+    from lightningdit_jax.models.flops import forward_flops
     from lightningdit_jax.parallel.mesh import make_mesh
-    from lightningdit_jax.training.job import abstract_generator_job
+    from lightningdit_jax.training.job import abstract_generator_job, generator_config
     from lightningdit_jax.training.optimizer import make_optimizer
     from lightningdit_jax.training.run import compile_ready
 
     config = configs.from_dict(paper.get_config("ladder_rope"))
     config = config.changed(
-        model={"variant": "B/2"},
-        compute={"dtype": "float32", "scan_unroll": 12},
+        model={"variant": "B/2", "depth": depth},
+        compute={"dtype": "float32", "scan_unroll": depth},
         train={"batch_size": BATCH},
     )
     mesh = make_mesh()
     job = abstract_generator_job(config, mesh)
-    init_state, step, _ = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+    init_state, step_fn, _ = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
     state = init_state()
     rng = np.random.default_rng(0)
     batch = {
         "latents": rng.standard_normal((BATCH, CHANNELS, SIDE, SIDE), np.float32),
         "labels": np.arange(BATCH, dtype=np.int32),
     }
+    step = step_fn.lower(state, batch).compile()
 
     def work() -> None:
         nonlocal state
         state, metrics = step(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return work
+    return work, step.as_text(), 3 * BATCH * forward_flops(generator_config(config))
 
 
 def our_sample() -> Work:

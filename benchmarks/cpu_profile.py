@@ -1,0 +1,90 @@
+"""Where the time of a train step goes on this machine's CPU, by the profiler's account.
+
+    python -m benchmarks.cpu_profile
+
+The step of B/2 that benchmarks/against_release.py times, with fewer layers: milliseconds of its
+products, copies and everything else, and how fast the products are inside the step and alone.
+"""
+
+import argparse
+import collections
+import pathlib
+import re
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.against_release import our_step
+from lightningdit_jax.atomic_file import write_json
+
+_MOVES = re.compile(r"(copy|transpose|bitcast|concatenate|slice|pad)")
+
+
+def profile(work: Any, text: str) -> dict[str, float]:
+    """Milliseconds of one call of `work` by kind. text: its optimised HLO."""
+    sources = dict(re.findall(r'%([\w.-]+) = [^\n]*op_name="([^"]*)"', text))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            work()
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(path))
+    spent: collections.Counter = collections.Counter()
+    events = (event for plane in data.planes for line in plane.lines for event in line.events)
+    for event in events:
+        if "hlo_op" not in dict(event.stats):
+            continue
+        if sources.get(event.name, "").endswith("dot_general"):
+            kind = "products"
+        else:
+            kind = "copies" if _MOVES.match(event.name) else "elementwise and reductions"
+        spent[kind] += event.duration_ns / 1e6
+    return dict(spent)
+
+
+def alone(rounds: int = 20) -> float:
+    """GFLOP/s of the MLP's product, 2048 x 768 x 2048, with nothing around it."""
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((2048, 768), (768, 2048)))
+    product = jax.jit(jnp.matmul)
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        product(x, w).block_until_ready()
+        taken.append(time.perf_counter() - began)
+    return 2 * 2048 * 768 * 2048 / float(np.median(taken)) / 1e9
+
+
+def main() -> None:
+    """Prints the profile and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--depth", type=int, default=3)
+    parser.add_argument("--output", default="outputs/benchmarks/cpu_profile.json")
+    options = parser.parse_args()
+    work, text, flops = our_step(options.depth)
+    for _ in range(3):
+        work()
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    spent = profile(work, text)
+    for kind, milliseconds in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"{kind:28s} {milliseconds:8.0f} ms  {milliseconds / sum(spent.values()):.0%}")
+    result = {
+        "milliseconds": spent,
+        "step_seconds": seconds,
+        "products_gflops": flops / spent["products"] / 1e6,
+        "alone_gflops": alone(),
+    }
+    print(
+        f"step {seconds:.2f} s; products {result['products_gflops']:.0f} GFLOP/s in the step, one "
+        f"of the MLP {result['alone_gflops']:.0f} alone"
+    )
+    write_json(options.output, result)
+
+
+if __name__ == "__main__":
+    main()
