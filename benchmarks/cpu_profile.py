@@ -3,13 +3,15 @@
     python -m benchmarks.cpu_profile
 
 The step of B/2 that benchmarks/against_release.py times, with fewer layers: milliseconds of its
-products, copies and everything else, and how fast the products are inside the step and alone.
+products, copies and everything else, how fast the products are inside the step and alone, and how
+many pages of memory the operating system gives the step.
 """
 
 import argparse
 import collections
 import pathlib
 import re
+import resource
 import tempfile
 import time
 from typing import Any
@@ -67,21 +69,23 @@ def main() -> None:
     work, text, flops = our_step(options.depth)
     for _ in range(3):
         work()
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     work()
     seconds = time.perf_counter() - began
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     spent = profile(work, text)
     for kind, milliseconds in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"{kind:28s} {milliseconds:8.0f} ms  {milliseconds / sum(spent.values()):.0%}")
     result = {
         "milliseconds": spent,
         "step_seconds": seconds,
+        "page_faults": faults,
         "products_gflops": flops / spent["products"] / 1e6,
         "alone_gflops": alone(),
     }
     print(
         f"step {seconds:.2f} s; products {result['products_gflops']:.0f} GFLOP/s in the step, one "
-        f"of the MLP {result['alone_gflops']:.0f} alone"
+        f"of the MLP {result['alone_gflops']:.0f} alone; {faults:,} page faults"
     )
     write_json(options.output, result)
 

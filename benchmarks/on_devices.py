@@ -203,6 +203,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", default="outputs/benchmarks/on_devices.json")
     options = parser.parse_args()
+    if options.what == "sample":
+        options.remat = ["none"]  # there is no backward pass
     options.steps = options.steps or (10 if options.what == "train" else 1)
     rows = measure(options)
     device = jax.devices()[0].device_kind
