@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist=loadgroup -m "not slow"
 
 # The other implementations that metrics are compared with; torch among them.
 .venv/parity: .venv/installed

@@ -6,16 +6,19 @@
 CHECKOUT is a clone of github.com/hustvl/LightningDiT, whose imports torch, timm, torchdiffeq and
 fairscale are needed too. Float32, as many threads each as there are cores, random weights:
 
-    train    one step of B/2 on 32x32x4 latents: loss, gradients, AdamW, average
-    sample   ten Euler steps with the 800-epoch recipe's guidance, B/2, no decoding; the release
-             evaluates both halves everywhere, here the unconditional one is skipped where it is off
+    train    one step of B/2 on eight 32x32x4 latents: loss, gradients, AdamW, average
+    sample   ten Euler steps of two images with the 800-epoch recipe's guidance, B/2, no decoding;
+             the release evaluates both halves everywhere, here the unconditional one is skipped
+             where it is off
     encode   VA-VAE f16d32, one image of 256x256 to its moments
     decode   the same, latents to the image
 
 Each side has a process of its own, so that neither's threads and memory are in the other's way.
 After a warm-up the two take turns `--rounds` times, and of each turn the second call counts; the
-table has medians and the median of the ratios. The release runs eagerly unless --torch-compile
-leaves its torch.compile decorators on.
+table has medians and the median of the ratios, and two floors: the work's arithmetic at the speed
+of a large product of NumPy's, and the bytes it cannot do without (parameters once an evaluation;
+in training parameters, moments and average read and written) at that of a copy, both measured at
+the start. The release runs eagerly unless --torch-compile leaves its torch.compile decorators on.
 """
 
 import argparse
@@ -30,9 +33,11 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from benchmarks import floors
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.inference.sampling import Sampling
 
-BATCH = 8
+BATCH, SAMPLES = 8, 2
 SIDE, CHANNELS = 32, 4
 STEPS = 11
 PUBLISHED = {"cfg_scale": 6.7, "cfg_interval_start": 0.125, "timestep_shift": 0.3}
@@ -93,8 +98,8 @@ def our_sample() -> Work:
 
     graphdef, params = nnx.split(LightningDiT(_generator(), scan_unroll=12, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
-    noise = rng.standard_normal((BATCH, SIDE, SIDE, CHANNELS), np.float32)
-    labels = np.arange(BATCH)
+    noise = rng.standard_normal((SAMPLES, SIDE, SIDE, CHANNELS), np.float32)
+    labels = np.arange(SAMPLES)
 
     @jax.jit
     def sample(params, noise, labels):
@@ -183,9 +188,9 @@ def their_sample() -> Work:
         reverse=False,
         timestep_shift=PUBLISHED["timestep_shift"],
     )
-    noise = torch.randn(BATCH, CHANNELS, SIDE, SIDE)
+    noise = torch.randn(SAMPLES, CHANNELS, SIDE, SIDE)
     arguments = {
-        "y": torch.cat([torch.arange(BATCH), torch.full((BATCH,), 1000)]),
+        "y": torch.cat([torch.arange(SAMPLES), torch.full((SAMPLES,), 1000)]),
         "cfg_scale": PUBLISHED["cfg_scale"],
         "cfg_interval": True,
         "cfg_interval_start": PUBLISHED["cfg_interval_start"],
@@ -277,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--release", required=True, help="checkout of hustvl/LightningDiT")
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch-compile", action="store_true")
     parser.add_argument("--output", default="outputs/benchmarks/against_release.json")
     options = parser.parse_args()
@@ -285,8 +290,13 @@ def main() -> None:
     if not options.torch_compile:
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
     results = {}
-    print("| work | this project, s | release, s | times as fast | load |")
-    print("|---|---|---|---|---|")
+    flops_per_second, bytes_per_second = floors.speeds()
+    print(f"{flops_per_second / 1e9:.0f} GFLOP/s in products, {bytes_per_second / 1e9:.1f} GB/s")
+    print(
+        "| work | this project, s | release, s | times as fast | arithmetic floor, s | "
+        "byte floor, s | load |"
+    )
+    print("|" + "---|" * 7)
     for case in options.cases.split(","):
         ours, theirs = (Side(case, side, options.release) for side in (0, 1))
         for side in (ours, theirs):
@@ -298,9 +308,28 @@ def main() -> None:
         ours.close(), theirs.close()
         mine, other = (statistics.median(column) for column in zip(*rounds))
         ratio = statistics.median(b / a for a, b in rounds)
-        results[case] = {"ours": mine, "release": other, "ratio": ratio, "rounds": rounds}
-        print(f"| {case} | {mine:.3f} | {other:.3f} | {ratio:.2f} | {max(loads):.1f} |", flush=True)
-    described = {"cores": os.cpu_count(), "torch_compile": options.torch_compile}
+        images = {"train": BATCH, "sample": SAMPLES}.get(case, 1)
+        flops, least_bytes = floors.needs(case, images, Sampling(num_steps=STEPS, **PUBLISHED))
+        least = flops / flops_per_second, least_bytes / bytes_per_second
+        results[case] = {
+            "ours": mine,
+            "release": other,
+            "ratio": ratio,
+            "rounds": rounds,
+            "arithmetic_floor": least[0],
+            "byte_floor": least[1],
+        }
+        print(
+            f"| {case} | {mine:.3f} | {other:.3f} | {ratio:.2f} | {least[0]:.2f} | "
+            f"{least[1]:.2f} | {max(loads):.1f} |",
+            flush=True,
+        )
+    described = {
+        "cores": os.cpu_count(),
+        "torch_compile": options.torch_compile,
+        "flops_per_second": flops_per_second,
+        "bytes_per_second": bytes_per_second,
+    }
     write_json(options.output, {**described, "results": results})
 
 

@@ -9,6 +9,7 @@ many pages of memory the operating system gives the step.
 
 import argparse
 import collections
+import itertools
 import pathlib
 import re
 import resource
@@ -27,24 +28,39 @@ _MOVES = re.compile(r"(copy|transpose|bitcast|concatenate|slice|pad)")
 
 
 def profile(work: Any, text: str) -> dict[str, float]:
-    """Milliseconds of one call of `work` by kind. text: its optimised HLO."""
+    """Milliseconds of one call of `work` by kind. text: its optimised HLO.
+
+    Instructions that run at the same time share it.
+    """
     sources = dict(re.findall(r'%([\w.-]+) = [^\n]*op_name="([^"]*)"', text))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             work()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
+    changes = []
+    for event in (event for plane in data.planes for line in plane.lines for event in line.events):
+        if "hlo_op" in dict(event.stats):
+            kind = _kind(event.name, sources.get(event.name, ""))
+            changes.append((event.start_ns, 1, kind))
+            changes.append((event.start_ns + event.duration_ns, -1, kind))
     spent: collections.Counter = collections.Counter()
-    events = (event for plane in data.planes for line in plane.lines for event in line.events)
-    for event in events:
-        if "hlo_op" not in dict(event.stats):
-            continue
-        if sources.get(event.name, "").endswith("dot_general"):
-            kind = "products"
-        else:
-            kind = "copies" if _MOVES.match(event.name) else "elementwise and reductions"
-        spent[kind] += event.duration_ns / 1e6
+    running: collections.Counter = collections.Counter()
+    changes.sort()
+    for (now, change, kind), (later, _, _) in itertools.pairwise(changes):
+        running[kind] += change
+        at_once = running.total()
+        for other, count in running.items():
+            spent[other] += (later - now) / 1e6 * count / max(at_once, 1)
+        if not at_once:
+            spent["none of them"] += (later - now) / 1e6
     return dict(spent)
+
+
+def _kind(name: str, source: str) -> str:
+    if source.endswith("dot_general"):
+        return "products"
+    return "copies" if _MOVES.match(name) else "elementwise and reductions"
 
 
 def alone(rounds: int = 20) -> float:

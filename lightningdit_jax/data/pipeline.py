@@ -32,7 +32,12 @@ Batch = dict[str, np.ndarray]
 
 
 class BatchSource(Protocol):
-    """Records that are read a batch at a time."""
+    """Records that are read a batch at a time.
+
+    draws_crops: whether training gives read_batch a random `crop`.
+    """
+
+    draws_crops: bool
 
     def __len__(self) -> int: ...
 
@@ -42,7 +47,7 @@ class BatchSource(Protocol):
         """Records `indices` int64 [b], mirrored where `flip` bool [b].
 
         crop: [b, 2] in [0, 1), where a random crop lies between top and bottom, left and right.
-        None, in evaluation, asks for the centre. Sources that do not crop ignore it.
+        None, in evaluation, asks for the centre.
         """
         ...
 
@@ -53,6 +58,8 @@ class LatentBatches:
     They are normalised and turned to NHWC on the device (`data.latents.normalise`). A flip is the
     stored latent of the mirrored image.
     """
+
+    draws_crops = False
 
     def __init__(self, shards: LatentShards):
         self._shards = shards
@@ -80,6 +87,8 @@ class ImageBatches:
     out and adds `rows` int64, the places in `indices` of those that are there.
     Raises ValueError for another `augment`.
     """
+
+    draws_crops = True
 
     def __init__(
         self,
@@ -249,6 +258,8 @@ class _TrainingBatches:
             flip = _random_bits(self._seed, "flip", epochs, indices) >> np.uint64(63) == 1
         else:
             flip = np.zeros(len(indices), bool)
+        if not self._source.draws_crops:
+            return self._source.read_batch(indices, flip)
         axes = ("crop top", "crop left")
         crop = np.stack([_uniform(self._seed, axis, epochs, indices) for axis in axes], axis=-1)
         return self._source.read_batch(indices, flip, crop)

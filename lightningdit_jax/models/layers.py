@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.models.attention import attention
 from lightningdit_jax.models.embeddings import apply_rotary, rotary_tables
+from lightningdit_jax.models.product import dot_general, product
 
 xavier_uniform = nnx.initializers.xavier_uniform()
 
@@ -35,6 +36,7 @@ def linear(
         axis=tuple(range(-len(inputs), 0)),
         dtype=dtype,
         kernel_init=kernel_init,
+        dot_general=dot_general,
         rngs=rngs,
     )
 
@@ -45,7 +47,7 @@ def project_parts(layer: nnx.LinearGeneral, x: jax.Array) -> tuple[jax.Array, ..
     x = x.astype(layer.dtype)
 
     def project(part: int) -> jax.Array:
-        out = jnp.tensordot(x, kernel[:, part].reshape(len(kernel), -1), 1)
+        out = product(x, kernel[:, part].reshape(len(kernel), -1))
         return out.reshape(*x.shape[:-1], *bias.shape[1:]) + bias[part]
 
     return tuple(project(part) for part in range(len(bias)))

@@ -16,6 +16,8 @@ from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline, sequenti
 class Echo:
     """Returns what it is asked for, the early batches later than the late ones."""
 
+    draws_crops = True
+
     def __init__(self, size: int, delay: float = 0.0):
         self.size, self.delay = size, delay
         self.threads: set[str] = set()

@@ -22,6 +22,9 @@ from tests import tiny
 from tests.inference.tiny_tokenizer import save_tokenizer
 from tests.parallel import processes
 
+# The fixtures of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 CHILD = "tests.inference.extract_process"
 
 

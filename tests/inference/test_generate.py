@@ -14,6 +14,9 @@ from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
 
+# The fixtures of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 VAE = VAVAEConfig(8, 3, 32, (1, 1), 1, (), (), 8, 8)
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 SETTINGS = {
@@ -87,6 +90,7 @@ def test_sde_noise_depends_on_the_sample_alone(models):
     assert_same_images(others, images[3:])
 
 
+@pytest.mark.slow
 def test_autoguidance_against_the_null_label_is_guidance(models):
     """A weak model that ignores labels and answers as the strong one does for the null label."""
     dit, vae = models

@@ -27,6 +27,9 @@ from lightningdit_jax.training.run import train
 from tests import golden, tiny
 from tests.models.inception_weights import draw_weights
 
+# The fixtures of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -273,6 +276,7 @@ def test_samples_that_are_there_are_not_drawn_again(folder, generator, tmp_path,
     assert described["evaluations"] == 4 and set(described["weights"]) == {"dit", "vae", "weak"}
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_and_agrees_with_sampling(folder, generator, tmp_path, capsys):
     config = tiny.replaced(generator, "sample", checkpoint=str(folder / "generator"))
     config = tiny.replaced(config, "sweep", num_samples=30, cfg_scale=(1.0, 2.0))

@@ -23,6 +23,9 @@ from tests import tiny
 from tests.inference import tiny_inception
 from tests.inference.tiny_tokenizer import save_tokenizer
 
+# The fixtures of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 COUNT = 14
 
 

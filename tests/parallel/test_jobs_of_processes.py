@@ -82,6 +82,7 @@ def test_sigterm_to_one_saves_and_ends_all(tmp_path, latents):
     assert saved > 3 and records(tmp_path)[-1]["step"] == saved
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_all_at_once(tmp_path, latents):
     job = start(tmp_path, latents, 2, fail=1)
     statuses, outputs = finish(job, timeout=240)

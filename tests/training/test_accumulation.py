@@ -51,6 +51,7 @@ def one_step(accumulate_steps, mesh):
     return compiled, jax.device_get(state), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_equals_the_step_in_less_memory():
     mesh = make_mesh(2, devices=jax.devices()[:2])
     whole, state, metrics = one_step(1, mesh)

@@ -22,6 +22,9 @@ from lightningdit_jax.training.vae_step import make_vae_update
 from tests import golden, tiny
 from tests.training import vae_cases
 
+# The fixtures of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 CASE = "vae_train_trace"
 
 
