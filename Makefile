@@ -38,7 +38,7 @@ bench: setup
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.jobs
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.latent_pipeline $(if $(RELEASE),--release=$(RELEASE))
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.image_pipeline
-	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.sampling_cost skip --output=outputs/benchmarks/skip.json
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.sampling_cost skip --num-steps=30 --rounds=3 --output=outputs/benchmarks/skip.json
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tokenizer_step time --size=64 --batch-size=2 \
 		--dtype=float32 --rounds=3 --output=outputs/benchmarks/tokenizer_step.json
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.cpu_profile
