@@ -23,6 +23,7 @@ the start. The release runs eagerly unless --torch-compile leaves its torch.comp
 
 import argparse
 import copy
+import functools
 import multiprocessing
 import os
 import statistics
@@ -35,7 +36,7 @@ import numpy as np
 
 from benchmarks import floors
 from lightningdit_jax.atomic_file import write_json
-from lightningdit_jax.inference.sampling import Sampling
+from lightningdit_jax.inference.sampling import Flow, Sampling
 
 BATCH, SAMPLES = 8, 2
 SIDE, CHANNELS = 32, 4
@@ -88,20 +89,33 @@ def our_step(depth: int = 12) -> tuple[Work, str, float]:
 
 def our_sample() -> Work:
     """One call is all steps."""
+    return our_sampler()[0]
+
+
+def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
+    """Sampling with B/2 as work, its optimised program as text, and the model's FLOPs in it."""
     import jax
     from flax import nnx
 
+    from configs import paper
+    from lightningdit_jax import config as configs
     from lightningdit_jax.flow.guidance import guide
     from lightningdit_jax.flow.ode import integrate
     from lightningdit_jax.flow.timesteps import time_grid
+    from lightningdit_jax.models.flops import forward_flops
     from lightningdit_jax.models.lightningdit import LightningDiT
+    from lightningdit_jax.parallel.mesh import make_mesh
+    from lightningdit_jax.parallel.topology import compiler_options
+    from lightningdit_jax.training.job import generator_config
 
-    graphdef, params = nnx.split(LightningDiT(_generator(), scan_unroll=12, rngs=nnx.Rngs(0)))
+    config = configs.from_dict(paper.get_config("ladder_rope"))
+    model = generator_config(config.changed(model={"variant": "B/2", "depth": depth}))
+    graphdef, params = nnx.split(LightningDiT(model, scan_unroll=depth, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((SAMPLES, SIDE, SIDE, CHANNELS), np.float32)
     labels = np.arange(SAMPLES)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options(make_mesh()))
     def sample(params, noise, labels):
         guided = guide(
             lambda x, t, y: nnx.merge(graphdef, params)(x, t, y),
@@ -112,16 +126,15 @@ def our_sample() -> Work:
         )
         return integrate("euler", guided, noise, time_grid(STEPS, PUBLISHED["timestep_shift"]))
 
-    return lambda: sample(params, noise, labels).block_until_ready()
+    compiled = sample.lower(params, noise, labels).compile()
+    sampling = Sampling(num_steps=STEPS, **PUBLISHED)
+    evaluations = sampling.evaluations() + sampling.guided_evaluations(Flow())
+    flops = SAMPLES * evaluations * forward_flops(model)
 
+    def work() -> None:
+        compiled(params, noise, labels).block_until_ready()
 
-def _generator():
-    from configs import paper
-    from lightningdit_jax import config as configs
-    from lightningdit_jax.training.job import generator_config
-
-    config = configs.from_dict(paper.get_config("ladder_rope"))
-    return generator_config(config.changed(model={"variant": "B/2"}))
+    return work, compiled.as_text(), flops
 
 
 def our_tokenizer(method: str) -> Work:

@@ -1,10 +1,11 @@
-"""Where the time of a train step goes on this machine's CPU, by the profiler's account.
+"""Where the time goes on this machine's CPU, by the profiler's account.
 
     python -m benchmarks.cpu_profile
+    python -m benchmarks.cpu_profile --work=sample
 
-The step of B/2 that benchmarks/against_release.py times, with fewer layers: milliseconds of its
-products, copies and everything else, how fast the products are inside the step and alone, and how
-many pages of memory the operating system gives the step.
+The step of B/2 that benchmarks/against_release.py times, or its sampling, with fewer layers:
+milliseconds of products, copies and everything else, how fast the products are in it and alone, and
+how many pages of memory the operating system gives it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.against_release import our_step
+from benchmarks.against_release import our_sampler, our_step
 from lightningdit_jax.atomic_file import write_json
 
 _MOVES = re.compile(r"(copy|transpose|bitcast|concatenate|slice|pad)")
@@ -79,10 +80,12 @@ def alone(rounds: int = 20) -> float:
 def main() -> None:
     """Prints the profile and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", choices=("train", "sample"), default="train")
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--output", default="outputs/benchmarks/cpu_profile.json")
     options = parser.parse_args()
-    work, text, flops = our_step(options.depth)
+    make = our_step if options.work == "train" else our_sampler
+    work, text, flops = make(options.depth)
     for _ in range(3):
         work()
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -100,7 +103,7 @@ def main() -> None:
         "alone_gflops": alone(),
     }
     print(
-        f"step {seconds:.2f} s; products {result['products_gflops']:.0f} GFLOP/s in the step, one "
+        f"{seconds:.2f} s; products {result['products_gflops']:.0f} GFLOP/s in it, one "
         f"of the MLP {result['alone_gflops']:.0f} alone; {faults:,} page faults"
     )
     write_json(options.output, result)

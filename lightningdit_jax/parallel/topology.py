@@ -60,8 +60,12 @@ def chip_of(device: jax.Device) -> Chip | None:
     return CHIPS.get(_KINDS.get(device.device_kind))
 
 
-# Two products at once, each on all cores, take longer than one after the other.
-_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+# Two products at once, each on all cores, take longer than one after the other; attention as one
+# kernel takes five times as long as its products and a softmax.
+_CPU_OPTIONS = {
+    "xla_cpu_enable_concurrency_optimized_scheduler": False,
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
