@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.against_release import our_sampler, our_step
+from benchmarks.floors import median_seconds
 from lightningdit_jax.atomic_file import write_json
 
 _MOVES = re.compile(r"(copy|transpose|bitcast|concatenate|slice|pad)")
@@ -69,12 +70,8 @@ def alone(rounds: int = 20) -> float:
     rng = np.random.default_rng(0)
     x, w = (jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((2048, 768), (768, 2048)))
     product = jax.jit(jnp.matmul)
-    taken = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        product(x, w).block_until_ready()
-        taken.append(time.perf_counter() - began)
-    return 2 * 2048 * 768 * 2048 / float(np.median(taken)) / 1e9
+    seconds = median_seconds(lambda: product(x, w).block_until_ready(), rounds)
+    return 2 * 2048 * 768 * 2048 / seconds / 1e9
 
 
 def main() -> None:

@@ -22,12 +22,13 @@ def speeds() -> tuple[float, float]:
     written byte counts): of NumPy, which is neither side's."""
     x = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
     source, target = np.ones(2**26, np.float32), np.empty(2**26, np.float32)
-    product = _median_seconds(lambda: x @ x)
-    copy = _median_seconds(lambda: np.copyto(target, source))
+    product = median_seconds(lambda: x @ x)
+    copy = median_seconds(lambda: np.copyto(target, source))
     return 2 * 2048**3 / product, 2 * source.nbytes / copy
 
 
-def _median_seconds(work: Callable[[], object], rounds: int = 11) -> float:
+def median_seconds(work: Callable[[], object], rounds: int = 11) -> float:
+    """Of one call."""
     taken = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -49,8 +50,7 @@ def needs(case: str, images: int, sampling: Sampling) -> tuple[float, float]:
         shape = (images, 256, 256, 3) if case == "encode" else (images, 16, 16, 32)
         x = jax.ShapeDtypeStruct(shape, np.float32)
         flops = matmul_flops(lambda p, x: getattr(nnx.merge(graphdef, p), case)(x), params, x)
-        halves = {"encode": "encoder", "decode": "decoder"}
-        return flops, _bytes(params[halves[case]])
+        return flops, _bytes(params[f"{case}r"])
     config = configs.from_dict(paper.get_config("ladder_rope")).changed(model={"variant": "B/2"})
     architecture = generator_config(config)
     _, params = abstract_model("lightningdit", architecture)

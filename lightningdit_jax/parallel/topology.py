@@ -61,7 +61,7 @@ def chip_of(device: jax.Device) -> Chip | None:
 
 
 # Two products at once, each on all cores, take longer than one after the other; attention as one
-# kernel takes five times as long as its products and a softmax.
+# kernel takes several times as long as its products and a softmax.
 _CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
