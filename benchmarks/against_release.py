@@ -128,8 +128,7 @@ def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
 
     compiled = sample.lower(params, noise, labels).compile()
     sampling = Sampling(num_steps=STEPS, **PUBLISHED)
-    evaluations = sampling.evaluations() + sampling.guided_evaluations(Flow())
-    flops = SAMPLES * evaluations * forward_flops(model)
+    flops = SAMPLES * sampling.forward_passes(Flow()) * forward_flops(model)
 
     def work() -> None:
         compiled(params, noise, labels).block_until_ready()
@@ -139,12 +138,13 @@ def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
 
 def our_tokenizer(method: str) -> Work:
     """One call is one image."""
-    import jax
     from flax import nnx
 
     from configs import vavae_f16d32
     from lightningdit_jax import config as configs
     from lightningdit_jax.models.vae import VAVAE
+    from lightningdit_jax.parallel.batch_function import jit_batches
+    from lightningdit_jax.parallel.mesh import make_mesh
     from lightningdit_jax.training.job import tokenizer_config
 
     architecture = tokenizer_config(configs.from_dict(vavae_f16d32.get_config()))
@@ -152,12 +152,12 @@ def our_tokenizer(method: str) -> Work:
     shape = (1, 256, 256, 3) if method == "encode" else (1, 16, 16, 32)
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
 
-    @jax.jit
     def run(params, x):
         out = getattr(nnx.merge(graphdef, params), method)(x)
         return out.mean if method == "encode" else out
 
-    return lambda: run(params, x).block_until_ready()
+    program = jit_batches(run, make_mesh())
+    return lambda: program(params, x).block_until_ready()
 
 
 def their_train() -> Work:

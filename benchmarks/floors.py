@@ -57,9 +57,8 @@ def needs(case: str, images: int, sampling: Sampling) -> tuple[float, float]:
     forward = forward_flops(architecture)
     if case == "train":
         return 3 * images * forward, 8 * _bytes(params)
-    evaluations = sampling.evaluations()
-    flops = forward * (evaluations + sampling.guided_evaluations(Flow()))
-    return images * flops, evaluations * _bytes(params)
+    flops = images * sampling.forward_passes(Flow()) * forward
+    return flops, sampling.evaluations() * _bytes(params)
 
 
 def _bytes(params: nnx.State) -> int:

@@ -116,12 +116,12 @@ def sample_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     run(1)
     compile_seconds = time.perf_counter() - began
     seconds = _median_seconds(run, options) / options.steps
-    evaluations = sampling.evaluations() + sampling.guided_evaluations(Flow())
+    flops = sampling.forward_passes(Flow()) * forward_flops(architecture)
     return {
         "compile_seconds": compile_seconds,
         "seconds": seconds,
         "images_per_second": batch_size / seconds,
-        "flops": evaluations * forward_flops(architecture) * batch_size / seconds,
+        "flops": batch_size * flops / seconds,
     }
 
 

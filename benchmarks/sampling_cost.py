@@ -56,7 +56,7 @@ def print_rows() -> dict[str, Any]:
         if evaluations is None:
             print(f"| {row} | {config.sample.num_samples:,} | adaptive | | | |")
             continue
-        flops = forward * (evaluations + guided)
+        flops = forward * sampling.forward_passes(Flow())
         hours = flops * config.sample.num_samples / (H100_PEAK * UTILISATION) / 3600
         results[row] = {
             "evaluations": evaluations,
@@ -87,7 +87,7 @@ def measure_skip(options: argparse.Namespace) -> dict[str, Any]:
     seconds(everywhere), seconds(interval)
     rounds = [(seconds(everywhere), seconds(interval)) for _ in range(options.rounds)]
     ratios = [a / b for a, b in rounds]
-    counts = [s.evaluations() + s.guided_evaluations(Flow()) for s in (everywhere, interval)]
+    counts = [s.forward_passes(Flow()) for s in (everywhere, interval)]
     result = {
         "device": jax.devices()[0].device_kind,
         "load": os.getloadavg()[0],

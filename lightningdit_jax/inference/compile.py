@@ -67,7 +67,7 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
 
     latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
     decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)
-    evaluations = sampling.evaluations() + sampling.guided_evaluations(Flow())
+    evaluations = sampling.forward_passes(Flow())
     flops_per_image = evaluations * forward_flops(dit_config) + decode
     report = {
         "target": "sample",

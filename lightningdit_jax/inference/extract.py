@@ -26,7 +26,8 @@ from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_encoder
 from lightningdit_jax.inference.shard_writer import ShardWriter, missing_shards
-from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
+from lightningdit_jax.parallel.batch_function import jit_batches
+from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
 
 # Batches dispatched before the oldest is fetched, so that the device does not wait for the host.
@@ -57,7 +58,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
         expect="vavae",
     )
     check_record(folder, make_record(config, loaded, source.source))
-    encode = jax.jit(make_encoder(loaded.graphdef, config.seed), out_shardings=batch_sharding(mesh))
+    encode = jit_batches(make_encoder(loaded.graphdef, config.seed), mesh)
 
     rank, (start, stop) = jax.process_index(), process_range(len(source))
     shards = missing_shards(folder, rank, start, stop, options.shard_size)

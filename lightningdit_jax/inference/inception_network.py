@@ -15,7 +15,8 @@ from lightningdit_jax.inference.image_batches import local_rows, process_range
 from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.models.inception import SIDE
-from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size
+from lightningdit_jax.parallel.batch_function import jit_batches
+from lightningdit_jax.parallel.mesh import check_batch_size
 from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, is_main_process
 
 Features = dict[str, np.ndarray]
@@ -68,7 +69,7 @@ class InceptionNetwork:
             features = nnx.merge(loaded.graphdef, params)(images)
             return {name: getattr(features, name) for name in ("pool", "spatial", "logits")}
 
-        self._run = jax.jit(run, out_shardings=batch_sharding(mesh))
+        self._run = jit_batches(run, mesh)
 
     def features(self, images: OrderedImages, total: int, verb: str = "") -> Features:
         """Features of the first `total` images in order, the same in every process. [N, ...].

@@ -144,6 +144,12 @@ class Sampling:
         interval = np.float32([self.cfg_interval_start, self.cfg_interval_end])
         return int(np.sum(guidance_is_on(self._evaluation_times(flow), *interval)))
 
+    def forward_passes(self, flow: Flow) -> int | None:
+        """Velocities computed for an image: evaluations and guided_evaluations together."""
+        if self.solver == "dopri5":
+            return None
+        return self.evaluations() + self.guided_evaluations(flow)
+
     def method(self) -> Method:
         """What a program is compiled for."""
         fields = {f.name for f in dataclasses.fields(Method)} - {"guided"}

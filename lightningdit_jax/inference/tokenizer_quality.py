@@ -25,7 +25,8 @@ from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_reconstructor, to_model_range
-from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
+from lightningdit_jax.parallel.batch_function import jit_batches
+from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
 
 POOL_DIM = 2048
@@ -49,9 +50,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
         dtype=jnp.dtype(config.compute.dtype),
         expect="vavae",
     )
-    reconstruct = jax.jit(
-        make_reconstructor(tokenizer.graphdef, config.seed), out_shardings=batch_sharding(mesh)
-    )
+    reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
     compare = _Comparison(options.lpips, options.inception, mesh)
     total = min(len(source), options.num_images)
     start, stop = process_range(total)
@@ -128,5 +127,5 @@ def _compiled(loaded: Loaded, function: Callable, mesh: Mesh) -> Callable:
     def run(params: Any, *images: jax.Array) -> jax.Array:
         return function(nnx.merge(loaded.graphdef, params), *images)
 
-    run = jax.jit(run, out_shardings=batch_sharding(mesh))
-    return lambda *images: run(loaded.params, *images)
+    program = jit_batches(run, mesh)
+    return lambda *images: program(loaded.params, *images)

@@ -46,11 +46,11 @@ def project_parts(layer: nnx.LinearGeneral, x: jax.Array) -> tuple[jax.Array, ..
     kernel, bias = (p[...].astype(layer.dtype) for p in (layer.kernel, layer.bias))
     x = x.astype(layer.dtype)
 
-    def project(part: int) -> jax.Array:
-        out = product(x, kernel[:, part].reshape(len(kernel), -1))
-        return out.reshape(*x.shape[:-1], *bias.shape[1:]) + bias[part]
+    def project(kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        out = product(x, kernel.reshape(len(kernel), -1))
+        return out.reshape(*x.shape[:-1], *bias.shape) + bias
 
-    return tuple(project(part) for part in range(len(bias)))
+    return tuple(map(project, jnp.unstack(kernel, axis=1), jnp.unstack(bias)))
 
 
 class RMSNorm(nnx.Module):

@@ -28,6 +28,8 @@ PUBLISHED = {"cfg_scale": 6.7, "timestep_shift": 0.3}
 def test_evaluations(changes, evaluations, guided):
     sampling = Sampling(**changes)
     assert (sampling.evaluations(), sampling.guided_evaluations(Flow())) == (evaluations, guided)
+    passes = None if evaluations is None else evaluations + guided
+    assert sampling.forward_passes(Flow()) == passes
 
 
 @pytest.mark.parametrize(
