@@ -187,7 +187,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
         modulation = self.adaLN_modulation(nnx.silu(c))[:, :, None]  # [B, 6 or 4, 1, D]
-        parts = [modulation[:, i] for i in range(modulation.shape[1])]
+        parts = jnp.unstack(modulation, axis=1)
         if self.wo_shift:
             parts = [None, *parts[:2], None, *parts[2:]]
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
@@ -213,8 +213,8 @@ class FinalLayer(nnx.Module):
         self.adaLN_modulation = linear(dim, (2, dim), dtype=dtype, kernel_init=zeros, rngs=rngs)
 
     def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
-        modulation = self.adaLN_modulation(nnx.silu(c))[:, :, None]
-        return self.linear(modulated(self.norm_final, x, modulation[:, 0], modulation[:, 1]))
+        shift, scale = jnp.unstack(self.adaLN_modulation(nnx.silu(c))[:, :, None], axis=1)
+        return self.linear(modulated(self.norm_final, x, shift, scale))
 
 
 def _unconstrained(x: jax.Array, name: str) -> jax.Array:
