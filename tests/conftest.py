@@ -1,17 +1,12 @@
-"""Eight CPU devices for every test, and one compilation cache for all of them.
-
-LLVM optimises less than by default: a third of a run's time, most of which is compiling. What XLA
-makes of a program before that is the same.
-"""
+"""Eight CPU devices for every test, and one compilation cache for all of them."""
 
 import os
 import pathlib
 
+from tests.xla_flags import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1 "
-    + os.environ.get("XLA_FLAGS", "")
-).strip()
+os.environ["XLA_FLAGS"] = f"{xla_flags(8)} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(pathlib.Path(__file__).parent.parent / ".cache" / "jax-tests"),

@@ -17,6 +17,7 @@ import pytest
 from lightningdit_jax import checkpoint
 from lightningdit_jax.data.latents import LatentStats, save_stats
 from tests import tiny
+from tests.xla_flags import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -24,7 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def start(*arguments, devices=1):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 
+from tests.xla_flags import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -17,7 +19,7 @@ def start(module, *arguments, processes, devices, **environment):
         address = f"localhost:{free.getsockname()[1]}"
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(processes),
         "PYTHONUNBUFFERED": "1",

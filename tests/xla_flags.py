@@ -1,0 +1,10 @@
+"""How tests have XLA compile, in their own process and in those they start."""
+
+
+def xla_flags(devices: int) -> str:
+    """XLA_FLAGS for so many CPU devices.
+
+    LLVM optimises less than by default: a third of the suite's time, most of which is compiling.
+    What XLA makes of a program before that is the same.
+    """
+    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=1"
