@@ -22,19 +22,22 @@ from tests.xla_flags import xla_flags
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def start(*arguments, devices=1):
-    environment = os.environ | {
+def environment(devices):
+    return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": xla_flags(devices),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def start(*arguments, devices=1):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment,
+        env=environment(devices),
     )
 
 
@@ -64,7 +67,7 @@ def training(workdir, latents, **changes):
     return [
         "--config=configs/digits_dit.py",
         f"--workdir={workdir}",
-        *tiny.flags(data__path=latents, train__num_steps=30, train__log_every_steps=1, **changes),
+        *tiny.flags(**{"data__path": latents, "train__log_every_steps": 1} | changes),
     ]
 
 
@@ -81,7 +84,8 @@ def records(workdir):
     ]
 
 
-def assert_killed_run_ends_the_same(tmp_path, latents, kills, devices, **changes):
+def assert_killed_run_ends_the_same(tmp_path, latents, steps, kills, devices, **changes):
+    changes |= {"train__num_steps": steps}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     code, _, err = run(*training(whole, latents, **changes), devices=devices)
     assert code == 0, err
@@ -92,18 +96,18 @@ def assert_killed_run_ends_the_same(tmp_path, latents, kills, devices, **changes
     assert "resumed from step" in out
     jax.tree.map(np.testing.assert_array_equal, final_arrays(whole), final_arrays(killed))
     assert records(whole) == records(killed)
-    assert [r["step"] for r in records(killed)] == list(range(1, 31))
+    assert [r["step"] for r in records(killed)] == list(range(1, steps + 1))
 
 
 def test_killed_and_restarted_run_ends_with_the_same_bits(tmp_path, latents):
-    assert_killed_run_ends_the_same(tmp_path, latents, kills=[5], devices=1)
+    assert_killed_run_ends_the_same(tmp_path, latents, steps=12, kills=[5], devices=1)
 
 
 @pytest.mark.slow
 def test_a_run_killed_many_times_on_a_mesh_ends_with_the_same_bits(tmp_path, latents):
     changes = {"mesh__fsdp": 2, "train__checkpoint_every_steps": 3}
     assert_killed_run_ends_the_same(
-        tmp_path, latents, kills=[4, 9, 10, 17, 26], devices=4, **changes
+        tmp_path, latents, steps=30, kills=[4, 9, 10, 17, 26], devices=4, **changes
     )
 
 
@@ -153,15 +157,21 @@ def bad_inputs(tmp, latents):
 
 
 def test_bad_input_is_one_clear_line(tmp_path, latents):
-    """All cases in one test, a few at a time: what costs is starting Python."""
     cases = bad_inputs(tmp_path, latents)
-    names = list(cases)
-    for first in range(0, len(names), 2):
-        pair = [(name, start(*cases[name][0], devices=2)) for name in names[first : first + 2]]
-        for name, process in pair:
-            out, err = process.communicate(timeout=120)
-            assert process.returncode == 2, name
-            assert cases[name][1] in err, f"{name}: {err[-2000:]}"
-            assert "Traceback" not in err, f"{name}: {err[-2000:]}"
-            assert "step" not in out, f"{name}: work was done first"
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.forked_commands"],
+        input=json.dumps([arguments for arguments, _ in cases.values()]),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(devices=2),
+        timeout=300,
+        check=True,
+    )
+    results = json.loads(answer.stdout)
+    for (name, (_, said)), (status, out, err) in zip(cases.items(), results, strict=True):
+        assert status == 2, f"{name}: {err[-2000:]}"
+        assert said in err, f"{name}: {err[-2000:]}"
+        assert err.count("\n") == 1, f"{name}: {err[-2000:]}"
+        assert "step" not in out, f"{name}: work was done first"
     assert not (tmp_path / "w" / "metrics.jsonl").exists()
