@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from benchmarks.gpu_profile import milliseconds_by_kind
 from configs import dit_xl_800ep, vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
@@ -81,7 +82,10 @@ def train_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
     memory = compiled.memory_analysis()
     seconds = _median_seconds(run, options) / options.steps
-    return {
+    profile = {}
+    if options.profile:
+        profile["milliseconds"] = milliseconds_by_kind(lambda: run(1))
+    return profile | {
         "compile_seconds": compile_seconds,
         "peak_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "seconds": seconds,
@@ -151,7 +155,12 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for variant, batch, attention, remat in asked:
         config = configs.from_dict(dit_xl_800ep.get_config()).changed(
             model={"variant": variant, "depth": options.depth},
-            compute={"attention": attention, "remat": remat, "dtype": options.dtype},
+            compute={
+                "attention": attention,
+                "remat": remat,
+                "dtype": options.dtype,
+                "scan_unroll": options.unroll,
+            },
             mesh={"data": -1, "fsdp": options.fsdp},
             train={"batch_size": batch, "accumulate_steps": 1},
             sample={"num_steps": options.num_steps},
@@ -175,14 +184,18 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{held} | {row['compile_seconds']:.0f} |",
             flush=True,
         )
+        for kind, milliseconds in row.get("milliseconds", {}).items():
+            print(f"    {milliseconds:8.1f} ms {kind}")
     return rows
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """The words of a list with commas."""
     return text.split(",")
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """The numbers of a list with commas."""
     return [int(number) for number in text.split(",")]
 
 
@@ -191,16 +204,18 @@ def main() -> None:
     gpu = jax.default_backend() == "gpu"
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("train", "sample"))
-    parser.add_argument("--variants", type=_names, default=["XL/1", "B/1"])
-    parser.add_argument("--batch-sizes", type=_numbers, default=[64, 128, 256], help="global")
-    parser.add_argument("--attention", type=_names, default=["cudnn" if gpu else "xla"])
-    parser.add_argument("--remat", type=_names, default=["dots"], help="of train")
+    parser.add_argument("--variants", type=names, default=["XL/1", "B/1"])
+    parser.add_argument("--batch-sizes", type=numbers, default=[64, 128, 192], help="global")
+    parser.add_argument("--attention", type=names, default=["auto"])
+    parser.add_argument("--remat", type=names, default=["none" if gpu else "dots"], help="of train")
+    parser.add_argument("--unroll", type=int, default=0, help="as config.compute.scan_unroll")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--depth", type=int, help="default: the variant's")
     parser.add_argument("--num-steps", type=int, default=250, help="points of time of a sample")
     parser.add_argument("--steps", type=int, help="a round; default 10 of train, 1 of sample")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="a step of train by kernels, GPU")
     parser.add_argument("--output", default="outputs/benchmarks/on_devices.json")
     options = parser.parse_args()
     if options.what == "sample":

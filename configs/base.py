@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"; on TPUs
     # "dots" with train.accumulate_steps such that a chip sees 16 images at a time
     # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
-    c.compute.scan_unroll = 1  # blocks per iteration of the layer scan
-    c.compute.attention = "xla"  # "xla" or "cudnn" (NVIDIA GPUs, bfloat16)
+    c.compute.scan_unroll = 0  # blocks per iteration of the layer scan; 0 is all on GPUs, else 1
+    c.compute.attention = "auto"  # "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto": what is faster
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
 
     c.model = ConfigDict()  # LightningDiT; sec. 4 of the paper, the release's yaml

@@ -26,7 +26,7 @@ class ComputeConfig:
     dtype: Literal["float32", "bfloat16"]
     remat: str
     scan_unroll: int
-    attention: Literal["xla", "cudnn"]
+    attention: Literal["auto", "xla", "cudnn"]
     compilation_cache: str
 
 
@@ -294,7 +294,7 @@ class Config:
 _MINIMUM = {
     "seed": 0,
     "mesh.dcn_data": 1,
-    "compute.scan_unroll": 1,
+    "compute.scan_unroll": 0,
     "model.num_classes": 1,
     "data.num_threads": 1,
     "data.num_workers": 0,

@@ -94,14 +94,41 @@ def _pair_rotation(head_dim: int) -> np.ndarray:
     return rotation
 
 
+@jax.custom_vjp
 def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Turns neighbouring pairs of channels. x: [B, N, H, hd], tables [N, hd] -> as x; RoFormer.
 
-    The quarter turn is a matrix product, for TPUs: shuffling lanes costs far more there.
+    The tables are constants: they have no gradients.
     """
+    turned = jax.lax.platform_dependent(x, tpu=_quarter_turn_by_product, default=_quarter_turn)
+    cos, sin = cos[:, None], sin[:, None]
+    return (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)
+
+
+def _rotary_forward(x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, tuple]:
+    return apply_rotary(x, cos, sin), (cos, sin)
+
+
+def _rotary_backward(tables: tuple, grad: jax.Array) -> tuple[jax.Array, None, None]:
+    """Turns back: in one pass, where automatic differentiation would round in between."""
+    cos, sin = tables
+    return apply_rotary(grad, cos, -sin), None, None
+
+
+apply_rotary.defvjp(_rotary_forward, _rotary_backward)
+
+
+def _quarter_turn(x: jax.Array) -> jax.Array:
+    """(-x1, x0, -x3, x2, ...) of the last axis, float32."""
+    swapped = x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
+    signs = np.tile(np.asarray([-1, 1], np.float32), x.shape[-1] // 2)
+    return swapped.astype(jnp.float32) * signs
+
+
+def _quarter_turn_by_product(x: jax.Array) -> jax.Array:
+    """The same as a matrix product, for TPUs: shuffling lanes costs far more there."""
     rotation = jnp.asarray(_pair_rotation(x.shape[-1]), x.dtype)
     # Entries 0 and 1: exact in bfloat16 as it is, in float32 only at full precision.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     turned = jnp.einsum("BNHK,KJ->BNHJ", x, rotation, precision=precision)
-    cos, sin = cos[:, None], sin[:, None]
-    return (x.astype(jnp.float32) * cos + turned.astype(jnp.float32) * sin).astype(x.dtype)
+    return turned.astype(jnp.float32)

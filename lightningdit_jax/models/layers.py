@@ -48,9 +48,19 @@ def project_parts(layer: nnx.LinearGeneral, x: jax.Array) -> tuple[jax.Array, ..
 
     def project(kernel: jax.Array, bias: jax.Array) -> jax.Array:
         out = product(x, kernel.reshape(len(kernel), -1))
-        return out.reshape(*x.shape[:-1], *bias.shape) + bias
+        return jax.lax.platform_dependent(out, bias, cuda=_add_flat, default=_add_shaped)
 
     return tuple(map(project, jnp.unstack(kernel, axis=1), jnp.unstack(bias)))
+
+
+def _add_shaped(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x as [..., *shape of bias], plus bias. x: [..., D]."""
+    return x.reshape(*x.shape[:-1], *bias.shape) + bias
+
+
+def _add_flat(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """The same, added before x is cut into heads: so cuBLAS adds it at the end of the product."""
+    return (x + bias.reshape(-1)).reshape(*x.shape[:-1], *bias.shape)
 
 
 class RMSNorm(nnx.Module):

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.models.arrangement import parts_as_saved, parts_first
+from lightningdit_jax.models.attention import IMPLEMENTATIONS, choose_implementation
 from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
 from lightningdit_jax.models.layers import (
     Attention,
@@ -48,7 +49,6 @@ REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "dots": _POLICIES.save_only_these_names("qkv", "attention", "mlp_hidden", "branch"),
 }
 REMAT = ("none", *REMAT_POLICIES)
-ATTENTION = ("xla", "cudnn")
 
 
 def variant_dims(name: str) -> dict[str, int]:
@@ -227,7 +227,7 @@ class LightningDiT(nnx.Module):
 
     Parameters are float32; dtype is that of matmuls and activations, while norm statistics,
     softmax and the timestep sinusoid stay float32. Blocks are stacked along a leading axis and
-    scanned, scan_unroll at a time. remat: one of REMAT. attention: one of ATTENTION.
+    scanned, scan_unroll at a time. remat: one of REMAT. attention: "auto", "xla" or "cudnn".
     constrain(x, name) pins activations [B, N, D] to a sharding.
     Raises ValueError for an unknown remat or attention.
     """
@@ -239,17 +239,19 @@ class LightningDiT(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         remat: str = "none",
         scan_unroll: int = 1,
-        attention: str = "xla",
+        attention: str = "auto",
         constrain: Callable[[jax.Array, str], jax.Array] = _unconstrained,
         rngs: nnx.Rngs,
     ):
         if remat not in REMAT:
             raise ValueError(unknown_name("remat policy", remat, REMAT))
-        if attention not in ATTENTION:
-            raise ValueError(unknown_name("attention implementation", attention, ATTENTION))
+        if attention not in IMPLEMENTATIONS:
+            raise ValueError(unknown_name("attention implementation", attention, IMPLEMENTATIONS))
         self.config, self.remat, self.scan_unroll = config, remat, scan_unroll
         self.dtype, self.constrain = np.dtype(dtype), constrain
         dtype, dim = self.dtype, config.hidden_size
+        if attention == "auto":
+            attention = choose_implementation(dtype, config.head_dim)
 
         patch_dim = config.patch_size**2 * config.in_channels
         self.x_embedder = linear(patch_dim, dim, dtype=dtype, rngs=rngs)
@@ -308,8 +310,10 @@ class LightningDiT(nnx.Module):
             return self.constrain(block(x, c), "tokens"), None
 
         if self.remat != "none":
-            # Inside a scan nothing can be shared with the forward pass, so CSE is harmless.
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+            # Inside a loop nothing can be shared with the forward pass; without one the compiler
+            # would find what is computed again and keep it instead.
+            unrolled = self.scan_unroll >= self.config.depth
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=unrolled)
         return jax.lax.scan(body, x, parts_first(stacked), unroll=self.scan_unroll)[0]
 
     def unpatchify(self, x: jax.Array) -> jax.Array:

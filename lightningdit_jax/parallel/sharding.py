@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -115,7 +116,10 @@ class TokenConstraint:
     def __call__(self, x: jax.Array, name: str) -> jax.Array:
         """x: [B, N, D] -> the same, sharded over the batch. name: which activation it is."""
         del name  # all activations of the model lie alike
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(BATCH_AXES)))
+        x = jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(BATCH_AXES)))
+        if self.mesh.devices.flat[0].platform == "gpu":
+            x = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+        return x
 
 
 def constrain_tokens(mesh: Mesh) -> TokenConstraint:

@@ -1,11 +1,15 @@
 """Tables and layers against the release, and against what defines them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from lightningdit_jax.convert.keymap import Flat, Linear
 from lightningdit_jax.models.embeddings import (
+    _quarter_turn,
+    _quarter_turn_by_product,
     apply_rotary,
     rotary_angles,
     rotary_tables,
@@ -75,6 +79,24 @@ def test_rotary_in_bfloat16_rounds_only_at_its_end():
     exact = apply_rotary(x.astype(jnp.float32), *rotary_tables(3, 8))
     assert got.dtype == jnp.bfloat16
     np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_quarter_turn_is_the_same_on_every_platform(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 2, 72)), dtype)
+    np.testing.assert_array_equal(_quarter_turn(x), _quarter_turn_by_product(x))
+
+
+def test_rotary_gradient_turns_back():
+    rng = np.random.default_rng(0)
+    x, grad = (jnp.asarray(rng.normal(size=(1, 9, 2, 8)), jnp.float32) for _ in range(2))
+    tables = rotary_tables(3, 8)
+    _, pull_back = jax.vjp(lambda x: apply_rotary(x, *tables), x)
+    # Rotations keep lengths and angles: (R x) . g = x . (R^T g), and R^T R = 1.
+    np.testing.assert_allclose(
+        jnp.vdot(apply_rotary(x, *tables), grad), jnp.vdot(x, pull_back(grad)[0]), rtol=1e-5
+    )
+    np.testing.assert_allclose(pull_back(apply_rotary(grad, *tables))[0], grad, atol=1e-6)
 
 
 def test_rmsnorm():

@@ -308,7 +308,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         variant_dims("XL/3")
     with pytest.raises(ValueError, match="unknown remat policy 'blocks'; did you mean 'block'"):
         LightningDiT(TINY, remat="blocks", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"unknown attention implementation 'flash'.*xla, cudnn"):
+    with pytest.raises(ValueError, match=r"unknown attention impl.* 'flash'.*auto, xla, cudnn"):
         LightningDiT(TINY, attention="flash", rngs=nnx.Rngs(0))
 
 

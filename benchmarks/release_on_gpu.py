@@ -1,0 +1,120 @@
+"""What a GPU makes of the PyTorch release's train step: the other side of benchmarks/on_devices.py.
+
+    python -m benchmarks.release_on_gpu --release=CHECKOUT
+    python -m benchmarks.release_on_gpu --release=CHECKOUT --variants=XL/1 --batch-sizes=128
+
+CHECKOUT is a clone of github.com/hustvl/LightningDiT, whose imports torch, timm, torchdiffeq and
+fairscale are needed too. As its train.py on one GPU: bfloat16 autocast, its torch.compile
+decorators, AdamW, average of the weights, the loss read every step; without its data and
+DistributedDataParallel. Rows are those of on_devices.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+
+import torch
+
+from benchmarks.on_devices import GPU_PEAKS, names, numbers
+from configs import dit_xl_800ep
+from lightningdit_jax import config as configs
+from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.training.job import generator_config
+
+
+def seconds_per_step(variant: str, batch_size: int, options: argparse.Namespace) -> float:
+    """Median over rounds. Raises torch.cuda.OutOfMemoryError."""
+    from models.lightningdit import LightningDiT_models
+    from transport import create_transport
+
+    torch.manual_seed(0)
+    model = LightningDiT_models[f"LightningDiT-{variant}"](
+        input_size=16,
+        in_channels=32,
+        num_classes=1000,
+        use_qknorm=False,
+        use_swiglu=True,
+        use_rope=True,
+        use_rmsnorm=True,
+        wo_shift=False,
+    ).cuda()
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    model.forward = torch.autocast("cuda", torch.bfloat16)(model.forward)
+    transport = create_transport(
+        "Linear", "velocity", None, None, None, use_cosine_loss=True, use_lognorm=True
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0, betas=(0.9, 0.95))
+    x = torch.randn(batch_size, 32, 16, 16, device="cuda")
+    y = torch.arange(batch_size, device="cuda") % 1000
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            losses = transport.training_losses(model, x, {"y": y})
+            loss = losses["loss"].mean() + losses["cos_loss"].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for old, new in zip(average.parameters(), model.parameters()):
+                    old.mul_(0.9999).add_(new.data, alpha=1 - 0.9999)
+            loss.item()
+        torch.cuda.synchronize()
+
+    run(3)
+    taken = []
+    for _ in range(options.rounds):
+        began = time.perf_counter()
+        run(options.steps)
+        taken.append((time.perf_counter() - began) / options.steps)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Prints a table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--release", required=True, help="checkout of hustvl/LightningDiT")
+    parser.add_argument("--variants", type=names, default=["XL/1", "B/1"])
+    parser.add_argument("--batch-sizes", type=numbers, default=[64, 128, 192])
+    parser.add_argument("--steps", type=int, default=10, help="a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", default="outputs/benchmarks/release_on_gpu.json")
+    options = parser.parse_args()
+    sys.path.insert(0, options.release)
+    device = torch.cuda.get_device_name()
+    peak = next((peak for name, peak in GPU_PEAKS.items() if name in device), None)
+    print(f"the release on {device}, torch {torch.__version__}")
+    print("| variant | batch | images/s | TFLOP/s | MFU | GiB |")
+    print("|" + "---|" * 6)
+    rows = []
+    for variant in options.variants:
+        config = configs.from_dict(dit_xl_800ep.get_config()).changed(model={"variant": variant})
+        for batch_size in options.batch_sizes:
+            row = {"variant": variant, "batch_size": batch_size}
+            rows.append(row)
+            torch._dynamo.reset()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            try:
+                seconds = seconds_per_step(variant, batch_size, options)
+            except torch.cuda.OutOfMemoryError:
+                print(f"| {variant} | {batch_size} | out of memory | | | |", flush=True)
+                row["error"] = "out of memory"
+                continue
+            flops = 3 * forward_flops(generator_config(config)) * batch_size / seconds
+            row |= {"seconds": seconds, "images_per_second": batch_size / seconds, "flops": flops}
+            row["peak_bytes"] = torch.cuda.max_memory_allocated()
+            row["mfu"] = peak and flops / peak
+            print(
+                f"| {variant} | {batch_size} | {row['images_per_second']:,.1f} | "
+                f"{flops / 1e12:,.1f} | {f'{flops / peak:.3f}' if peak else 'unknown peak'} | "
+                f"{row['peak_bytes'] / 2**30:.1f} |",
+                flush=True,
+            )
+    write_json(options.output, {"device": device, "torch": torch.__version__, "train": rows})
+
+
+if __name__ == "__main__":
+    main()
