@@ -12,6 +12,7 @@ import argparse
 import importlib
 from typing import Any
 
+from benchmarks.arguments import names
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.training.compile import compile_report
@@ -71,7 +72,7 @@ def main() -> None:
     """Prints a table and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", default="dit_xl", help="a file of configs/")
-    parser.add_argument("--slices", type=lambda text: text.split(","), default=list(SLICES))
+    parser.add_argument("--slices", type=names, default=list(SLICES))
     parser.add_argument("--batch-size", type=int, default=1024, help="global")
     parser.add_argument("--fsdp", type=int)
     parser.add_argument("--remat")

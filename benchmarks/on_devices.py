@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from benchmarks.arguments import names, numbers
 from benchmarks.gpu_profile import milliseconds_by_kind
 from configs import dit_xl_800ep, vavae_f16d32
 from lightningdit_jax import config as configs
@@ -187,16 +188,6 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for kind, milliseconds in row.get("milliseconds", {}).items():
             print(f"    {milliseconds:8.1f} ms {kind}")
     return rows
-
-
-def names(text: str) -> list[str]:
-    """The words of a list with commas."""
-    return text.split(",")
-
-
-def numbers(text: str) -> list[int]:
-    """The numbers of a list with commas."""
-    return [int(number) for number in text.split(",")]
 
 
 def main() -> None:

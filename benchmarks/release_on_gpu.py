@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from benchmarks.on_devices import GPU_PEAKS, names, numbers
+from benchmarks.arguments import names, numbers
+from benchmarks.on_devices import GPU_PEAKS
 from configs import dit_xl_800ep
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json

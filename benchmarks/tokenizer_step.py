@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from benchmarks.arguments import names, numbers
 from configs import vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
@@ -158,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    common.add_argument("--components", type=_names, default=list(COMPONENTS))
+    common.add_argument("--components", type=names, default=list(COMPONENTS))
     common.add_argument("--output", default="outputs/benchmarks/tokenizer_step.json")
     ways = parser.add_subparsers(dest="what", required=True)
     timing = ways.add_parser("time", parents=[common])
@@ -170,15 +171,11 @@ def main() -> None:
     memory = ways.add_parser("memory", parents=[common])
     memory.add_argument("--topology", default="v5e:4x4")
     memory.add_argument("--batch-size", type=int, default=256, help="global")
-    memory.add_argument("--remat", type=_names, default=["none", "conv", "block"])
-    memory.add_argument("--fsdp", type=lambda text: [int(n) for n in text.split(",")], default=[1])
+    memory.add_argument("--remat", type=names, default=["none", "conv", "block"])
+    memory.add_argument("--fsdp", type=numbers, default=[1])
     memory.set_defaults(measure=measure_memory)
     options = parser.parse_args()
     write_json(options.output, options.measure(options))
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
 
 
 def _random_weights(network: Any) -> Any:
