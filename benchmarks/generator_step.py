@@ -21,9 +21,9 @@ from lightningdit_jax.training.compile import compile_report
 SLICES: dict[str, tuple[int, str, int]] = {
     "v5e:4x4": (16, "dots", 4),
     "v5e:16x16": (16, "dots", 1),
-    "v4:2x2x2": (8, "dots", 8),
-    "v4:2x2x4": (16, "dots", 4),
-    "v5p:2x2x4": (16, "dots", 4),
+    "v4:2x2x2": (8, "dots", 2),
+    "v4:2x2x4": (16, "dots", 1),
+    "v5p:2x2x4": (16, "dots", 1),
     "v6e:4x4": (16, "dots", 4),
 }
 
