@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     c.compute = ConfigDict()
     c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
     c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"; on TPUs
-    # "dots" with train.accumulate_steps such that a chip sees 16 images at a time
+    # "dots", on v5e and v6e with train.accumulate_steps such that a chip sees 16 images at a time
     # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
     c.compute.scan_unroll = 0  # blocks per iteration of the layer scan; 0 is all on GPUs, else 1
     c.compute.attention = "auto"  # "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto": what is faster
