@@ -22,7 +22,6 @@ the start. The release runs eagerly unless --torch-compile leaves its torch.comp
 """
 
 import argparse
-import copy
 import functools
 import multiprocessing
 import os
@@ -31,10 +30,12 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
 from benchmarks import floors
+from benchmarks.release_model import release_generator, release_train_step
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.inference.sampling import Flow, Sampling
 
@@ -163,27 +164,9 @@ def our_tokenizer(method: str) -> Work:
 def their_train() -> Work:
     """As their train.py without its data, processes and mixed precision."""
     import torch
-    from transport import create_transport
 
-    model = _their_generator().train()
-    average = copy.deepcopy(model)
-    transport = create_transport(
-        "Linear", "velocity", None, None, None, use_cosine_loss=True, use_lognorm=True
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0, betas=(0.9, 0.95))
     x, y = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.arange(BATCH)
-
-    def work() -> None:
-        losses = transport.training_losses(model, x, {"y": y})
-        loss = losses["loss"].mean() + losses["cos_loss"].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            for old, new in zip(average.parameters(), model.parameters()):
-                old.mul_(0.9999).add_(new.data, alpha=1 - 0.9999)
-
-    return work
+    return release_train_step(_their_generator().train(), x, y)
 
 
 def their_sample() -> Work:
@@ -216,19 +199,8 @@ def their_sample() -> Work:
     return work
 
 
-def _their_generator():
-    from models.lightningdit import LightningDiT_models
-
-    return LightningDiT_models["LightningDiT-B/2"](
-        input_size=SIDE,
-        in_channels=CHANNELS,
-        num_classes=1000,
-        use_qknorm=False,
-        use_swiglu=True,
-        use_rope=True,
-        use_rmsnorm=True,
-        wo_shift=False,
-    )
+def _their_generator() -> Any:
+    return release_generator("B/2", input_size=SIDE, in_channels=CHANNELS)
 
 
 def their_tokenizer(method: str) -> Work:

@@ -10,7 +10,6 @@ DistributedDataParallel. Rows are those of on_devices.
 """
 
 import argparse
-import copy
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks.arguments import names, numbers
 from benchmarks.on_devices import GPU_PEAKS
+from benchmarks.release_model import release_generator, release_train_step
 from configs import dit_xl_800ep
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
@@ -28,40 +28,15 @@ from lightningdit_jax.training.job import generator_config
 
 def seconds_per_step(variant: str, batch_size: int, options: argparse.Namespace) -> float:
     """Median over rounds. Raises torch.cuda.OutOfMemoryError."""
-    from models.lightningdit import LightningDiT_models
-    from transport import create_transport
-
     torch.manual_seed(0)
-    model = LightningDiT_models[f"LightningDiT-{variant}"](
-        input_size=16,
-        in_channels=32,
-        num_classes=1000,
-        use_qknorm=False,
-        use_swiglu=True,
-        use_rope=True,
-        use_rmsnorm=True,
-        wo_shift=False,
-    ).cuda()
-    average = copy.deepcopy(model).requires_grad_(False).eval()
-    model.forward = torch.autocast("cuda", torch.bfloat16)(model.forward)
-    transport = create_transport(
-        "Linear", "velocity", None, None, None, use_cosine_loss=True, use_lognorm=True
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0, betas=(0.9, 0.95))
+    model = release_generator(variant, input_size=16, in_channels=32).cuda()
     x = torch.randn(batch_size, 32, 16, 16, device="cuda")
-    y = torch.arange(batch_size, device="cuda") % 1000
+    step = release_train_step(model, x, torch.arange(batch_size, device="cuda") % 1000)
+    model.forward = torch.autocast("cuda", torch.bfloat16)(model.forward)
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            losses = transport.training_losses(model, x, {"y": y})
-            loss = losses["loss"].mean() + losses["cos_loss"].mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                for old, new in zip(average.parameters(), model.parameters()):
-                    old.mul_(0.9999).add_(new.data, alpha=1 - 0.9999)
-            loss.item()
+            step().item()
         torch.cuda.synchronize()
 
     run(3)

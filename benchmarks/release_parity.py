@@ -18,26 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.release_model import release_generator
+
 
 def release_models(release: str) -> Iterator[tuple[str, Any, Callable, dict[str, np.ndarray]]]:
     """(name, module, function of the inputs, inputs) of the release's models, NCHW."""
     import torch
 
     sys.path.insert(0, release)
-    from models.lightningdit import LightningDiT_models
     from tokenizer.autoencoder import AutoencoderKL
 
     rng = np.random.default_rng(0)
-    dit = LightningDiT_models["LightningDiT-XL/1"](
-        input_size=16,
-        in_channels=32,
-        num_classes=1000,
-        use_qknorm=False,
-        use_swiglu=True,
-        use_rope=True,
-        use_rmsnorm=True,
-        wo_shift=False,
-    )
+    dit = release_generator("XL/1", input_size=16, in_channels=32)
     x = rng.standard_normal((2, 32, 16, 16), np.float32)
     inputs = {"x": x, "t": np.array([0.3, 0.8], np.float32), "y": np.array([207, 1000])}
     yield "LightningDiT-XL/1 velocity", dit, lambda m, x, t, y: m(x, t, y), inputs
