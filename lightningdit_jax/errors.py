@@ -9,6 +9,6 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     leaf = name.rpartition(".")[2]
     near = near or [k for k in known if k.rpartition(".")[2] == leaf][:1]
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
     return f"unknown {what} '{name}'{hint}{listing}"
