@@ -31,7 +31,6 @@ from lightningdit_jax.data.latents import (
     LatentShards,
     compute_stats,
     load_stats,
-    normalise,
     save_stats,
     write_shard,
 )
@@ -81,7 +80,7 @@ def counted(batches: Iterable[Batch]) -> Iterator[int]:
 def normalised(folder: str, threads: int) -> Iterator[int]:
     """Batches on the device, as the train step makes them there."""
     stats = load_stats(folder)
-    on_device = jax.jit(lambda latents: normalise(latents, stats, 1.0))
+    on_device = jax.jit(stats.normalize)
     for batch in ours(folder, threads):
         yield len(jax.block_until_ready(on_device(batch["latents"])))
 
@@ -121,7 +120,7 @@ def release(checkout: str, folder: str, workers: int) -> Iterator[int]:
 
     stats = load_stats(folder)
     cache = pathlib.Path(folder) / "latents_stats.pt"
-    tensors = {k: torch.from_numpy(getattr(stats, k)).reshape(1, -1, 1, 1) for k in ("mean", "std")}
+    tensors = {k: torch.tensor(getattr(stats, k)).reshape(1, -1, 1, 1) for k in ("mean", "std")}
     torch.save(tensors, cache)
     # Its glob takes every .safetensors file of the folder for a shard.
     (pathlib.Path(folder) / "latents_stats.safetensors").rename(cache.with_suffix(".kept"))

@@ -27,9 +27,9 @@ from configs import dit_xl_800ep, vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
-from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
@@ -106,7 +106,7 @@ def sample_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     (dit_graph, dit_params), (vae_graph, vae_params) = (
         nnx.split(module, nnx.Param) for module in (dit, vae)
     )
-    structure = Structure(dit_graph, vae_graph, architecture, LatentScaling(None, None))
+    structure = Structure(dit_graph, vae_graph, architecture, LatentScaling())
     sampler = Sampler(structure, {"dit": dit_params, "vae": vae_params}, make_mesh())
     sampling, batch_size = Sampling.of(config.sample), config.train.batch_size
     indices = np.arange(batch_size)

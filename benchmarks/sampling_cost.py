@@ -25,9 +25,9 @@ from flax import nnx
 from configs import paper
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
-from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
@@ -111,7 +111,7 @@ def _sampler(depth: int, width: int) -> Sampler:
     (dit_graph, dit_params), (vae_graph, vae_params) = (
         nnx.split(module, nnx.Param) for module in (dit, vae)
     )
-    structure = Structure(dit_graph, vae_graph, architecture, LatentScaling(None, None))
+    structure = Structure(dit_graph, vae_graph, architecture, LatentScaling())
     return Sampler(structure, {"dit": dit_params, "vae": vae_params}, make_mesh())
 
 

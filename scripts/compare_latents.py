@@ -50,7 +50,7 @@ def main() -> None:
         print(f"{name:14s} largest difference {worst:.3g}, mean {mean:.3g}")
         largest = np.maximum(largest, worst)
     for name in ("mean", "std"):
-        difference = np.abs(getattr(stats[0], name) - getattr(stats[1], name)).max()
+        difference = np.abs(np.subtract(*(getattr(s, name) for s in stats))).max()
         print(f"{name:14s} largest difference {difference:.3g}")
         largest = np.maximum(largest, difference)
     same = bool(largest <= options.tolerance)

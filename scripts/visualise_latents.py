@@ -32,7 +32,7 @@ def read_vectors(path: pathlib.Path, count: int, seed: int) -> np.ndarray:
     latents = shards.read(indices, rng.random(len(indices)) < 0.5)
     rows, columns = (rng.integers(0, side, len(indices)) for side in latents.shape[1:3])
     vectors = np.asarray(latents[np.arange(len(indices)), rows, columns], np.float32)
-    return (vectors - stats.mean) / stats.std
+    return (vectors - np.float32(stats.mean)) / np.float32(stats.std)
 
 
 def main() -> None:

@@ -8,7 +8,14 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
-BASE = {"atomic_file", "config_fields", "errors", "mapped_file", "torch_reader"}
+BASE = {
+    "atomic_file",
+    "config_fields",
+    "errors",
+    "latent_scaling",
+    "mapped_file",
+    "torch_reader",
+}
 LOWER = {"config", "checkpoint", "models", "flow", "data", "parallel", "evaluation"}
 UPPER = {"training", "inference", "convert"}
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from lightningdit_jax import checkpoint
-from lightningdit_jax.data.latents import LatentStats, save_stats
+from lightningdit_jax.data.latents import save_stats
+from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
 from tests.xla_flags import xla_flags
 
@@ -123,7 +124,7 @@ def bad_inputs(tmp, latents):
     tiny.write_latents(no_stats)
     (no_stats / "latents_stats.safetensors").unlink()
     other_stats = tiny.write_latents(tmp / "other_stats")
-    save_stats(other_stats, LatentStats(np.zeros(3), np.ones(3)))
+    save_stats(other_stats, LatentScaling(np.zeros(3), np.ones(3)))
     path = "--config.data.path"
     return {
         "missing folder": ([*dit, f"{path}={tmp}/none"], "none"),
@@ -131,7 +132,10 @@ def bad_inputs(tmp, latents):
         "no folder": ([*dit, f"{path}="], "config.data.path is empty"),
         "truncated shard": ([*dit, f"{path}={truncated}"], "latents_rank00_shard001.safetensors"),
         "no statistics": ([*dit, f"{path}={no_stats}"], "latents_stats.safetensors"),
-        "statistics of others": ([*dit, f"{path}={other_stats}"], "its statistics are of 3"),
+        "statistics of others": (
+            [*dit, f"{path}={other_stats}"],
+            "latent statistics of 3 channels",
+        ),
         "resident twice": (
             [*dit, f"{path}={latents}", "--config.data.resident", "--config.data.num_workers=2"],
             "config.data.num_workers is 2",

@@ -25,7 +25,8 @@ from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
 from lightningdit_jax.convert.source import Source, file_sha256, read_source
 from lightningdit_jax.convert.torch_io import save_torch
-from lightningdit_jax.data.latents import LatentStats, save_stats
+from lightningdit_jax.data.latents import save_stats
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import architecture
 
 STATISTICS = "latent_stats"
@@ -172,14 +173,17 @@ def _convert_statistics(source: Source, tensors: Tensors, target: epath.Path, sa
     stats = _statistics(source.name, tensors)
     target.mkdir(parents=True, exist_ok=True)
     save_stats(target, stats)
-    say(f"statistics of {stats.mean.size} channels in {target}")
+    say(f"statistics of {stats.channels} channels in {target}")
 
 
-def _statistics(name: str, tensors: Tensors) -> LatentStats:
+def _statistics(name: str, tensors: Tensors, multiplier: float = 1.0) -> LatentScaling:
     problems = [f"missing: {key}" for key in ("mean", "std") if key not in tensors]
     if problems:
         raise ConversionError(f"{name} does not hold latent statistics:", problems)
-    return LatentStats(*(np.asarray(tensors[k], np.float32).ravel() for k in ("mean", "std")))
+    try:
+        return LatentScaling(tensors["mean"], tensors["std"], multiplier)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _latents(kind: str, path: str | None, multiplier: float) -> dict[str, Any] | None:
@@ -189,9 +193,8 @@ def _latents(kind: str, path: str | None, multiplier: float) -> dict[str, Any] |
     if kind != "lightningdit":
         raise ValueError(f"latent statistics belong to a lightningdit; this is a {kind}")
     if path == "none":
-        return {"mean": None, "std": None, "multiplier": multiplier}
-    stats = _statistics(path, read_source(path, "ema").tensors)
-    return {"mean": stats.mean.tolist(), "std": stats.std.tolist(), "multiplier": multiplier}
+        return LatentScaling(multiplier=multiplier).to_meta()
+    return _statistics(path, read_source(path, "ema").tensors, multiplier).to_meta()
 
 
 def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:

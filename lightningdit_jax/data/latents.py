@@ -3,7 +3,7 @@
 A folder holds `latents_rank{RR}_shard{SSS}.safetensors`, each with `latents` and `latents_flip`
 [N, C, H, W] (posterior samples of the images and of the mirrored images) and `labels` [N], and
 `latents_stats.safetensors` or the release's `latents_stats.pt`. NCHW exists only in these files;
-batches keep it until they are on the device, where `normalise` makes NHWC of them.
+batches keep it until they are on the device, where `LatentScaling.normalize` makes NHWC of them.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable
-from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -21,12 +20,11 @@ from etils import epath
 from tqdm import tqdm
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.torch_reader import read_torch
 
 STATS_NAME = "latents_stats.safetensors"
 TORCH_STATS_NAME = "latents_stats.pt"
-
-Array = TypeVar("Array")
 
 _LATENT_DTYPES = {
     "F32": np.dtype("<f4"),
@@ -36,32 +34,11 @@ _LATENT_DTYPES = {
 _DTYPE_CODES = {dtype.name: code for code, dtype in _LATENT_DTYPES.items()} | {"int64": "I64"}
 
 
-@dataclasses.dataclass(frozen=True)
-class LatentStats:
-    """Mean and standard deviation of every latent channel, float32 [C]."""
-
-    mean: np.ndarray
-    std: np.ndarray
-
-
-def normalise(latents: Array, stats: LatentStats | None, multiplier: float) -> Array:
-    """Stored latents [B, C, H, W] -> [B, H, W, C] float32: (x - mean) / std * multiplier.
-
-    Without stats x * multiplier. Takes and returns arrays of NumPy or of JAX.
-    """
-    latents = latents.astype(np.float32)
-    if stats is not None:
-        latents = (latents - stats.mean[:, None, None]) / stats.std[:, None, None]
-    if multiplier != 1:
-        latents = latents * np.float32(multiplier)
-    return latents.transpose(0, 2, 3, 1)
-
-
-def load_stats(folder: epath.PathLike) -> LatentStats:
+def load_stats(folder: epath.PathLike) -> LatentScaling:
     """Statistics of a latents folder: its latents_stats.safetensors, else its latents_stats.pt.
 
     Raises FileNotFoundError if there is neither, and ValueError naming the file if it does not
-    hold `mean` and `std` of the same size, finite, and std positive.
+    hold `mean` and `std`, or not as LatentScaling wants them.
     """
     folder = epath.Path(folder)
     path = folder / STATS_NAME
@@ -79,16 +56,13 @@ def load_stats(folder: epath.PathLike) -> LatentStats:
         )
     if not isinstance(tensors, dict) or not {"mean", "std"} <= tensors.keys():
         raise ValueError(f"{path} lacks 'mean' or 'std'; expected both, [1, C, 1, 1]")
-    mean, std = (np.array(tensors[k], np.float32).reshape(-1) for k in ("mean", "std"))
-    if mean.shape != std.shape or not np.isfinite([mean, std]).all() or (std <= 0).any():
-        raise ValueError(
-            f"{path} has mean of {mean.size} and std of {std.size} channels, smallest std "
-            f"{std.min(initial=np.inf)}; expected the same number, finite, std above 0"
-        )
-    return LatentStats(mean, std)
+    try:
+        return LatentScaling(tensors["mean"], tensors["std"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def save_stats(folder: epath.PathLike, stats: LatentStats) -> None:
+def save_stats(folder: epath.PathLike, stats: LatentScaling) -> None:
     """Writes latents_stats.safetensors, `mean` and `std` float32 [1, C, 1, 1]."""
     tensors = {
         "mean": np.asarray(stats.mean, np.float32).reshape(1, -1, 1, 1),
@@ -97,7 +71,7 @@ def save_stats(folder: epath.PathLike, stats: LatentStats) -> None:
     _write_parts(epath.Path(folder) / STATS_NAME, [safetensors.numpy.save(tensors)])
 
 
-def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentStats:
+def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentScaling:
     """Mean and unbiased standard deviation per channel over the unflipped latents.
 
     One pass in float64, merging the moments of blocks (Chan et al. 1983), over all latents or
@@ -115,7 +89,7 @@ def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentSt
         m2 += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * len(block) / merged)
         mean += delta * (len(block) / merged)
         count = merged
-    return LatentStats(mean.astype(np.float32), np.sqrt(m2 / (count - 1)).astype(np.float32))
+    return LatentScaling(mean, np.sqrt(m2 / (count - 1)))
 
 
 def shard_name(rank: int, shard: int) -> str:

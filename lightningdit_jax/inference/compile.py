@@ -10,9 +10,9 @@ from etils import epath
 from flax import nnx
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import Structure, make_program
 from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import variant_config
 from lightningdit_jax.models.matmul_flops import matmul_flops

@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Sampling
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.mesh import make_mesh, replicated

@@ -15,6 +15,7 @@ from lightningdit_jax.checkpoint import (
     read_arrays,
     read_meta,
 )
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import (
@@ -25,25 +26,6 @@ from lightningdit_jax.parallel.sharding import (
 )
 
 _RULES = {"lightningdit": LIGHTNINGDIT_RULES, "vavae": VAVAE_RULES}
-
-
-@dataclasses.dataclass(frozen=True)
-class LatentScaling:
-    """How a generator's latents were normalised: (x - mean) / std * multiplier per channel.
-
-    mean and std are None where training used raw latents times the multiplier.
-    """
-
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    multiplier: float = 1.0
-
-    def invert(self, latents: jax.Array) -> jax.Array:
-        """Model latents -> tokenizer latents. [..., C] -> [..., C]."""
-        latents = latents / self.multiplier
-        if self.mean is None:
-            return latents
-        return latents * jnp.asarray(self.std) + jnp.asarray(self.mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +55,7 @@ class Loaded:
 
     def scaling(self) -> LatentScaling | None:
         """A generator's latent scaling, None where the checkpoint does not know it."""
-        return _scaling(self.meta)
+        return LatentScaling.from_meta(self.meta.get("latents"))
 
 
 def load(
@@ -99,7 +81,7 @@ def latent_stats(path: str) -> LatentScaling | None:
 
     path: as for `load`.
     """
-    return _scaling(read_meta(find_checkpoint(path)))
+    return LatentScaling.from_meta(read_meta(find_checkpoint(path)).get("latents"))
 
 
 def load_functional(
@@ -128,11 +110,3 @@ def load_functional(
     )
     item = "ema" if use_ema and "ema" in item_names(checkpoint) else "params"
     return Loaded(graphdef, read_arrays(checkpoint, item, abstract), meta)
-
-
-def _scaling(meta: dict) -> LatentScaling | None:
-    latents = meta.get("latents")
-    if latents is None:
-        return None
-    mean, std = (None if latents[k] is None else tuple(latents[k]) for k in ("mean", "std"))
-    return LatentScaling(mean, std, latents["multiplier"])

@@ -17,8 +17,8 @@ from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import to_velocity
 from lightningdit_jax.flow.sde import integrate_sde, sample_noise
-from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampling import Flow, Method, Sampling
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.vae import decode_to_uint8
 from lightningdit_jax.parallel.mesh import (

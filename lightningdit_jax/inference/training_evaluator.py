@@ -9,11 +9,11 @@ import numpy as np
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import load_stats
-from lightningdit_jax.inference.generate import as_scaling
 from lightningdit_jax.inference.open_sampler import load_companions
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Flow, Sampling, choose_labels
 from lightningdit_jax.inference.stream_quality import make_quality
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import variant_config
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -51,13 +51,13 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     generator = variant_config(**dataclasses.asdict(config.model))
     flow = Flow(config.flow.path, config.flow.prediction)
-    stats = load_stats(config.data.path) if config.data.latent_norm else None
+    stats = load_stats(config.data.path) if config.data.latent_norm else LatentScaling()
     loaded = load_companions(config, mesh, generator, flow)
     structure = Structure(
         dit=abstract_model("lightningdit", generator, jnp.dtype(config.compute.dtype))[0],
         **{name: part.graphdef for name, part in loaded.items()},
         config=generator,
-        scaling=dataclasses.replace(as_scaling(stats), multiplier=config.data.latent_multiplier),
+        scaling=dataclasses.replace(stats, multiplier=config.data.latent_multiplier),
         flow=flow,
     )
     weights = {name: part.params for name, part in loaded.items()}

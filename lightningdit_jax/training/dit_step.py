@@ -9,10 +9,10 @@ import optax
 from flax import nnx
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.latents import LatentStats, normalise
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
 from lightningdit_jax.flow.timesteps import sample_timesteps
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.update import accumulate_gradients, apply_gradients
 
@@ -54,11 +54,11 @@ def make_dit_step(
     config: Config,
     optimizer: optax.GradientTransformation,
     *,
-    stats: LatentStats | None,
+    scaling: LatentScaling,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics); batch: latents [B, C, H, W] as stored, labels [B].
 
-    stats: what latents are normalised by. Times, noise and dropped labels are drawn from
+    scaling: what latents are normalized by. Times, noise and dropped labels are drawn from
     (seed, step), whatever the mesh.
     """
     flow = config.flow
@@ -82,7 +82,7 @@ def make_dit_step(
     def step_fn(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         time_key, noise_key, drop_key = jax.random.split(key, 3)
-        x1 = normalise(batch["latents"], stats, config.data.latent_multiplier)
+        x1 = scaling.normalize(batch["latents"])
         y = batch["labels"]
         t = draw_timesteps(time_key, state.step, y.shape[0])
         x0 = jax.random.normal(noise_key, x1.shape, jnp.float32)

@@ -12,9 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.latents import LatentShards, LatentStats, load_stats
+from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import open_images
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig, variant_config
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.sharding import (
@@ -92,8 +93,12 @@ def tokenizer_config(config: Config) -> VAVAEConfig:
     return VAVAEConfig(**dataclasses.asdict(config.tokenizer))
 
 
-def abstract_generator_job(config: Config, mesh: Mesh, stats: LatentStats | None = None) -> Job:
-    """A generator's job without data: enough to compile its step, for latents of `stats`."""
+def abstract_generator_job(
+    config: Config,
+    mesh: Mesh,
+    scaling: LatentScaling = LatentScaling(),  # noqa: B008, frozen
+) -> Job:
+    """A generator's job without data: enough to compile its step, for latents scaled so."""
     architecture, compute = generator_config(config), config.compute
     # A loop copies every activation that it keeps, which a GPU takes a sixth of its time for.
     on_gpu = mesh.devices.flat[0].platform == "gpu"
@@ -114,7 +119,7 @@ def abstract_generator_job(config: Config, mesh: Mesh, stats: LatentStats | None
         "architecture": dataclasses.asdict(architecture),
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
     }
-    make_step = functools.partial(make_dit_step, stats=stats)
+    make_step = functools.partial(make_dit_step, scaling=scaling)
     return Job(build, make_step, LIGHTNINGDIT_RULES, None, description)
 
 
@@ -147,20 +152,14 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
         input_size=architecture.input_size,
         num_classes=architecture.num_classes,
     )
-    stats = load_stats(data.path) if data.latent_norm else None
-    if stats is not None and stats.mean.size != architecture.in_channels:
-        raise ValueError(
-            f"{data.path} holds latents of {architecture.in_channels} channels, but its statistics "
-            f"are of {stats.mean.size}. Compute them again with --mode=extract"
-        )
-    latents = {
-        "mean": None if stats is None else stats.mean.tolist(),
-        "std": None if stats is None else stats.std.tolist(),
-        "multiplier": data.latent_multiplier,
-    }
-    job = abstract_generator_job(config, mesh, stats)
+    stats = load_stats(data.path) if data.latent_norm else LatentScaling()
+    scaling = dataclasses.replace(stats, multiplier=data.latent_multiplier)
+    scaling.check_channels(architecture.in_channels, data.path)
+    job = abstract_generator_job(config, mesh, scaling)
     return dataclasses.replace(
-        job, source=LatentBatches(shards), description=job.description | {"latents": latents}
+        job,
+        source=LatentBatches(shards),
+        description=job.description | {"latents": scaling.to_meta()},
     )
 
 

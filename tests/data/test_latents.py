@@ -1,5 +1,6 @@
 """Golden: the release's own shards, its statistics, and samples of its dataset."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -12,14 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from lightningdit_jax.data.latents import (
     LatentShards,
-    LatentStats,
     compute_stats,
     load_stats,
-    normalise,
     save_stats,
     write_shard,
 )
 from lightningdit_jax.data.pipeline import LatentBatches
+from lightningdit_jax.latent_scaling import LatentScaling
 from tests.golden import GOLDEN, assert_close, index, load, to_nchw, to_nhwc
 
 LATENTS = GOLDEN / "latents"
@@ -53,11 +53,12 @@ def tensors(n: int = 3, channels: int = 2, size: int = 4) -> dict[str, np.ndarra
 )
 def test_golden_dataset(shards, case, with_stats, multiplier):
     golden = load("latents_dataset")
-    stats = load_stats(LATENTS) if with_stats else None
+    stats = load_stats(LATENTS) if with_stats else LatentScaling()
+    scaling = dataclasses.replace(stats, multiplier=multiplier)
     batch = LatentBatches(shards).read_batch(golden["in.index"], golden["in.flip"].astype(bool))
     assert batch["labels"].dtype == np.int32
     for latents in (batch["latents"], jnp.asarray(batch["latents"])):
-        normalised = normalise(latents, stats, multiplier)
+        normalised = scaling.normalize(latents)
         assert normalised.dtype == np.float32
         assert_close(to_nchw(normalised), golden[case], TOLERANCE)
     np.testing.assert_array_equal(batch["labels"], golden["out.label"])
@@ -151,7 +152,7 @@ def test_half_precision_shards(tmp_path, dtype):
     assert got.dtype == dtype
     want = np.where(flip[:, None, None, None], stored["latents_flip"], stored["latents"])
     np.testing.assert_array_equal(got, want)
-    normalised = normalise(jnp.asarray(got), None, 1.0)
+    normalised = LatentScaling().normalize(jnp.asarray(got))
     assert normalised.dtype == np.float32
     np.testing.assert_array_equal(normalised, to_nhwc(want.astype(np.float32)))
     np.testing.assert_array_equal(shards.read(indices, flip), normalised)
@@ -172,7 +173,7 @@ def test_resident_latents_need_no_files(tmp_path):
 def test_stats_round_trip_and_preference(tmp_path):
     shutil.copy(LATENTS / "latents_stats.pt", tmp_path)
     shutil.copy(LATENTS / "latents_rank01_shard000.safetensors", tmp_path)
-    save_stats(tmp_path, LatentStats(np.arange(8.0), np.arange(8.0) + 1))
+    save_stats(tmp_path, LatentScaling(np.arange(8.0), np.arange(8.0) + 1))
     assert load_file(tmp_path / "latents_stats.safetensors")["mean"].shape == (1, 8, 1, 1)
     stats = load_stats(tmp_path)
     np.testing.assert_array_equal(stats.mean, np.arange(8, dtype=np.float32))
@@ -183,8 +184,8 @@ def test_stats_round_trip_and_preference(tmp_path):
 @pytest.mark.parametrize(
     ("mean", "std", "reason"),
     [
-        (np.zeros(3), np.ones(2), "mean of 3 and std of 2"),
-        (np.zeros(2), np.array([1.0, 0.0]), "smallest std 0"),
+        (np.zeros(3), np.ones(2), "mean of 3 and a std of 2"),
+        (np.zeros(2), np.array([1.0, 0.0]), "std 0.0 in channel 1"),
         (np.array([0.0, np.nan]), np.ones(2), "finite"),
     ],
 )
@@ -208,7 +209,7 @@ def test_missing_and_damaged_statistics(tmp_path):
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         LatentShards(tmp_path / "absent")
-    save_stats(tmp_path, LatentStats(np.zeros(2), np.ones(2)))
+    save_stats(tmp_path, LatentScaling(np.zeros(2), np.ones(2)))
     (tmp_path / "._latents.safetensors").write_bytes(b"metadata of another file system")
     with pytest.raises(FileNotFoundError, match="holds no latents_rank"):
         LatentShards(tmp_path)

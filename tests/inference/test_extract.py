@@ -11,13 +11,13 @@ import pytest
 from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import (
     LatentShards,
-    LatentStats,
     load_stats,
     save_stats,
     write_shard,
 )
 from lightningdit_jax.inference.extract import extract
 from lightningdit_jax.inference.shard_writer import ShardWriter, missing_shards
+from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
 from tests.inference.tiny_tokenizer import save_tokenizer
 from tests.parallel import processes
@@ -139,7 +139,7 @@ def test_comparing_finds_one_wrong_value(tmp_path, damage):
     latents, labels = rng.normal(size=(5, 2, 2, 3)).astype(np.float32), np.arange(5)
     for name in ("a", "b"):
         write_shard(tmp_path / name, 0, 0, latents, latents, labels)
-        save_stats(tmp_path / name, LatentStats(np.zeros(3), np.ones(3)))
+        save_stats(tmp_path / name, LatentScaling(np.zeros(3), np.ones(3)))
     wrong = latents.copy()
     wrong[4, 1, 1, 2] += damage
     write_shard(tmp_path / "b", 0, 0, latents, wrong, labels)

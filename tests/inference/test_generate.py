@@ -7,8 +7,8 @@ from flax import nnx
 
 from lightningdit_jax.inference import sampler
 from lightningdit_jax.inference.generate import generate
-from lightningdit_jax.inference.load import LatentScaling
 from lightningdit_jax.inference.sampler import initial_noise
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh

@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from lightningdit_jax.data.latents import LatentStats
 from lightningdit_jax.flow.paths import PATHS
 from lightningdit_jax.flow.predictions import PREDICTIONS
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.training import dit_step
 from lightningdit_jax.training.state import create_state
 from tests import tiny
@@ -46,7 +46,7 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
         flow__cosine_weight=1.0 if prediction == "velocity" else 0.0,
     )
     optimizer = optax.sgd(1e-3)
-    step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer, stats=None))
+    step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer, scaling=LatentScaling()))
     state = create_state(PARAMS, optimizer, ema=False)
     batch = {"latents": latents().transpose(0, 3, 1, 2), "labels": jnp.zeros(8, jnp.int32)}
     _, metrics = step(state, batch)
@@ -54,18 +54,16 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
     assert ("cosine" in metrics) == (prediction == "velocity")
 
 
-def test_stored_latents_are_normalised_in_the_step():
-    stats = LatentStats(np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(1, 2, 8))
+def test_stored_latents_are_normalized_in_the_step():
+    mean, std = np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(1, 2, 8, dtype=np.float32)
     stored = latents()
-    config = tiny.config("digits_dit", data__latent_multiplier=0.5)
-    plain = tiny.config("digits_dit")
-    optimizer = optax.sgd(1e-3)
+    config, optimizer = tiny.config("digits_dit"), optax.sgd(1e-3)
     losses = []
-    for settings, statistics, x in (
-        (config, stats, stored),
-        (plain, None, (stored - stats.mean) / stats.std * 0.5),
+    for scaling, x in (
+        (LatentScaling(mean, std, 0.5), stored),
+        (LatentScaling(), (stored - mean) / std * 0.5),
     ):
-        step = jax.jit(dit_step.make_dit_step(GRAPHDEF, settings, optimizer, stats=statistics))
+        step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer, scaling=scaling))
         batch = {"latents": x.transpose(0, 3, 1, 2), "labels": jnp.zeros(8, jnp.int32)}
         losses.append(step(create_state(PARAMS, optimizer, ema=False), batch)[1]["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-6)
