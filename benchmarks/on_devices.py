@@ -27,8 +27,9 @@ from configs import dit_xl_800ep, vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.inference.sampling import Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT

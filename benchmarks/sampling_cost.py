@@ -25,8 +25,9 @@ from flax import nnx
 from configs import paper
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.inference.sampling import Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT

@@ -5,11 +5,14 @@ from typing import Any
 
 _HOME = {
     "DiagonalGaussian": "models.posterior",
+    "LatentScaling": "latent_scaling",
     "LightningDiT": "models.lightningdit",
     "VAVAE": "models.vae",
     "generate": "inference.generate",
     "latent_stats": "inference.load",
     "load": "inference.load",
+    "to_model_range": "models.pixels",
+    "to_uint8": "models.pixels",
 }
 __all__ = sorted(_HOME)
 

@@ -1,11 +1,18 @@
 """Tiny models, data and configs that several tests share."""
 
+import dataclasses
 import importlib
 
 import numpy as np
 
 from lightningdit_jax import config as configs
-from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
+from lightningdit_jax.data.latents import (
+    LatentShards,
+    compute_stats,
+    load_stats,
+    save_stats,
+    write_shard,
+)
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.vit import ViTConfig
 
@@ -54,6 +61,11 @@ def write_latents(folder, *, count=24, channels=8, size=4, classes=10, seed=0):
         write_shard(folder, 0, shard, latents[0, rows], latents[1, rows], labels[rows])
     save_stats(folder, compute_stats(LatentShards(folder)))
     return folder
+
+
+def load_scaling(folder, multiplier=1.0):
+    """How a generator trained on that folder scales its latents."""
+    return dataclasses.replace(load_stats(folder), multiplier=multiplier)
 
 
 GENERATOR = {

@@ -47,6 +47,9 @@ class Digits:
     def label(self, index: int) -> int:
         return int(self.labels[index])
 
+    def name(self, index: int) -> str:
+        return f"digit {index}"
+
 
 def digits_to_8x8(images: np.ndarray) -> np.ndarray:
     """Undoes the upscaling: uint8 [B, R, R, 3] -> float32 [B, 64] in 0..16, as scikit-learn has it.

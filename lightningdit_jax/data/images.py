@@ -35,6 +35,10 @@ class ImageSource(Protocol):
         """In [0, num_classes)."""
         ...
 
+    def name(self, index: int) -> str:
+        """What a person finds the image by: its path, say."""
+        ...
+
 
 class ImageFolder:
     """A folder with one folder of images per class, in the order of torchvision's ImageFolder.
@@ -89,6 +93,9 @@ class ImageFolder:
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
 
 
 def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:

@@ -56,7 +56,10 @@ class TFDSImages:
     def image(self, index: int) -> Image.Image:
         """Raises UnreadableImageError naming the record if it cannot be decoded."""
         encoded = io.BytesIO(self._source[index]["image"])
-        return decode_rgb(encoded, f"record {index} of TFDS dataset '{self._name}'")
+        return decode_rgb(encoded, self.name(index))
 
     def label(self, index: int) -> int:
         return int(self._source[index]["label"])
+
+    def name(self, index: int) -> str:
+        return f"record {index} of TFDS dataset '{self._name}'"

@@ -148,6 +148,8 @@ def moments_from_npz(path: str) -> ReferenceMoments:
             raise ValueError(
                 f"{path}: {name} have shapes {mean.shape}, {covariance.shape}; expected [D], [D, D]"
             )
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError(f"{path}: {name} hold values that are not finite; make it again")
     return ReferenceMoments(Gaussian(mu, sigma), Gaussian(mu_s, sigma_s), extractor)
 
 

@@ -1,11 +1,15 @@
 """What a model may predict, what that means for the flow, and the loss that trains it."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.losses import flow_loss
-from lightningdit_jax.flow.paths import Path, expand_time
+from lightningdit_jax.flow.paths import Path, expand_time, get_path
 
 PREDICTIONS = ("velocity", "noise", "score")
 LOSS_WEIGHTS = ("none", "velocity", "likelihood")
@@ -14,6 +18,26 @@ LOSS_WEIGHTS = ("none", "velocity", "likelihood")
 def _check(prediction: str) -> None:
     if prediction not in PREDICTIONS:
         raise ValueError(unknown_name("prediction", prediction, PREDICTIONS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """What a generator was trained to do: its path from noise to data, and what it predicts.
+
+    The defaults are the release's. Raises ValueError for unknown names.
+    """
+
+    path: str = "linear"
+    prediction: str = "velocity"
+
+    def __post_init__(self):
+        get_path(self.path)
+        _check(self.prediction)
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> "Flow":
+        """Of a checkpoint's meta; one that says nothing is converted, so of the release."""
+        return cls(**meta.get("flow", {}))
 
 
 def to_velocity(

@@ -10,8 +10,9 @@ from etils import epath
 from flax import nnx
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampler import Structure, make_program
-from lightningdit_jax.inference.sampling import Flow, Sampling
+from lightningdit_jax.inference.sampling import Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import variant_config

@@ -1,5 +1,7 @@
 """--mode=evaluate: the numbers of what a config trains, on the terminal and as JSON."""
 
+import math
+
 from etils import epath
 
 from lightningdit_jax.atomic_file import write_json
@@ -11,13 +13,23 @@ from lightningdit_jax.parallel.multihost import is_main_process
 
 
 def evaluate(config: Config, workdir: str) -> dict[str, float]:
-    """Evaluates what the config trains and writes WORKDIR/evaluation.json."""
+    """Evaluates what the config trains and writes WORKDIR/evaluation.json.
+
+    Raises FloatingPointError naming a number that is not finite; nothing is written then. (The PSNR
+    of images that come back unchanged is infinite.)
+    """
     if config.kind == "vavae":
         numbers = evaluate_tokenizer(config, workdir)
     elif config.evaluate.metric == "digits":
         numbers = evaluate_digits(config, workdir)
     else:
         numbers = evaluate_samples(config, workdir)
+    for name, value in numbers.items():
+        if not math.isfinite(value) and (name, value) != ("reconstruction_psnr", math.inf):
+            raise FloatingPointError(
+                f"{name} is {value}, which is no measurement; nothing was written. The images or "
+                "the reference are not what they should be: look at them"
+            )
     if is_main_process():
         write_json(epath.Path(workdir) / "evaluation.json", numbers)
         for name, value in numbers.items():

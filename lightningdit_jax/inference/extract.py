@@ -10,12 +10,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats
 from lightningdit_jax.inference.extraction_record import check_record, make_record
+from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
     local_rows,
     open_image_batches,
@@ -39,7 +41,8 @@ def extract(config: Config, workdir: str) -> epath.Path:
 
     Each process writes its own shards; the statistics follow when all are there. A restart goes on
     where the last run ended. Raises ValueError if the folder holds latents made otherwise, or is
-    not local or mounted.
+    not local or mounted, and FloatingPointError naming images whose latents are not finite as they
+    are stored; no shard holds such latents.
     """
     options = config.extract
     folder = epath.Path(options.path or epath.Path(workdir) / "latents")
@@ -69,10 +72,24 @@ def extract(config: Config, workdir: str) -> epath.Path:
     progress, done = Progress("extracted", todo, quiet=not (is_main_process() and todo)), 0
     pending: collections.deque = collections.deque()
 
+    def to_store(encoded: jax.Array, indices: np.ndarray) -> np.ndarray:
+        """This process's rows in the type of the files, where finite is asked of them."""
+        rows = local_rows(encoded, len(indices))
+        with np.errstate(over="ignore"):  # said below
+            stored = rows.astype(jnp.dtype(options.dtype), copy=False)
+        finite = np.isfinite(stored).all(axis=(1, 2, 3))
+        if not finite.all():
+            names = [source.source.name(int(i)) for i in indices]
+            advice = "the weights and the image are in order; try --config.compute.dtype=float32"
+            if np.isfinite(rows).all():
+                advice = f"{options.dtype} cannot hold them; set --config.extract.dtype=float32"
+            check_finite(finite, names, "the latents", {"the tokenizer": loaded.params}, advice)
+        return stored
+
     def fetch() -> None:
         nonlocal done
         indices, labels, encoded = pending.popleft()
-        writer.add(*(local_rows(array, len(indices)) for array in encoded), labels)
+        writer.add(*(to_store(array, indices) for array in encoded), labels)
         if len(indices):  # otherwise padding, while other processes have images left
             done += len(indices)
             progress.update(done)

@@ -1,13 +1,15 @@
 """Labels -> images in one call, from modules."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -22,7 +24,7 @@ def generate(
     labels: Sequence[int],
     *,
     seed: int = 0,
-    latent_stats: LatentScaling | Any = None,
+    latent_stats: LatentScaling | Any | Literal["none"] = None,
     weak: LightningDiT | None = None,
     batch_size: int = 64,
     start_index: int = 0,
@@ -32,12 +34,18 @@ def generate(
     """Images of the given classes. labels: ints [N] -> uint8 [N, H, W, 3].
 
     Sample i is a function of (seed, start_index + i, labels[i]) alone, whatever the batch size and
-    the devices. latent_stats: anything with `mean` and `std` [C]; None means latents were not
-    normalised. weak: a worse generator to guide against, instead of the null label (autoguidance).
-    mesh: None is all devices. sampling: the fields of Sampling: num_steps (grid points), solver,
-    cfg_scale, cfg_channels (0 is all), cfg_interval_start, timestep_shift, ...
-    Raises ValueError for labels outside 0..num_classes-1 and values that do not fit.
+    the devices. What the generator was trained to do, its flow and the scaling of its latents, is
+    what `load` read (dit.flow and dit.latent_scaling; a module of one's own is of the release's
+    flow unless that is set). latent_stats replaces the scaling: a LatentScaling, anything else with
+    `mean` and `std` [C], or "none" for latents as the tokenizer makes them. weak: a worse generator
+    to guide against, instead of the null label (autoguidance). mesh: None is all devices. sampling:
+    the fields of Sampling: num_steps (grid points), solver, cfg_scale, cfg_channels (0 is all),
+    cfg_interval_start, timestep_shift, ...
+    Raises ValueError for labels outside 0..num_classes-1, models of another kind or that do not fit
+    each other, latents of a scaling that nobody knows, and values that do not fit.
     """
+    _check_kind("dit", dit, LightningDiT)
+    _check_kind("vae", vae, VAVAE)
     config, labels = dit.config, np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels!r}; expected a list of class numbers")
@@ -46,13 +54,20 @@ def generate(
             f"labels reach from {labels.min()} to {labels.max()}; "
             f"expected 0 to {config.num_classes - 1}"
         )
+    flow, scaling = dit.flow or Flow(), _scaling(dit, latent_stats)
+    check_tokenizer(config, vae.config.embed_dim, "vae")
+    if weak is not None:
+        _check_kind("weak", weak, LightningDiT)
+        theirs = GeneratorMeaning(weak.config, weak.flow or Flow(), weak.latent_scaling)
+        check_weak(GeneratorMeaning(config, flow, scaling), theirs, "weak")
     mesh = make_mesh() if mesh is None else mesh
     modules = {"dit": dit, "vae": vae} | ({} if weak is None else {"weak": weak})
     split = {name: nnx.split(module, nnx.Param) for name, module in modules.items()}
     structure = Structure(
         **{name: graphdef for name, (graphdef, _) in split.items()},
         config=config,
-        scaling=as_scaling(latent_stats),
+        scaling=scaling,
+        flow=flow,
     )
     weights = {name: params for name, (_, params) in split.items()}
     sampler = Sampler(structure, jax.device_put(weights, replicated(mesh)), mesh)
@@ -63,10 +78,27 @@ def generate(
     return np.concatenate([images for _, images in batches])
 
 
-def as_scaling(stats: Any) -> LatentScaling:
-    """LatentScaling from itself, from anything with `mean` and `std` [C], or from None."""
+def _check_kind(name: str, model: Any, kind: type[nnx.Module]) -> None:
+    if not isinstance(model, kind):
+        raise ValueError(
+            f"{name} is a {type(model).__name__}; expected a {kind.__name__}, which "
+            "lightningdit_jax.load makes of its checkpoint"
+        )
+
+
+def _scaling(dit: LightningDiT, stats: Any) -> LatentScaling:
+    """Of the generator's latents: what is given, else what its checkpoint says."""
     if stats is None:
-        return LatentScaling(None, None)
+        if dit.latent_scaling is None:
+            raise ValueError(
+                "the generator does not say how its latents were normalized; give latent_stats, "
+                'or "none" where they were not (convert_torch_weights.py --latent-stats stores it)'
+            )
+        return dit.latent_scaling
+    if isinstance(stats, str):
+        if stats != "none":
+            raise ValueError(f"latent_stats is '{stats}'; expected statistics or \"none\"")
+        return LatentScaling()
     if isinstance(stats, LatentScaling):
         return stats
-    return LatentScaling(*(tuple(np.ravel(v).tolist()) for v in (stats.mean, stats.std)))
+    return LatentScaling(stats.mean, stats.std)

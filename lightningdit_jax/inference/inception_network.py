@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.evaluation.frechet import Moments, MomentsStream
 from lightningdit_jax.inference.fingerprint import weights_fingerprint
+from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows, process_range
 from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.progress import Progress
@@ -96,16 +97,26 @@ class InceptionNetwork:
         return {name: gathered_moments(stream.moments()) for name, stream in streams.items()}
 
     def _local_features(self, images: OrderedImages, total: int, verb: str) -> Iterator[Features]:
-        """Features of this process's images, a batch at a time; as many batches in each process."""
+        """Features of this process's images, a batch at a time; as many batches in each process.
+
+        Raises FloatingPointError naming images whose features are not finite.
+        """
         start, stop = process_range(total)
         longest = -(-total // jax.process_count())
         progress = Progress(verb, stop - start, quiet=not (verb and is_main_process()))
-        batches, done = images.batches(self._local_size, start, stop), 0
+        batches, done, first = images.batches(self._local_size, start, stop), 0, start
         pending: collections.deque[tuple[dict[str, jax.Array], int]] = collections.deque()
 
         def fetch() -> Features:
+            nonlocal first
             output, count = pending.popleft()
-            return {name: local_rows(array, count) for name, array in output.items()}
+            features = {name: local_rows(array, count) for name, array in output.items()}
+            finite = np.stack([np.isfinite(x).all(axis=1) for x in features.values()]).all(axis=0)
+            names = [f"image {first + row}" for row in range(count)]
+            weights = {"Inception": self._params}
+            check_finite(finite, names, "the features", weights, "look at the checkpoint")
+            first += count
+            return features
 
         for _ in range(-(-longest // self._local_size)):
             batch = next(batches, np.zeros((0, *images.shape[1:]), np.uint8))

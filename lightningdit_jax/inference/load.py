@@ -15,6 +15,7 @@ from lightningdit_jax.checkpoint import (
     read_arrays,
     read_meta,
 )
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -37,8 +38,11 @@ class Loaded:
     meta: dict
 
     def module(self) -> nnx.Module:
-        """The module, to be called eagerly or inside jit."""
-        return nnx.merge(self.graphdef, self.params)
+        """The module, to be called eagerly or inside jit; a generator says how it was trained."""
+        module = nnx.merge(self.graphdef, self.params)
+        if self.meta["kind"] == "lightningdit":
+            module.flow, module.latent_scaling = self.flow(), self.scaling()
+        return module
 
     def description(self) -> str:
         """What the checkpoint says of itself, for people: one thing a line."""
@@ -52,6 +56,10 @@ class Loaded:
             lines.append(f"  {taken} of {source['weights'] or 'the file'}")
             lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
         return "\n".join(lines)
+
+    def flow(self) -> Flow:
+        """A generator's path and prediction."""
+        return Flow.from_meta(self.meta)
 
     def scaling(self) -> LatentScaling | None:
         """A generator's latent scaling, None where the checkpoint does not know it."""

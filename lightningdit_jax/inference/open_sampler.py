@@ -8,10 +8,12 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.config import Config
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.fingerprint import weights_fingerprint
+from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
 from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Flow
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -32,13 +34,13 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     dtype = jnp.dtype(config.compute.dtype)
     dit = load_functional(path, mesh, dtype=dtype, use_ema=options.use_ema, expect="lightningdit")
     generator = architecture("lightningdit", architecture_fields(dit.meta))
-    scaling, flow = dit.scaling(), flow_of(dit.meta)
+    scaling, flow = dit.scaling(), dit.flow()
     if scaling is None:
         raise ValueError(
             f"{path} does not say how its latents were normalised; "
             "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
         )
-    loaded = {"dit": dit, **load_companions(config, mesh, generator, flow)}
+    loaded = {"dit": dit, **load_companions(config, mesh, generator, flow, scaling)}
     graphdefs = {name: part.graphdef for name, part in loaded.items()}
     structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
     paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
@@ -58,35 +60,24 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
 
 
 def load_companions(
-    config: Config, mesh: Mesh, generator: LightningDiTConfig, flow: Flow
+    config: Config,
+    mesh: Mesh,
+    generator: LightningDiTConfig,
+    flow: Flow,
+    scaling: LatentScaling,
 ) -> dict[str, Loaded]:
     """What a generator samples with: "vae", and for autoguidance "weak".
 
     Raises ValueError or FileNotFoundError for checkpoints that are missing, of another kind, or do
-    not fit the generator and its flow.
+    not fit the generator, its flow and the scaling of its latents.
     """
     options, dtype = config.sample, jnp.dtype(config.compute.dtype)
     vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
-    width = vae.meta["architecture"]["embed_dim"]
-    if generator.in_channels != width:
-        raise ValueError(
-            f"the generator makes latents of {generator.in_channels} channels, the tokenizer "
-            f"{options.tokenizer} decodes {width}"
-        )
+    check_tokenizer(generator, vae.meta["architecture"]["embed_dim"], options.tokenizer)
     if not (path := options.weak_checkpoint):
         return {"vae": vae}
     weak = load_functional(path, mesh, dtype=dtype, use_ema=options.use_ema, expect="lightningdit")
-    theirs = weak.meta["architecture"] | dataclasses.asdict(flow_of(weak.meta))
-    ours = dataclasses.asdict(generator) | dataclasses.asdict(flow)
-    for key in ("input_size", "in_channels", "num_classes", "path", "prediction"):
-        if theirs[key] != ours[key]:
-            raise ValueError(
-                f"the weak generator {path} has {key} {theirs[key]}, the generator {ours[key]}; "
-                "autoguidance needs two models of the same latents, classes and flow"
-            )
+    theirs = architecture("lightningdit", architecture_fields(weak.meta))
+    ours = GeneratorMeaning(generator, flow, scaling)
+    check_weak(ours, GeneratorMeaning(theirs, weak.flow(), weak.scaling()), path)
     return {"vae": vae, "weak": weak}
-
-
-def flow_of(meta: dict) -> Flow:
-    """The flow of a generator's checkpoint. Converted ones are the release's: its default."""
-    return Flow(**meta.get("flow", {}))

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lightningdit_jax.inference.finite import rows_are_finite
+from lightningdit_jax.models.pixels import to_model_range, to_uint8
 from lightningdit_jax.models.posterior import DiagonalGaussian
-from lightningdit_jax.models.vae import decode_to_uint8
 
 
 def posterior_sample(
@@ -22,11 +23,6 @@ def posterior_sample(
     shape = posterior.mean.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
     return posterior.mean + posterior.std * noise
-
-
-def to_model_range(images: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def make_encoder(graphdef: nnx.GraphDef, seed: int) -> Callable:
@@ -44,14 +40,16 @@ def make_encoder(graphdef: nnx.GraphDef, seed: int) -> Callable:
 
 
 def make_reconstructor(graphdef: nnx.GraphDef, seed: int) -> Callable:
-    """reconstruct(params, images [B, H, W, 3] uint8, indices [B]) -> images uint8.
+    """reconstruct(params, images [B, H, W, 3] uint8, indices [B]) -> (images uint8, finite [B]).
 
-    Decoded from a sample of the posterior, not from its mode, as the release evaluates.
+    Decoded from a sample of the posterior, not from its mode, as the release evaluates. finite: of
+    each image before it became pixels.
     """
 
     def reconstruct(params, images, indices):
         vae = nnx.merge(graphdef, params)
         posterior = vae.encode(to_model_range(images))
-        return decode_to_uint8(vae.decode(posterior_sample(posterior, indices, seed, 0)))
+        decoded = vae.decode(posterior_sample(posterior, indices, seed, 0))
+        return to_uint8(decoded), rows_are_finite(decoded)
 
     return reconstruct

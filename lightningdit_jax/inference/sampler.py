@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,12 +14,13 @@ from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.flow.guidance import ConditionalVelocityFn, guide
 from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.paths import get_path
-from lightningdit_jax.flow.predictions import to_velocity
+from lightningdit_jax.flow.predictions import Flow, to_velocity
 from lightningdit_jax.flow.sde import integrate_sde, sample_noise
-from lightningdit_jax.inference.sampling import Flow, Method, Sampling
+from lightningdit_jax.inference.finite import check_finite, rows_are_finite
+from lightningdit_jax.inference.sampling import Method, Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
-from lightningdit_jax.models.vae import decode_to_uint8
+from lightningdit_jax.models.pixels import to_uint8
 from lightningdit_jax.parallel.mesh import (
     BATCH_AXES,
     batch_sharding,
@@ -29,6 +29,15 @@ from lightningdit_jax.parallel.mesh import (
 )
 from lightningdit_jax.parallel.multihost import to_host
 from lightningdit_jax.parallel.topology import compiler_options
+
+_NETWORKS = {"dit": "the generator", "vae": "the tokenizer", "weak": "the weak generator"}
+# What a program says of its rows, and why one may not be finite though all weights are.
+_ADVICE = {
+    "latents": "drawn by {}, with guidance that is too strong, or no step of dopri5 is small "
+    "enough; choose another solver or a lower cfg_scale",
+    "pixels": "the latents are finite, but too large for the tokenizer; are the latent statistics "
+    "those that the generator was trained with?",
+}
 
 # Images that a device decodes at once: a decoder's activations are as large as many latents.
 DECODE_AT_ONCE = 16
@@ -39,7 +48,7 @@ class Structure:
     """What is compiled: architectures without weights. Hashable.
 
     flow: of the generator. weak: a worse generator of the same flow for autoguidance, None for
-    guidance by the null label.
+    guidance by the null label. Raises ValueError for a scaling of other channels.
     """
 
     dit: nnx.GraphDef
@@ -48,6 +57,9 @@ class Structure:
     scaling: LatentScaling
     flow: Flow = Flow()  # noqa: RUF009 (frozen)
     weak: nnx.GraphDef | None = None
+
+    def __post_init__(self):
+        self.scaling.check_channels(self.config.in_channels, "the generator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +86,8 @@ class Sampler:
 
         indices, labels: [N]. Sample i is a function of (seed, indices[i], labels[i]) alone.
         batch_size is rounded up to fill the mesh; the last batch is padded, the padding dropped.
-        The device draws the next batch while the caller handles one. Raises FloatingPointError for
-        samples that are not finite.
+        The device draws the next batch while the caller handles one. Raises FloatingPointError
+        naming the samples whose latents, or whose pixels, are not finite.
         """
         shards = num_batch_shards(self.mesh)
         batch_size = -(-min(batch_size, len(labels)) // shards) * shards
@@ -91,13 +103,11 @@ class Sampler:
 
         def finish(chosen: np.ndarray, outputs: tuple) -> tuple[np.ndarray, np.ndarray]:
             images, finite = to_host(outputs)
-            if not finite:
-                raise FloatingPointError(
-                    f"samples {chosen[0]} to {chosen[-1]} are not finite, drawn by "
-                    f"{sampling.solver}: the weights are damaged, the guidance is too strong, or "
-                    "dopri5 found no step small enough; look at the checkpoint, or choose another "
-                    "solver"
-                )
+            names = [f"sample {index}" for index in chosen]
+            weights = {_NETWORKS[name]: params for name, params in self.weights.items()}
+            for what, advice in _ADVICE.items():
+                rows = finite[what][: len(chosen)]
+                check_finite(rows, names, f"the {what}", weights, advice.format(sampling.solver))
             return chosen, images[: len(chosen)]
 
         running = None
@@ -121,12 +131,13 @@ def initial_noise(seed: Any, indices: jax.Array, shape: Sequence[int]) -> jax.Ar
 @functools.lru_cache(maxsize=8)
 def make_program(
     structure: Structure, method: Method, mesh: Mesh
-) -> Callable[[dict, jax.Array, jax.Array, dict], tuple[jax.Array, jax.Array]]:
-    """program(weights, indices [B], labels [B], knobs) -> (images [B, H, W, 3] uint8, finite []).
+) -> Callable[[dict, jax.Array, jax.Array, dict], tuple[jax.Array, dict[str, jax.Array]]]:
+    """program(weights, indices [B], labels [B], knobs) -> (images [B, H, W, 3] uint8, finite).
 
     Compiled once per set of arguments, batch size and grid length. knobs: Sampling.knobs and the
-    seed. Indices and labels are cut over the mesh, images come back replicated. Without guidance
-    only conditional velocities are computed.
+    seed. finite: bool [B] of "latents" and of "pixels", before they become uint8. Indices and
+    labels are cut over the mesh, images come back replicated. Without guidance only conditional
+    velocities are computed.
     """
     config = structure.config
     latent_shape = (config.input_size, config.input_size, config.in_channels)
@@ -167,8 +178,9 @@ def make_program(
                 atol=method.atol,
                 extrapolation=method.extrapolation,
             )
-        images = _decode(structure.vae, weights["vae"], structure.scaling.invert(latents), mesh)
-        return images, jnp.isfinite(latents).all()
+        z = structure.scaling.invert(latents)
+        images, finite = _decode(structure.vae, weights["vae"], z, mesh)
+        return images, {"latents": rows_are_finite(latents), "pixels": finite}
 
     return program
 
@@ -181,11 +193,17 @@ def _velocity_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> Conditional
     return velocity_fn
 
 
-def _decode(graphdef: nnx.GraphDef, params: Any, latents: jax.Array, mesh: Mesh) -> jax.Array:
-    """Latents [B, h, w, C] -> images [B, H, W, 3] uint8, some rows of each device at a time."""
+def _decode(
+    graphdef: nnx.GraphDef, params: Any, latents: jax.Array, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """Latents [B, h, w, C] -> images [B, H, W, 3] uint8 and whether each was finite, bool [B].
 
-    def decode(z: jax.Array) -> jax.Array:
-        return decode_to_uint8(nnx.merge(graphdef, params).decode(z))
+    Some rows of each device at a time.
+    """
+
+    def decode(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        decoded = nnx.merge(graphdef, params).decode(z)
+        return to_uint8(decoded), rows_are_finite(decoded)
 
     shards = num_batch_shards(mesh)
     each = len(latents) // shards
@@ -196,6 +214,11 @@ def _decode(graphdef: nnx.GraphDef, params: Any, latents: jax.Array, mesh: Mesh)
     by_part = latents.reshape(shards, parts, each // parts, *latents.shape[1:]).swapaxes(0, 1)
     rows = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     by_part = jax.lax.with_sharding_constraint(by_part, rows)
-    images = jax.lax.map(lambda z: decode(z.reshape(-1, *latents.shape[1:])), by_part)
-    images = images.reshape(parts, shards, each // parts, *images.shape[2:]).swapaxes(0, 1)
-    return images.reshape(len(latents), *images.shape[3:])
+    outputs = jax.lax.map(lambda z: decode(z.reshape(-1, *latents.shape[1:])), by_part)
+
+    def in_order(x: jax.Array) -> jax.Array:
+        """[parts, devices * rows, ...] -> [B, ...]."""
+        x = x.reshape(parts, shards, each // parts, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(len(latents), *x.shape[3:])
+
+    return jax.tree.map(in_order, outputs)

@@ -11,7 +11,7 @@ from lightningdit_jax.flow.guidance import guidance_is_on
 from lightningdit_jax.flow.ode import SOLVERS as ODE_SOLVERS
 from lightningdit_jax.flow.ode import evaluations
 from lightningdit_jax.flow.paths import get_path
-from lightningdit_jax.flow.predictions import SAMPLE_EPS, time_interval
+from lightningdit_jax.flow.predictions import SAMPLE_EPS, Flow, time_interval
 from lightningdit_jax.flow.runge_kutta import TABLEAUS, stage_times
 from lightningdit_jax.flow.sde import SDEOptions, sde_grid
 from lightningdit_jax.flow.timesteps import time_grid
@@ -21,14 +21,6 @@ SDE_SOLVERS = {"sde_euler": "euler", "sde_heun": "heun"}  # and their methods in
 SOLVERS = (*ODE_SOLVERS, *SDE_SOLVERS)
 # Solvers whose times no shift warps, and what decides them.
 UNSHIFTED = {"ucgm": "time_warp"} | dict.fromkeys(SDE_SOLVERS, "num_steps and last_step_size")
-
-
-@dataclasses.dataclass(frozen=True)
-class Flow:
-    """What a generator was trained to do: its path from noise to data, and what it predicts."""
-
-    path: str = "linear"
-    prediction: str = "velocity"
 
 
 @dataclasses.dataclass(frozen=True)

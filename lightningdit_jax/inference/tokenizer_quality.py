@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.config import Config
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
+from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
     local_rows,
     open_image_batches,
@@ -24,7 +25,8 @@ from lightningdit_jax.inference.inception_network import gathered_moments
 from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
-from lightningdit_jax.inference.reconstruct import make_reconstructor, to_model_range
+from lightningdit_jax.inference.reconstruct import make_reconstructor
+from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
@@ -60,8 +62,16 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
     )
     picture = None
     for indices, _, batch in batches:
-        rebuilt = reconstruct(tokenizer.params, batch["images"], batch["indices"])
-        pair = compare.add(batch["images"], rebuilt, len(indices))
+        rebuilt, finite = reconstruct(tokenizer.params, batch["images"], batch["indices"])
+        names = [source.source.name(int(i)) for i in indices]
+        check_finite(
+            local_rows(finite, len(indices)),
+            names,
+            "the reconstructions",
+            {"the tokenizer": tokenizer.params},
+            "the weights and the image are in order; try --config.compute.dtype=float32",
+        )
+        pair = compare.add(batch["images"], rebuilt, names)
         if picture is None and len(indices):
             columns = min(10, len(indices))
             picture = image_grid(np.concatenate([p[:columns] for p in pair]), columns)
@@ -80,15 +90,18 @@ class _Comparison:
 
     def __init__(self, lpips: str, inception: str, mesh: Mesh):
         self._distance = self._features = None
+        self._networks: dict[str, Loaded] = {}
         if lpips:
+            self._networks["LPIPS"] = load_functional(lpips, mesh, expect="lpips")
             self._distance = _compiled(
-                load_functional(lpips, mesh, expect="lpips"),
+                self._networks["LPIPS"],
                 lambda model, a, b: model(to_model_range(a), to_model_range(b)),
                 mesh,
             )
         if inception:
+            self._networks["Inception"] = load_functional(inception, mesh, expect="inception")
             self._features = _compiled(
-                load_functional(inception, mesh, expect="inception"),
+                self._networks["Inception"],
                 lambda model, images: model(images).pool,
                 mesh,
             )
@@ -97,17 +110,29 @@ class _Comparison:
             self._scores["lpips"] = []
         self._streams = [MomentsStream(POOL_DIM), MomentsStream(POOL_DIM)]
 
-    def add(self, images: jax.Array, rebuilt: jax.Array, count: int) -> list[np.ndarray]:
-        """Takes a batch into account, its first `count` rows here; returns those of both."""
-        pair = [local_rows(a, count) for a in (images, rebuilt)]
+    def add(self, images: jax.Array, rebuilt: jax.Array, names: list[str]) -> list[np.ndarray]:
+        """Takes a batch into account, its first rows here, of these names; returns those of both.
+
+        Raises FloatingPointError naming images of which a network's output is not finite.
+        """
+        pair = [local_rows(a, len(names)) for a in (images, rebuilt)]
         self._scores["psnr"].append(psnr(*pair))
         self._scores["ssim"].append(ssim(*pair))
         if self._distance:
-            self._scores["lpips"].append(local_rows(self._distance(images, rebuilt), count))
+            self._scores["lpips"].append(
+                self._finite_rows("LPIPS", self._distance(images, rebuilt), names)
+            )
         if self._features:
             for stream, array in zip(self._streams, (images, rebuilt)):
-                stream.add(local_rows(self._features(array), count))
+                stream.add(self._finite_rows("Inception", self._features(array), names))
         return pair
+
+    def _finite_rows(self, network: str, output: jax.Array, names: list[str]) -> np.ndarray:
+        rows = local_rows(output, len(names))
+        finite = np.isfinite(rows).reshape(len(names), -1).all(axis=1)
+        weights = {network: self._networks[network].params}
+        check_finite(finite, names, f"the outputs of {network}", weights, "look at the checkpoint")
+        return rows
 
     def result(self) -> dict[str, float]:
         """The numbers over all processes. All of them must call it."""

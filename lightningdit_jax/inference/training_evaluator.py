@@ -9,9 +9,10 @@ import numpy as np
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import load_stats
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.open_sampler import load_companions
 from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Flow, Sampling, choose_labels
+from lightningdit_jax.inference.sampling import Sampling, choose_labels
 from lightningdit_jax.inference.stream_quality import make_quality
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import variant_config
@@ -52,12 +53,13 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     generator = variant_config(**dataclasses.asdict(config.model))
     flow = Flow(config.flow.path, config.flow.prediction)
     stats = load_stats(config.data.path) if config.data.latent_norm else LatentScaling()
-    loaded = load_companions(config, mesh, generator, flow)
+    scaling = dataclasses.replace(stats, multiplier=config.data.latent_multiplier)
+    loaded = load_companions(config, mesh, generator, flow, scaling)
     structure = Structure(
         dit=abstract_model("lightningdit", generator, jnp.dtype(config.compute.dtype))[0],
         **{name: part.graphdef for name, part in loaded.items()},
         config=generator,
-        scaling=dataclasses.replace(stats, multiplier=config.data.latent_multiplier),
+        scaling=scaling,
         flow=flow,
     )
     weights = {name: part.params for name, part in loaded.items()}

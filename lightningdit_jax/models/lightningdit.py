@@ -228,7 +228,8 @@ class LightningDiT(nnx.Module):
     Parameters are float32; dtype is that of matmuls and activations, while norm statistics,
     softmax and the timestep sinusoid stay float32. Blocks are stacked along a leading axis and
     scanned, scan_unroll at a time. remat: one of REMAT. attention: "auto", "xla" or "cudnn".
-    constrain(x, name) pins activations [B, N, D] to a sharding.
+    constrain(x, name) pins activations [B, N, D] to a sharding. `flow` and `latent_scaling` are
+    what its checkpoint says of its training, for those who sample; None where nobody does.
     Raises ValueError for an unknown remat or attention.
     """
 
@@ -249,6 +250,7 @@ class LightningDiT(nnx.Module):
             raise ValueError(unknown_name("attention implementation", attention, IMPLEMENTATIONS))
         self.config, self.remat, self.scan_unroll = config, remat, scan_unroll
         self.dtype, self.constrain = np.dtype(dtype), constrain
+        self.flow, self.latent_scaling = None, None
         dtype, dim = self.dtype, config.hidden_size
         if attention == "auto":
             attention = choose_implementation(dtype, config.head_dim)

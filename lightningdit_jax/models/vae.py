@@ -83,16 +83,6 @@ class VAVAEConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
-def decode_to_uint8(images: jax.Array) -> jax.Array:
-    """Decoder output to pixels: clamp(127.5 x + 128, 0, 255), truncated. [...] -> [...] uint8.
-
-    Clamped between product and sum, which is the same number: a sum that took the product directly
-    is contracted to one fused multiply-add under jit, whose single rounding moves pixels by one.
-    """
-    product = 127.5 * images.astype(jnp.float32)
-    return (jnp.clip(product, -128.0, 127.0) + 128.0).astype(jnp.uint8)
-
-
 def _fan_in_uniform(fan_in: int) -> nnx.Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels and biases alike."""
     limit = fan_in**-0.5
@@ -363,9 +353,15 @@ class VAVAE(nnx.Module):
     def encode(self, images: jax.Array) -> DiagonalGaussian:
         """Posterior. images: [B, H, W, C] in [-1, 1] -> over [B, H/f, W/f, d].
 
-        Raises ValueError if f does not divide H and W, or the channels are others.
+        Raises ValueError if f does not divide H and W, the channels are others, or the images are
+        not floating point.
         """
         factor, channels = self.config.downsample_factor, self.config.in_channels
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"images are {images.dtype}; expected floats in [-1, 1], which "
+                "lightningdit_jax.to_model_range makes of uint8 pixels"
+            )
         if images.ndim != 4 or images.shape[3] != channels:
             raise ValueError(f"images have shape {images.shape}; expected [B, H, W, {channels}]")
         if images.shape[1] % factor or images.shape[2] % factor:

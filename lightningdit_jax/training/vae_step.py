@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
@@ -137,7 +138,7 @@ def make_vae_step(
         state: TrainState, batch: dict, frozen: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        images = batch["images"].astype(jnp.float32) / 127.5 - 1.0
+        images = to_model_range(batch["images"])
         count, height, width, _ = images.shape
         grid = (height // factor, width // factor)
         noise = jax.random.normal(key, (count, *grid, tokenizer.embed_dim), jnp.float32)

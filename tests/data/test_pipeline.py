@@ -200,6 +200,9 @@ class Gradients:
     def label(self, index):
         return index % 2
 
+    def name(self, index):
+        return f"image {index}"
+
 
 def test_image_batches_crop_flip_and_label():
     source = ImageBatches(Gradients(), 32, "random_crop", num_threads=2)

@@ -18,11 +18,11 @@ from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.reconstruct import posterior_sample, to_model_range
+from lightningdit_jax.inference.reconstruct import posterior_sample
 from lightningdit_jax.inference.sample import sample
 from lightningdit_jax.inference.sample_store import SampleStore
 from lightningdit_jax.inference.sweep import sweep
-from lightningdit_jax.models.vae import decode_to_uint8
+from lightningdit_jax.models.pixels import to_model_range, to_uint8
 from lightningdit_jax.training.run import train
 from tests import golden, tiny
 from tests.models.inception_weights import draw_weights
@@ -67,7 +67,7 @@ def test_one_row_per_image_in_order(latents):
     assert len(shards) == len(digits) == 355  # 355 is no multiple of the batch of 40
     np.testing.assert_array_equal(shards.labels, digits.labels)
     assert len(list(latents.glob("latents_rank00_shard*.safetensors"))) == 4
-    assert load_stats(latents).mean.shape == (8,)
+    assert load_stats(latents).channels == 8
 
 
 def test_latents_are_posterior_samples_by_index(folder, tokenizer, latents):
@@ -170,7 +170,7 @@ def originals_and_rebuilt(vae, count):
     images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(count)]))
     posterior = vae.encode(to_model_range(images))
     z = posterior_sample(posterior, np.arange(count), seed=0, flipped=0)
-    return images, decode_to_uint8(vae.decode(z))
+    return images, to_uint8(vae.decode(z))
 
 
 def test_perceptual_distance_of_reconstructions(folder, tokenizer, tmp_path):
@@ -183,9 +183,7 @@ def test_perceptual_distance_of_reconstructions(folder, tokenizer, tmp_path):
     digits = Digits("test", 16)
     images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(11)]))
     posterior = vae.encode(to_model_range(images))
-    rebuilt = decode_to_uint8(
-        vae.decode(posterior_sample(posterior, np.arange(11), config.seed, 0))
-    )
+    rebuilt = to_uint8(vae.decode(posterior_sample(posterior, np.arange(11), config.seed, 0)))
     want = lpips(to_model_range(images), to_model_range(rebuilt)).mean()
     assert numbers["reconstruction_lpips"] == pytest.approx(float(want), rel=1e-3)
     with pytest.raises(ValueError, match="holds a lpips; expected a inception"):
@@ -209,9 +207,7 @@ def test_frechet_distance_of_reconstructions(folder, tokenizer, tmp_path):
     digits = Digits("test", 16)
     images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(24)]))
     posterior = vae.encode(to_model_range(images))
-    rebuilt = decode_to_uint8(
-        vae.decode(posterior_sample(posterior, np.arange(24), config.seed, 0))
-    )
+    rebuilt = to_uint8(vae.decode(posterior_sample(posterior, np.arange(24), config.seed, 0)))
     a, b = (np.asarray(inception(x).pool, np.float64) for x in (images, rebuilt))
     # Of samples in fewer dimensions than there are, by singular values instead of eigenvalues.
     centred = [(x - x.mean(0)) / np.sqrt(23) for x in (a, b)]

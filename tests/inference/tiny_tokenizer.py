@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 from flax import nnx
 
 from lightningdit_jax.checkpoint import FORMAT_VERSION, save_checkpoint
@@ -11,8 +12,8 @@ from lightningdit_jax.training.job import tokenizer_config
 from tests import tiny
 
 
-def save_tokenizer(path, *, seed=0):
-    """Writes the tokenizer of tiny.config("digits_vavae")."""
+def save_tokenizer(path, *, seed=0, change=lambda params: None):
+    """Writes the tokenizer of tiny.config("digits_vavae"); change: of its weights, in place."""
     architecture = tokenizer_config(tiny.config("digits_vavae"))
     _, params = nnx.split(VAVAE(architecture, rngs=nnx.Rngs(seed)), nnx.Param)
     meta = {
@@ -21,6 +22,7 @@ def save_tokenizer(path, *, seed=0):
         "architecture": dataclasses.asdict(architecture),
         "step": 0,
     }
-    arrays = {"params": jax.tree.map(jax.device_get, nnx.to_pure_dict(params))}
-    save_checkpoint(str(path), arrays, {"meta": meta})
+    params = jax.tree.map(np.array, nnx.to_pure_dict(params))
+    change(params)
+    save_checkpoint(str(path), {"params": params}, {"meta": meta})
     return path

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import lightningdit_jax as ldj
 from lightningdit_jax.convert.convert import params_from_torch
+from lightningdit_jax.models.pixels import to_model_range, to_uint8
 from lightningdit_jax.models.vae import (
     VAVAE,
     DiagonalGaussian,
     VAVAEConfig,
     _fan_in_uniform,
-    decode_to_uint8,
 )
 from tests import golden
 
@@ -155,19 +156,19 @@ def test_samples_have_the_posterior_moments():
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
-def test_decode_to_uint8_is_exact(transform):
+def test_to_uint8_is_exact(transform):
     case = golden.load("decode_to_images")
-    pixels = transform(decode_to_uint8)(golden.to_nhwc(case["in.decoded"]))
+    pixels = transform(to_uint8)(golden.to_nhwc(case["in.decoded"]))
     assert pixels.dtype == jnp.uint8
     np.testing.assert_array_equal(pixels, case["out.images"])
 
 
-def test_decode_to_uint8_equals_numpy_on_every_boundary():
+def test_to_uint8_equals_numpy_on_every_boundary():
     """Both neighbours of every value at which a pixel changes, fused into its producer by jit."""
     edges = ((np.arange(-3, 260) - 128) / 127.5).astype(np.float32)
     x = np.concatenate([np.nextafter(edges, np.float32(s)) for s in (-9, 9)] + [edges, -5 * edges])
     want = np.clip(np.float32(127.5) * x + np.float32(128), 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(jax.jit(lambda x: decode_to_uint8(x * 2))(x / 2), want)
+    np.testing.assert_array_equal(jax.jit(lambda x: to_uint8(x * 2))(x / 2), want)
 
 
 def test_bfloat16_is_close_and_ends_in_float32():
@@ -265,3 +266,30 @@ def test_inputs_that_do_not_fit_are_refused():
         vae.encode(jnp.zeros((1, 3, 32, 32)))
     with pytest.raises(ValueError, match=r"latents have shape \(1, 4, 4, 5\); .* w, 4\]"):
         vae.decode(jnp.zeros((1, 4, 4, 5)))
+
+
+def test_pixels_there_and_back():
+    """Every value of a byte, from public names."""
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    seen = ldj.to_model_range(pixels)
+    assert seen.dtype == np.float32 and (seen.min(), seen.max()) == (-1, 1)
+    np.testing.assert_array_equal(ldj.to_uint8(seen), pixels)
+    assert ldj.to_model_range is to_model_range and ldj.to_uint8 is to_uint8
+
+
+def test_what_is_no_image_is_refused():
+    with pytest.raises(ValueError, match=r"float32; expected uint8"):
+        to_model_range(np.zeros((1, 4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match=r"uint8; expected floats"):
+        to_uint8(np.zeros((1, 4, 4, 3), np.uint8))
+    with pytest.raises(FloatingPointError, match="no pixels"):
+        to_uint8(np.array([0.0, np.nan], np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_pixels_are_no_input_of_the_encoder(dtype):
+    """They used to give latents of nonsense."""
+    model = nnx.eval_shape(lambda: VAVAE(TINY, rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), dtype)
+    with pytest.raises(ValueError, match=r"expected floats in \[-1, 1\], which .*to_model_range"):
+        jax.eval_shape(lambda x: model.encode(x).mean, images)

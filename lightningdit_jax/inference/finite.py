@@ -1,0 +1,40 @@
+"""Results that are not finite: which they are, and whose weights are to blame."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rows_are_finite(array: jax.Array) -> jax.Array:
+    """Whether all values of each row are finite. [B, ...] -> bool [B]."""
+    return jnp.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+
+
+def check_finite(
+    finite: np.ndarray, names: list[str], what: str, weights: Mapping[str, Any], advice: str
+) -> None:
+    """Raises FloatingPointError where a row is not finite, naming rows and damaged weights.
+
+    finite: bool [b]; names: of the rows; what: they are. weights: parameters by the name of their
+    network; advice: what to do where those are in order. Nothing is asked of other processes.
+    """
+    if finite.all():
+        return
+    bad = [names[row] for row in np.flatnonzero(~finite)]
+    listed = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    raise FloatingPointError(
+        f"{what} of {listed} are not finite: {damaged_weights(weights) or advice}"
+    )
+
+
+def damaged_weights(weights: Mapping[str, Any]) -> str | None:
+    """A sentence naming the first weights here that are not finite; None where all are."""
+    for name, params in weights.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not all(jnp.isfinite(shard.data).all() for shard in leaf.addressable_shards):
+                where = jax.tree_util.keystr(path, simple=True, separator="/")
+                return f"the weights of {name} hold values that are not finite, in {where}"
+    return None

@@ -1,0 +1,172 @@
+"""Every way to sample gives the same bytes: what a generator was trained to do is said once."""
+
+import types
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import lightningdit_jax as ldj
+from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference import sweep as sweep_module
+from lightningdit_jax.inference import training_evaluator
+from lightningdit_jax.inference.sample import sample
+from lightningdit_jax.latent_scaling import LatentScaling
+from tests import tiny
+from tests.inference.tiny_generator import random_generator, save_generator
+from tests.inference.tiny_tokenizer import save_tokenizer
+
+# The fixtures of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
+COUNT, LABELS = 6, [3, 1, 4]
+MULTIPLIER = 0.7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("meaning")
+    save_tokenizer(folder / "tokenizer")
+    tiny.write_latents(folder / "latents", size=4)
+    return folder
+
+
+def config_of(folder, flow, checkpoint):
+    return tiny.config(
+        "digits_dit",
+        data__path=str(folder / "latents"),
+        data__latent_multiplier=MULTIPLIER,
+        model__input_size=4,
+        model__hidden_size=16,
+        flow__path=flow.path,
+        flow__prediction=flow.prediction,
+        flow__cosine_weight=0.0,
+        sample__checkpoint=str(checkpoint),
+        sample__tokenizer=str(folder / "tokenizer"),
+        sample__num_samples=COUNT,
+        sample__num_steps=4,
+        sample__batch_size=8,
+        sample__labels=",".join(map(str, LABELS)),
+        sweep__num_samples=COUNT,
+        train__evaluate_every_steps=1,
+        evaluate__train_samples=COUNT,
+    )
+
+
+def keep_images(monkeypatch, module):
+    """Images that a job would only measure."""
+    kept = []
+
+    def make_quality(config, mesh):
+        def quality(batches, labels):
+            kept.append(np.concatenate(list(batches)))
+            return {"digits_fid": 1.0, "recognised_share": 1.0}
+
+        return quality
+
+    monkeypatch.setattr(module, "make_quality", make_quality)
+    return kept
+
+
+@pytest.mark.parametrize(
+    "flow", [Flow(), Flow("gvp", "noise"), Flow("vp", "score")], ids=lambda f: f.path
+)
+def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, flow):
+    dit = random_generator()
+    data = tiny.load_scaling(folder / "latents", MULTIPLIER)
+    checkpoint = save_generator(tmp_path / "dit", dit, flow=flow, scaling=data)
+    config = config_of(folder, flow, checkpoint)
+    options = config.sample
+
+    sample(config, str(tmp_path / "sampled"))
+    want = np.load(tmp_path / "sampled" / "samples.npz")["arr_0"]
+    assert want.std() > 1
+
+    images = ldj.generate(
+        ldj.load(str(checkpoint)),
+        ldj.load(str(folder / "tokenizer")),
+        np.resize(LABELS, COUNT),
+        seed=config.seed,
+        batch_size=8,
+        num_steps=options.num_steps,
+        cfg_scale=options.cfg_scale,
+        cfg_channels=options.cfg_channels,
+        cfg_interval_start=options.cfg_interval_start,
+        timestep_shift=options.timestep_shift,
+    )
+    np.testing.assert_array_equal(images, want)
+    assert ldj.latent_stats(str(checkpoint)) == data
+
+    swept = keep_images(monkeypatch, sweep_module)
+    sweep_module.sweep(config, str(tmp_path / "swept"))
+    np.testing.assert_array_equal(swept[0], want)
+
+    evaluated = keep_images(monkeypatch, training_evaluator)
+    params = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
+    evaluator = training_evaluator.make_training_evaluator(config)
+    evaluator(1, types.SimpleNamespace(params=params, ema=None))
+    np.testing.assert_array_equal(evaluated[0], want)
+
+
+def test_statistics_replace_what_the_checkpoint_says(folder, tmp_path):
+    flow, scaling = Flow(), LatentScaling([0.5] * 8, [2.0] * 8)
+    dit, vae = random_generator(), ldj.load(str(folder / "tokenizer"))
+    loaded = ldj.load(str(save_generator(tmp_path / "a", dit, flow=flow, scaling=scaling)))
+    own = ldj.generate(loaded, vae, [1], num_steps=3)
+    given = types.SimpleNamespace(mean=np.full(8, 0.5), std=np.full((1, 8, 1, 1), 2.0))
+    for stats in (scaling, given):
+        images = ldj.generate(dit, vae, [1], num_steps=3, latent_stats=stats)
+        np.testing.assert_array_equal(images, own)
+    raw = ldj.generate(loaded, vae, [1], num_steps=3, latent_stats="none")
+    assert not np.array_equal(raw, own)
+
+
+@pytest.mark.parametrize(
+    ("stats", "reason"),
+    [
+        (None, "does not say how its latents were normalized; give latent_stats"),
+        ("raw", "latent_stats is 'raw'"),
+        (types.SimpleNamespace(mean=np.zeros(32), std=np.ones(32)), "of 32 channels, .* have 8"),
+        (types.SimpleNamespace(mean=np.zeros(8), std=np.ones(7)), "mean of 8 and a std of 7"),
+        (types.SimpleNamespace(mean=np.zeros(8), std=np.full(8, np.nan)), "std nan in channel 0"),
+        (types.SimpleNamespace(mean=np.zeros(8), std=np.zeros(8)), r"std 0\.0 in channel 0"),
+    ],
+)
+def test_latents_that_mean_nothing_are_refused(folder, stats, reason):
+    vae = ldj.load(str(folder / "tokenizer"))
+    with pytest.raises(ValueError, match=reason):
+        ldj.generate(random_generator(), vae, [1], num_steps=3, latent_stats=stats)
+
+
+def test_models_of_another_kind_are_named(folder):
+    dit, vae = random_generator(), ldj.load(str(folder / "tokenizer"))
+    for models, weak, reason in [
+        ((vae, vae), None, "dit is a VAVAE; expected a LightningDiT"),
+        ((dit, dit), None, "vae is a LightningDiT; expected a VAVAE"),
+        (("runs/dit", vae), None, r"dit is a str; expected a LightningDiT, which .*\.load makes"),
+        ((dit, vae), vae, "weak is a VAVAE; expected a LightningDiT"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            ldj.generate(*models, [1], num_steps=3, latent_stats="none", weak=weak)
+    other = random_generator(tiny.dit_config(in_channels=4))
+    with pytest.raises(ValueError, match="latents of 4 channels, the tokenizer vae decodes 8"):
+        ldj.generate(other, vae, [1], num_steps=3, latent_stats="none")
+
+
+@pytest.mark.parametrize(
+    ("flow", "scaling", "reason"),
+    [
+        (Flow("gvp"), LatentScaling(), "has path gvp, the generator linear"),
+        (Flow(), LatentScaling(multiplier=2), "trained on latents scaled otherwise"),
+    ],
+)
+def test_a_weak_generator_of_other_latents_is_refused(folder, tmp_path, flow, scaling, reason):
+    ours = save_generator(tmp_path / "a", random_generator(), flow=Flow(), scaling=LatentScaling())
+    weak = save_generator(tmp_path / "b", random_generator(), flow=flow, scaling=scaling)
+    config = config_of(folder, Flow(), ours)
+    config = tiny.replaced(config, "sample", weak_checkpoint=str(weak))
+    with pytest.raises(ValueError, match=reason):
+        sample(config, str(tmp_path / "out"))
+    vae = ldj.load(str(folder / "tokenizer"))
+    with pytest.raises(ValueError, match=reason):
+        ldj.generate(ldj.load(str(ours)), vae, [1], num_steps=3, weak=ldj.load(str(weak)))
