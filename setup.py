@@ -1,17 +1,33 @@
 """Package metadata. Exact versions that are tested stand in constraints.txt."""
 
+import ast
 import pathlib
 
 from setuptools import find_packages, setup
 
+ROOT = pathlib.Path(__file__).parent
+
+
+def version() -> str:
+    """That of the package, which cannot be imported before its requirements are there."""
+    source = (ROOT / "lightningdit_jax" / "__init__.py").read_text()
+    assigned = {
+        node.targets[0].id: node.value
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    return ast.literal_eval(assigned["__version__"])
+
+
 setup(
     name="lightningdit_jax",
-    version="0.1.0",
+    version=version(),
     description="LightningDiT and VA-VAE in JAX and Flax, for TPU pods and GPUs",
-    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lightningdit_jax", "lightningdit_jax.*"]),
+    package_data={"lightningdit_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

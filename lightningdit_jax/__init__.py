@@ -1,8 +1,31 @@
 """LightningDiT and VA-VAE in JAX and Flax, for TPU pods and GPUs."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from lightningdit_jax.inference.generate import generate
+    from lightningdit_jax.inference.load import latent_stats, load
+    from lightningdit_jax.latent_scaling import LatentScaling
+    from lightningdit_jax.models.lightningdit import LightningDiT
+    from lightningdit_jax.models.pixels import to_model_range, to_uint8
+    from lightningdit_jax.models.posterior import DiagonalGaussian
+    from lightningdit_jax.models.vae import VAVAE
+
+__version__ = "0.1.0"
+__all__ = [
+    "VAVAE",
+    "DiagonalGaussian",
+    "LatentScaling",
+    "LightningDiT",
+    "generate",
+    "latent_stats",
+    "load",
+    "to_model_range",
+    "to_uint8",
+]
+
+# Where each public name is imported from on first use: reading a config should not wait for JAX.
 _HOME = {
     "DiagonalGaussian": "models.posterior",
     "LatentScaling": "latent_scaling",
@@ -14,11 +37,17 @@ _HOME = {
     "to_model_range": "models.pixels",
     "to_uint8": "models.pixels",
 }
-__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name on first use: reading a config should not wait for JAX."""
+    """Imports a public name, and keeps it."""
     if name not in _HOME:
         raise AttributeError(f"module 'lightningdit_jax' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"lightningdit_jax.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"lightningdit_jax.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion, before any is imported."""
+    return sorted({*__all__, "__version__"})

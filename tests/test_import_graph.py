@@ -1,4 +1,4 @@
-"""Dependencies run one way, and torch and TensorFlow stay out. DESIGN of the package, section 2."""
+"""Dependencies run one way, and torch and TensorFlow stay out."""
 
 import ast
 import pathlib

@@ -1,10 +1,15 @@
 """setup.py's ranges and constraints.txt's pins tell the same story."""
 
 import ast
+import importlib.metadata
 import pathlib
 import re
+import subprocess
+import sys
 
 from packaging.requirements import Requirement
+
+import lightningdit_jax as ldj
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -56,3 +61,27 @@ def test_every_import_is_required():
 
 
 STDLIB = __import__("sys").stdlib_module_names
+
+
+def test_public_names_are_told_before_anything_is_imported():
+    """To people by dir, to type checkers by imports, and each is really there."""
+    code = (
+        "import sys, lightningdit_jax as ldj\n"
+        "names = dir(ldj)\n"
+        "assert 'jax' not in sys.modules\n"
+        "print(*names)\n"
+        "[getattr(ldj, name) for name in names]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = done.stdout.split()
+    assert {"load", "generate", "LightningDiT", "__version__"} <= set(names)
+    tree = ast.parse((ROOT / "lightningdit_jax" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.name for node in block.body for alias in node.names}
+    assert typed | {"__version__"} == set(names) == {*ldj.__all__, "__version__"}
+
+
+def test_the_version_stands_once():
+    assert importlib.metadata.version("lightningdit_jax") == ldj.__version__

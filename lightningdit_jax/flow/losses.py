@@ -20,7 +20,7 @@ def flow_loss(prediction: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
     "cosine": mean over positions of 1 - cosine similarity along the channels (the last axis), with
     torch's semantics: each norm is at least 1e-8. At an exactly zero prediction its gradient is
     finite but as large as 1e8 / positions, as in the release.
-    LightningDiT sec. 3.2: the loss is their sum (the release logs the first alone).
+    Yao et al. 2025, sec. 4: the loss is their sum (the release logs the first alone).
     Raises ValueError if the shapes differ.
     """
     if prediction.shape != target.shape:

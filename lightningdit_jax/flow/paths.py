@@ -80,7 +80,7 @@ class Path(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class LinearPath(Path):
-    """Straight line x_t = t x1 + (1 - t) x0. LightningDiT sec. 3.1; SiT."""
+    """Straight line x_t = t x1 + (1 - t) x0. Yao et al. 2025, sec. 4; SiT."""
 
     def alpha(self, t):
         return t

@@ -217,8 +217,7 @@ class FinalLayer(nnx.Module):
         return self.linear(modulated(self.norm_final, x, shift, scale))
 
 
-def _unconstrained(x: jax.Array, name: str) -> jax.Array:
-    del name
+def _unconstrained(x: jax.Array) -> jax.Array:
     return x
 
 
@@ -228,7 +227,7 @@ class LightningDiT(nnx.Module):
     Parameters are float32; dtype is that of matmuls and activations, while norm statistics,
     softmax and the timestep sinusoid stay float32. Blocks are stacked along a leading axis and
     scanned, scan_unroll at a time. remat: one of REMAT. attention: "auto", "xla" or "cudnn".
-    constrain(x, name) pins activations [B, N, D] to a sharding. `flow` and `latent_scaling` are
+    constrain(x) pins activations [B, N, D] to a sharding. `flow` and `latent_scaling` are
     what its checkpoint says of its training, for those who sample; None where nobody does.
     Raises ValueError for an unknown remat or attention.
     """
@@ -241,7 +240,7 @@ class LightningDiT(nnx.Module):
         remat: str = "none",
         scan_unroll: int = 1,
         attention: str = "auto",
-        constrain: Callable[[jax.Array, str], jax.Array] = _unconstrained,
+        constrain: Callable[[jax.Array], jax.Array] = _unconstrained,
         rngs: nnx.Rngs,
     ):
         if remat not in REMAT:
@@ -296,7 +295,7 @@ class LightningDiT(nnx.Module):
         # A parameter, so that checkpoints carry it, but frozen.
         pos_embed = jax.lax.stop_gradient(self.pos_embed[...])
         tokens = (self.x_embedder(x) + pos_embed).astype(self.dtype)
-        return self.constrain(tokens, "tokens")
+        return self.constrain(tokens)
 
     def embed_condition(self, t: jax.Array, y: jax.Array) -> jax.Array:
         """Time plus class. t: [B], y: [B] int -> c [B, D] float32."""
@@ -309,7 +308,7 @@ class LightningDiT(nnx.Module):
 
         def body(x: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
             block = nnx.merge(graphdef, parts_as_saved(state, shapes))
-            return self.constrain(block(x, c), "tokens"), None
+            return self.constrain(block(x, c)), None
 
         if self.remat != "none":
             # Inside a loop nothing can be shared with the forward pass; without one the compiler

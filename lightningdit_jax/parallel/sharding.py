@@ -113,9 +113,8 @@ class TokenConstraint:
 
     mesh: Mesh
 
-    def __call__(self, x: jax.Array, name: str) -> jax.Array:
-        """x: [B, N, D] -> the same, sharded over the batch. name: which activation it is."""
-        del name  # all activations of the model lie alike
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, N, D] -> the same, sharded over the batch."""
         x = jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(BATCH_AXES)))
         if self.mesh.devices.flat[0].platform == "gpu":
             x = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
@@ -123,5 +122,5 @@ class TokenConstraint:
 
 
 def constrain_tokens(mesh: Mesh) -> TokenConstraint:
-    """The model's injected `constrain(x, name)` for this mesh."""
+    """The model's injected `constrain(x)` for this mesh."""
     return TokenConstraint(mesh)

@@ -31,7 +31,7 @@ def make_dit_loss(
 
     x1 latents and x0 noise [B, H, W, C], t [B] in [0, 1], y [B] labels, dropped ones null already.
     Squared velocity error plus cosine_weight times 1 - cosine similarity (arXiv 2501.01423,
-    sec. 4.2); both terms are metrics of their own, the release logs the first alone. A model of
+    sec. 4); both terms are metrics of their own, the release logs the first alone. A model of
     the noise or the score has the squared error alone, weighted as `prediction_loss` says.
     """
     flow_path = get_path(path)

@@ -190,7 +190,7 @@ def test_token_constraint():
 
     @functools.partial(jax.jit, static_argnums=1)
     def double(x, constrain):
-        return constrain(2 * x, "tokens")
+        return constrain(2 * x)
 
     x = jnp.arange(8 * 3 * 2.0).reshape(8, 3, 2)
     y = double(x, constrain)
