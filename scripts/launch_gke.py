@@ -1,7 +1,7 @@
 """Trains on TPUs of a GKE cluster through xpk. Needs `pip install xpk`, gcloud and a cluster.
 
     gke="--name=dit --cluster=CLUSTER --zone=us-west4-a"
-    python scripts/launch_gke.py create $gke --accelerator=v5litepod-16 -- \\
+    .venv/bin/python scripts/launch_gke.py create $gke --accelerator=v5litepod-16 -- \\
         --config=configs/dit_xl.py --workdir=gs://BUCKET/dit_xl --config.data.path=/data/latents
 
 The code of this folder goes into the image. A workload that is preempted starts again and resumes
@@ -14,6 +14,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+
+from main_arguments import check_arguments
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRY_AGAIN = 75  # main.py's exit status after SIGTERM
@@ -63,11 +65,19 @@ def main() -> None:
     args, arguments = parser.parse_args(argv[:cut]), argv[cut + 1 :]
     if args.action == "create" and not arguments:
         parser.error("create needs main.py's arguments after --")
+    if args.action == "create":
+        check_arguments(arguments)
     line = command(args, arguments)
     if args.dry_run:
         print(shlex.join(line))
-    else:
-        sys.exit(subprocess.run(line, check=False).returncode)
+        return
+    try:
+        status = subprocess.run(line, check=False).returncode
+    except FileNotFoundError:
+        sys.exit(f"error: there is no program `{line[0]}` on this machine's PATH; install it")
+    if status:
+        print(f"error: `{shlex.join(line[:3])}` ended with status {status}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The launch scripts print commands that shells can parse, with every argument where it belongs.
 
-Nothing here has a cluster: what the commands do there is not tested.
+Nothing here has a cluster: what the commands do there is not tested, what a script makes of their
+answers stands in test_launch_answers.py.
 """
 
 import os
@@ -48,7 +49,7 @@ def test_keep_requests_installs_and_trains():
     options = ["--accelerator=v5litepod-16", "--spot", f"--setup={setup}"]
     commands = tpu_vm("keep", *options, arguments=TRAIN)
     queued = ["gcloud", "compute", "tpus", "queued-resources"]
-    assert [c[4] for c in commands if c[:4] == queued] == ["describe", "delete", "create"]
+    assert [c[4] for c in commands if c[:4] == queued] == ["describe", "create"]
     for command in commands:
         assert command[0] == "git" or {"--zone=us-west4-a", "--project=p"} <= set(command)
     create = next(c for c in commands if c[4] == "create")
@@ -62,7 +63,7 @@ def test_keep_requests_installs_and_trains():
     archive, copy, install, mount, end, train = commands[-6:]
     assert "--worker=all" in end and "-TERM" in remote(end)
     assert archive[:1] == ["git"] and "archive" in archive
-    assert copy[4:6] == ["scp", "/tmp/lightningdit_jax.tar.gz"] and "--worker=all" in copy
+    assert copy[4] == "scp" and f"--output={copy[5]}" in archive and "--worker=all" in copy
     assert "--worker=all" in install and ".[gcs,tpu]" in remote(install)
     assert "--worker=all" in mount and remote(mount) == setup.split()
     assert "--worker=all" in train
@@ -140,7 +141,22 @@ def test_slurm():
     subprocess.run(["bash", "-n", "scripts/launch_slurm.sh"], check=True, cwd=ROOT)
     [command] = printed("launch_slurm.sh", "--dry-run", *TRAIN, SLURM_GPUS_ON_NODE="4")
     assert command[0] == "JAX_LOCAL_DEVICE_IDS=0,1,2,3"
-    assert command[2:] == ["srun", "--kill-on-bad-exit=1", ".venv/bin/python", "main.py", *TRAIN]
+    srun = ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=16"]
+    assert command[2:] == [*srun, ".venv/bin/python", "main.py", *TRAIN]
+    told = {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "64"}
+    assert "--cpus-per-task=64" in printed("launch_slurm.sh", "--dry-run", *TRAIN, **told)[0]
+
+
+@pytest.mark.parametrize("gpus", ["", "0", "a100:4"])
+def test_a_slurm_job_without_gpus_is_refused(gpus):
+    done = subprocess.run(
+        ["bash", "scripts/launch_slurm.sh", "--dry-run", *TRAIN],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"SLURM_GPUS_ON_NODE": gpus},
+    )
+    assert done.returncode == 2 and f"SLURM_GPUS_ON_NODE is '{gpus}'" in done.stderr
 
 
 @pytest.mark.parametrize("status", [0, 1, 75])
@@ -149,7 +165,11 @@ def test_a_slurm_job_goes_back_into_the_queue_after_a_save(tmp_path, status):
     for name, body in {"srun": f"exit {status}", "scontrol": 'echo "$@"'}.items():
         (tmp_path / name).write_text(f"#!{shutil.which('bash')}\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_GPUS_ON_NODE": "1",
+    }
     done = subprocess.run(
         ["bash", "scripts/launch_slurm.sh", *TRAIN],
         capture_output=True,
