@@ -1,10 +1,11 @@
 """Orbax checkpoints over plain pytrees: every part of a run is an item of its own.
 
 A checkpoint is a directory with one Orbax item per array tree (`params`, and where they exist
-`ema`, `opt_state`) and JSON items (`meta`: kind, architecture, step, config; `loop`: data position,
-metrics of the unfinished logging window). A training run keeps them as WORKDIR/checkpoints/STEP,
-and the weights of its best evaluation as WORKDIR/best/STEP; a converted checkpoint is one such
-directory alone.
+`ema`, `opt_state`) and JSON items (`meta`: kind, architecture, step, config, names of all items;
+`loop`: data position, metrics of the unfinished logging window). It is complete if all of that is
+there (`defect`); a copy that was cut off is not, and counts nowhere. A training run keeps them as
+WORKDIR/checkpoints/STEP, and the weights of its best evaluation as WORKDIR/best/STEP; a converted
+checkpoint is one such directory alone.
 """
 
 import copy
@@ -16,7 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 FORMAT_VERSION = 1
 _CHUNK_BYTES = 2**25
@@ -34,10 +37,29 @@ class Restored:
 
 
 class TrainingCheckpoints:
-    """The checkpoints of one run under WORKDIR/FOLDER, written in the background."""
+    """The checkpoints of one run under WORKDIR/FOLDER, written in the background.
 
-    def __init__(self, workdir: str, *, keep: int, folder: str = "checkpoints"):
+    Damaged ones that are newer than the newest complete one are renamed to STEP.damaged, with a
+    line: the run is going to reach their steps again. Raises ValueError where there are none but
+    damaged ones, unless `anew` says that the run may begin without them, and where WORKDIR/FOLDER
+    cannot be a folder. All processes must make it.
+    """
+
+    def __init__(self, workdir: str, *, keep: int, folder: str = "checkpoints", anew: bool = False):
         self.directory = _absolute(workdir) / folder
+        for path in (self.directory.parent, self.directory):
+            if path.exists() and not path.is_dir():
+                raise ValueError(
+                    f"{path} is a file; expected a folder, or nothing, for checkpoints"
+                )
+        complete, damaged = _newest_complete(self.directory)
+        if damaged and complete is None and not anew:
+            raise ValueError(
+                f"{self.directory} holds no complete checkpoint, but damaged ones: "
+                f"{_listing(damaged)}; copy them again, or remove them or choose another --workdir "
+                "to start anew"
+            )
+        _set_aside(damaged)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -46,13 +68,14 @@ class TrainingCheckpoints:
         )
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint; half-written ones do not count."""
+        """The newest complete checkpoint, as `find_checkpoint` finds it."""
         return self._manager.latest_step()
 
     def save(self, step: int, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
         """Starts writing; the arrays may be donated and the JSON values changed afterwards."""
         # JSON is written later, by another thread.
-        self._manager.save(step, args=_save_args(arrays, copy.deepcopy(dict(json))))
+        json = _naming_items(arrays, copy.deepcopy(dict(json)))
+        self._manager.save(step, args=_save_args(arrays, json))
 
     def delete(self, step: int) -> None:
         """Removes a complete checkpoint."""
@@ -90,17 +113,25 @@ class BestCheckpoint:
     """The weights of the run's best evaluation so far, WORKDIR/best/STEP; lower is better.
 
     Its meta says which metric it is the best by, and the value: what is on disk is what a
-    restarted run compares with. A checkpoint of another metric counts as none.
+    restarted run compares with. A checkpoint of another metric counts as none, and so, with a line,
+    does one that cannot be read.
     """
 
     def __init__(self, workdir: str, metric: str):
         self.metric, self.value = metric, math.inf
-        self._checkpoints = TrainingCheckpoints(workdir, keep=1, folder="best")
+        self._checkpoints = TrainingCheckpoints(workdir, keep=1, folder="best", anew=True)
         step = self._checkpoints.latest_step()
-        if step is not None:
-            best = read_meta(self._checkpoints.directory / str(step))["best"]
-            if best["metric"] == metric:
-                self.value = best["value"]
+        if step is None:
+            return
+        path = self._checkpoints.directory / str(step)
+        try:
+            best = read_meta(path)["best"]
+            there, value = str(best["metric"]), float(best["value"])
+        except (KeyError, TypeError, ValueError) as error:
+            _warn(f"{path} does not say what it is the best by ({error}); taken for none")
+        else:
+            if there == metric:
+                self.value = value
 
     def offer(self, step: int, value: float, arrays: Mapping[str, Tree], meta: dict) -> bool:
         """Keeps these weights, and returns True, if the value is lower than the one so far.
@@ -130,6 +161,7 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
     Takes little memory beside the arrays, which are on the host: Orbax copies them and collects
     what it compresses unless told otherwise. In chunks, so that a device reads its shard alone.
     """
+    json = _naming_items(arrays, json)
     registry = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
     )
@@ -151,30 +183,62 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
 
 
 def find_checkpoint(path: str) -> epath.Path:
-    """The checkpoint directory that `path` means: itself, or the newest of a run.
+    """The checkpoint directory that `path` means: itself, or the newest complete one of a run.
 
-    path: a checkpoint directory, a workdir, or its `checkpoints` folder. Raises FileNotFoundError.
+    path: a checkpoint directory, a workdir, or its `checkpoints` folder. Newer ones that are
+    damaged are named in a line. Raises FileNotFoundError, which says what is missing.
     """
     root = _absolute(path)
     if not root.is_dir():
         raise FileNotFoundError(f"no checkpoint at {root}: there is no such directory")
     if (root / "meta").is_dir():
+        if lacks := defect(root):
+            raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; copy it again")
         return root
     for folder in (root / "checkpoints", root):
-        if folder.is_dir():
-            steps = [int(p.name) for p in folder.iterdir() if _is_complete_step(p)]
-            if steps:
-                return folder / str(max(steps))
+        complete, damaged = _newest_complete(folder)
+        if complete is None and damaged:
+            raise FileNotFoundError(
+                f"no complete checkpoint in {folder}: {_listing(damaged)}; copy them again"
+            )
+        if complete is not None:
+            if damaged:
+                _warn(f"taken {complete}, passed over as damaged: {_listing(damaged)}")
+            return complete
     raise FileNotFoundError(
         f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or a workdir with "
         "'checkpoints/STEP'; train first, or convert weights with convert_torch_weights.py"
     )
 
 
+def defect(checkpoint: epath.Path) -> str | None:
+    """What a checkpoint directory lacks, in words; None for a complete one.
+
+    The arrays themselves are not read.
+    """
+    if not any(checkpoint.iterdir()):
+        return "it is empty"
+    try:
+        meta = _read_json(checkpoint / "meta")
+        step = checkpoint.name
+        if step.isdigit() and str(meta.get("step", step)) != step:
+            return f"it says that it is of step {meta['step']}"
+        # Orbax writes what an item holds, and JSON itself, into a file of one of these names.
+        for item in meta.get("items", ["params"]):  # older checkpoints name none
+            if (checkpoint / item / "metadata").exists():
+                _read_json(checkpoint / item)
+            elif not (checkpoint / item / "_METADATA").exists():
+                return f"its item '{item}' is missing"
+    except FileNotFoundError:
+        return "its item 'meta' is missing"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"its JSON cannot be read ({str(error).splitlines()[0]})"
+    return None
+
+
 def read_meta(checkpoint: epath.Path) -> dict:
     """What the checkpoint says of itself: kind, architecture, step, config, latent statistics."""
-    handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-    meta = handler.restore(checkpoint / "meta", args=ocp.args.JsonRestore())
+    meta = _read_json(checkpoint / "meta")
     if meta.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{checkpoint} has format version {meta.get('format_version')}; "
@@ -199,9 +263,60 @@ def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
         return reader.restore(checkpoint / item, abstract)
 
 
-def _is_complete_step(path: epath.Path) -> bool:
+def _read_json(item: epath.Path) -> dict:
+    handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+    return handler.restore(item, args=ocp.args.JsonRestore())
+
+
+def _newest_complete(folder: epath.Path) -> tuple[epath.Path | None, dict[epath.Path, str]]:
+    """The newest complete checkpoint of a run, and what each newer one lacks, newest first.
+
+    One that a process did not live to finish is neither.
+    """
+    damaged: dict[epath.Path, str] = {}
+    steps = [p for p in folder.iterdir() if _is_finalized_step(p)] if folder.is_dir() else []
+    for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
+        lacks = defect(path)
+        if lacks is None:
+            return path, damaged
+        damaged[path] = lacks
+    return None, damaged
+
+
+def _is_finalized_step(path: epath.Path) -> bool:
     """An object store has no renaming: there a checkpoint has its name before it is complete."""
-    return path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
+    return path.name.isdigit() and path.is_dir() and ocp.utils.is_checkpoint_finalized(path)
+
+
+def _set_aside(damaged: Mapping[epath.Path, str]) -> None:
+    """Renames them: Orbax takes a folder of a later step for a reason not to save."""
+    if not damaged:
+        return
+    multihost_utils.sync_global_devices("damaged checkpoints are known")  # before any is gone
+    if jax.process_index() == 0:
+        for path in damaged:
+            target = path.with_name(f"{path.name}.damaged")
+            while target.exists():
+                target = target.with_name(f"{target.name}.damaged")
+            path.rename(target)
+    _warn(f"passed over as damaged, renamed to STEP.damaged: {_listing(damaged)}")
+    multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+
+
+def _listing(damaged: Mapping[epath.Path, str]) -> str:
+    return ", ".join(f"{path} ({lacks})" for path, lacks in damaged.items())
+
+
+def _warn(line: str) -> None:
+    if jax.process_index() == 0:
+        logging.warning("%s", line)
+
+
+def _naming_items(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> dict[str, dict]:
+    """The JSON items, with the names of all items in `meta`."""
+    if "meta" not in json:
+        return dict(json)
+    return {**json, "meta": {**json["meta"], "items": sorted({*arrays, *json})}}
 
 
 def _absolute(path: str) -> epath.Path:

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lightningdit_jax.checkpoint import find_checkpoint, item_names, read_meta, save_checkpoint
+from lightningdit_jax.checkpoint import (
+    TrainingCheckpoints,
+    find_checkpoint,
+    item_names,
+    read_meta,
+    save_checkpoint,
+)
 from tests.training import test_loop
 
 pytest.importorskip("gcsfs", reason="needs the extra `gcs`")
@@ -59,10 +65,25 @@ def test_half_a_checkpoint_is_none(bucket):
         path = bucket / "half" / "checkpoints" / str(step)
         save_checkpoint(str(path), {"params": weights}, {"meta": {"format_version": 1}})
     assert find_checkpoint("gs://bucket/half").name == "2"
-    assert read_meta(find_checkpoint("gs://bucket/half")) == {"format_version": 1}
+    meta = {"format_version": 1, "items": ["meta", "params"]}
+    assert read_meta(find_checkpoint("gs://bucket/half")) == meta
     assert item_names(find_checkpoint("gs://bucket/half")) == {"params", "meta"}
     (path / "commit_success.txt").unlink()
     assert find_checkpoint("gs://bucket/half").name == "1"
+
+
+def test_a_damaged_checkpoint_is_set_aside(bucket):
+    for step in (1, 2):
+        path = bucket / "damaged" / "checkpoints" / str(step)
+        meta = {"format_version": 1, "step": step}
+        save_checkpoint(str(path), {"params": {"w": np.arange(3.0)}}, {"meta": meta})
+    (path / "params").rmtree()
+    assert find_checkpoint("gs://bucket/damaged").name == "1"
+    checkpoints = TrainingCheckpoints("gs://bucket/damaged", keep=2)
+    assert checkpoints.latest_step() == 1
+    checkpoints.close()
+    names = {p.name for p in (bucket / "damaged" / "checkpoints").iterdir()}
+    assert {"1", "2.damaged"} <= names and "2" not in names
 
 
 def test_the_cache_of_compiled_programs(bucket):

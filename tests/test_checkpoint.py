@@ -1,0 +1,193 @@
+"""Which checkpoint is the newest, beside copies that were cut off."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lightningdit_jax.checkpoint import (
+    BestCheckpoint,
+    TrainingCheckpoints,
+    defect,
+    find_checkpoint,
+    read_meta,
+    save_checkpoint,
+)
+
+STEPS = (10, 20, 30)
+ABSTRACT = {"params": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of three checkpoints, each filled with its step."""
+    workdir = tmp_path_factory.mktemp("run")
+    checkpoints = TrainingCheckpoints(str(workdir), keep=3)
+    for step in STEPS:
+        w = jnp.full(2, float(step))
+        meta = {"format_version": 1, "step": step}
+        arrays = {"params": {"w": w}, "ema": {"w": w}}
+        checkpoints.save(step, arrays, {"meta": meta, "loop": {"data": step}})
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def empty(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def without(item):
+    def remove(path):
+        shutil.rmtree(path / item)
+
+    return remove
+
+
+def hollow(item):
+    def remove(path):
+        shutil.rmtree(path / item)
+        (path / item).mkdir()
+
+    return remove
+
+
+def write(text, item="meta"):
+    return lambda path: (path / item / "metadata").write_text(text)
+
+
+def cut(path):
+    file = path / "meta" / "metadata"
+    file.write_text(file.read_text()[:20])
+
+
+def of_another_step(path):
+    file = path / "meta" / "metadata"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "step": 20}))
+
+
+DAMAGES = {
+    "empty": (empty, "it is empty"),
+    "no meta": (without("meta"), "item 'meta' is missing"),
+    "no params": (without("params"), "item 'params' is missing"),
+    "no ema": (without("ema"), "item 'ema' is missing"),
+    "no loop": (without("loop"), "item 'loop' is missing"),
+    "hollow meta": (hollow("meta"), "item 'meta' is missing"),
+    "hollow params": (hollow("params"), "item 'params' is missing"),
+    "hollow loop": (hollow("loop"), "item 'loop' is missing"),
+    "meta cut off": (cut, "JSON cannot be read"),
+    "meta empty": (write(""), "JSON cannot be read"),
+    "meta no object": (write("[1]"), "JSON cannot be read"),
+    "meta no text": (lambda p: (p / "meta/metadata").write_bytes(b"\xff\xfe"), "cannot be read"),
+    "loop cut off": (write('{"data": ', "loop"), "JSON cannot be read"),
+    "renamed": (of_another_step, "it says that it is of step 20"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_newest_complete_checkpoint_is_taken_and_the_rest_named(run, damage, caplog):
+    harm, reason = DAMAGES[damage]
+    harm(run / "checkpoints" / "30")
+    assert find_checkpoint(str(run)).name == find_checkpoint(str(run / "checkpoints")).name == "20"
+    assert f"{run / 'checkpoints' / '30'} (" in caplog.text and reason in caplog.text
+
+    checkpoints = TrainingCheckpoints(str(run), keep=3)
+    assert checkpoints.latest_step() == 20
+    assert checkpoints.restore(ABSTRACT, ("loop",)).json["loop"] == {"data": 20}
+    # The run comes to step 30 again, and what it saves there counts.
+    arrays = {"params": {"w": jnp.full(2, 31.0)}}
+    checkpoints.save(30, arrays, {"meta": {"format_version": 1, "step": 30}})
+    np.testing.assert_array_equal(checkpoints.restore(ABSTRACT, ()).arrays["params"]["w"], [31, 31])
+    checkpoints.close()
+    assert find_checkpoint(str(run)).name == "30" and defect(find_checkpoint(str(run))) is None
+    assert (run / "checkpoints" / "30.damaged").is_dir(), "nothing is deleted"
+
+
+def test_two_damaged_ones_and_what_was_never_finished(run, caplog):
+    empty(run / "checkpoints" / "20")
+    without("params")(run / "checkpoints" / "30")
+    (run / "checkpoints" / "40.orbax-checkpoint-tmp").mkdir()
+    (run / "checkpoints" / "50").write_text("a file")
+    assert find_checkpoint(str(run)).name == "10"
+    assert "30 (its item 'params' is missing)" in caplog.text and "20 (it is empty)" in caplog.text
+    checkpoints = TrainingCheckpoints(str(run), keep=3)
+    assert checkpoints.latest_step() == 10
+    checkpoints.close()
+
+
+def test_nothing_is_said_of_a_whole_run(run, caplog):
+    assert find_checkpoint(str(run)).name == "30"
+    checkpoints = TrainingCheckpoints(str(run), keep=3)
+    assert checkpoints.latest_step() == 30
+    checkpoints.close()
+    assert caplog.text == ""
+
+
+def test_a_checkpoint_of_before_items_were_named_counts(run):
+    file = run / "checkpoints" / "30" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    assert meta.pop("items") == ["ema", "loop", "meta", "params"]
+    file.write_text(json.dumps(meta))
+    assert find_checkpoint(str(run)).name == "30"
+
+
+def test_a_run_is_not_started_over_damaged_checkpoints(run, tmp_path):
+    for step in STEPS:
+        empty(run / "checkpoints" / str(step))
+    for make in (lambda: TrainingCheckpoints(str(run), keep=3), lambda: find_checkpoint(str(run))):
+        with pytest.raises((ValueError, FileNotFoundError), match="no complete checkpoint") as said:
+            make()
+        assert all(f"{step} (it is empty)" in str(said.value) for step in STEPS)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20", "30"]
+
+
+@pytest.mark.parametrize("file", ["w/checkpoints", "w"])
+def test_a_file_in_the_folders_place_is_refused(tmp_path, file):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+    with pytest.raises(ValueError, match=f"{tmp_path / file} is a file"):
+        TrainingCheckpoints(str(tmp_path / "w"), keep=1)
+
+
+@pytest.mark.parametrize("item", ["params", "meta/metadata"])
+def test_a_converted_checkpoint_that_was_cut_off_is_named(tmp_path, item):
+    path = tmp_path / "dit"
+    save_checkpoint(str(path), {"params": {"w": np.ones(2)}}, {"meta": {"format_version": 1}})
+    assert read_meta(find_checkpoint(str(path)))["items"] == ["meta", "params"]
+    (shutil.rmtree if (path / item).is_dir() else lambda file: file.unlink())(path / item)
+    with pytest.raises(FileNotFoundError, match="is missing; copy it again"):
+        find_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        empty,
+        without("meta"),
+        without("params"),
+        cut,
+        write('{"format_version": 1}'),
+        write('{"format_version": 1, "best": {"metric": "fid", "value": "low"}}'),
+        write('{"format_version": 9}'),
+    ],
+)
+def test_an_unreadable_best_is_none(tmp_path, harm, caplog):
+    meta, arrays = {"format_version": 1}, {"params": {"w": jnp.ones(2)}}
+    best = BestCheckpoint(str(tmp_path), "fid")
+    assert best.offer(10, 5.0, arrays, meta)
+    best.close()
+    harm(tmp_path / "best" / "10")
+    best = BestCheckpoint(str(tmp_path), "fid")
+    assert str(tmp_path / "best" / "10") in caplog.text and best.value == float("inf")
+    assert best.offer(10, 7.0, arrays, meta)
+    best.close()
+    assert read_meta(find_checkpoint(str(tmp_path / "best")))["best"]["value"] == 7.0
