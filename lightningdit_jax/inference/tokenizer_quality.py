@@ -32,6 +32,7 @@ from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
 
 POOL_DIM = 2048
+_SHOWN = 10  # pairs in the picture
 
 
 def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
@@ -40,7 +41,8 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
     evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
     is left out. Reconstructions are decoded from posterior samples to uint8, as the release
     evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
-    Writes originals above reconstructions to WORKDIR/reconstructions.png.
+    Writes originals above reconstructions to WORKDIR/reconstructions.png. Raises ValueError where
+    no image could be read.
     """
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     options = config.evaluate
@@ -60,7 +62,8 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
     batches = padded_batches(
         source, [(start, stop)], options.batch_size, config.tokenizer.resolution, mesh
     )
-    picture = None
+    side, count = config.tokenizer.resolution, 0
+    shown = np.zeros((2, _SHOWN, side, side, 3), np.uint8)
     for indices, _, batch in batches:
         rebuilt, finite = reconstruct(tokenizer.params, batch["images"], batch["indices"])
         names = [source.source.name(int(i)) for i in indices]
@@ -72,15 +75,18 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
             "the weights and the image are in order; try --config.compute.dtype=float32",
         )
         pair = compare.add(batch["images"], rebuilt, names)
-        if picture is None and len(indices):
-            columns = min(10, len(indices))
-            picture = image_grid(np.concatenate([p[:columns] for p in pair]), columns)
+        if count == 0:
+            count = min(_SHOWN, len(indices))
+            shown[:, :count] = [images[:count] for images in pair]
         done += len(indices)
         progress.update(done)
     numbers = compare.result()
+    # Where there are fewer images than processes, the main one has none.
+    counts, shown = gather_numpy(np.array(count)), gather_numpy(shown)
     if is_main_process():
+        columns, pair = next((c, p[:, :c]) for c, p in zip(counts, shown) if c)
         path = epath.Path(workdir) / "reconstructions.png"
-        save_png(path, picture)
+        save_png(path, image_grid(np.concatenate(pair), columns))
         print(f"originals above reconstructions in {path}")
     return {**numbers, "num_images": total}
 
@@ -129,7 +135,7 @@ class _Comparison:
 
     def _finite_rows(self, network: str, output: jax.Array, names: list[str]) -> np.ndarray:
         rows = local_rows(output, len(names))
-        finite = np.isfinite(rows).reshape(len(names), -1).all(axis=1)
+        finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
         weights = {network: self._networks[network].params}
         check_finite(finite, names, f"the outputs of {network}", weights, "look at the checkpoint")
         return rows
@@ -139,6 +145,8 @@ class _Comparison:
         scores = {name: np.concatenate(values) for name, values in self._scores.items()}
         sums = np.array([len(scores["psnr"]), *(values.sum() for values in scores.values())])
         count, *sums = gather_numpy(sums).sum(0)
+        if count == 0:
+            raise ValueError("there is nothing to evaluate: no image of the set could be read")
         numbers = {f"reconstruction_{name}": float(s / count) for name, s in zip(scores, sums)}
         if self._features:
             original, rebuilt = (gathered_moments(s.moments()).gaussian for s in self._streams)
