@@ -1,13 +1,15 @@
 """TPU slices that are not there: their devices for compiling, and what their chips can do."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.parallel.slice_shapes import slice_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +95,10 @@ def open_slice(topology: str) -> Slice:
     """The slice of a name such as "v5e:4x4" or "v4:2x2x4".
 
     Needs libtpu (the extra `tpu`), on a machine without TPUs, and one process at a time. Raises
-    ValueError for an unknown chip or a slice that does not exist, and ImportError without libtpu.
+    ValueError for an unknown chip or a slice that does not exist, before libtpu is asked, and where
+    another process uses libtpu; ImportError without it.
     """
-    name = topology.partition(":")[0]
-    if name not in CHIPS:
-        raise ValueError(unknown_name("chip in --topology", name, tuple(CHIPS)))
+    name, shape = slice_shape(topology)
     try:
         import libtpu  # noqa: F401  (JAX finds it by itself, but says less when it is missing)
     except ImportError as error:
@@ -107,14 +108,16 @@ def open_slice(topology: str) -> Slice:
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
-    options = {"chip_config_name": "megacore"} if name == "v4" else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if name == "v4" else {}
+    if math.prod(shape) == 1:  # a part of a host: libtpu would look for the rest of it
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         description = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **options
         )
     except Exception as error:
         raise ValueError(
-            f"--topology={topology} is no slice that libtpu knows, or another process uses libtpu: "
+            f"--topology={topology} cannot be described, as where another process uses libtpu: "
             f"{str(error).splitlines()[0]}"
         ) from error
     return Slice(topology, CHIPS[name], description.devices)
