@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import numpy as np
+from option_names import in_options
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,7 +31,7 @@ def main() -> None:
         a, b = (LatentShards(folder) for folder in options.folders)
         stats = [load_stats(folder) for folder in options.folders]
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_options(error, path='FOLDER')}", file=sys.stderr)
         sys.exit(2)
     if len(a) != len(b) or a.shape != b.shape:
         print(f"different: {len(a):,} latents {a.shape} and {len(b):,} latents {b.shape}")

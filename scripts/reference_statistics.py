@@ -12,6 +12,8 @@ import argparse
 import pathlib
 import sys
 
+from option_names import in_options
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -38,7 +40,7 @@ def main() -> None:
     try:
         compute(options)
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_options(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -13,6 +13,7 @@ import pathlib
 import sys
 
 import numpy as np
+from option_names import in_options
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -60,7 +61,8 @@ def main() -> None:
         try:
             vectors = read_vectors(pathlib.Path(path), options.count, options.seed)
         except (ValueError, OSError, KeyError) as error:
-            print(f"error: {name}={path}: {error}; expected NAME=PATH", file=sys.stderr)
+            said = in_options(error, path="PATH")
+            print(f"error: {name}={path}: {said}; expected NAME=PATH", file=sys.stderr)
             sys.exit(2)
         points = tsne_layout(vectors, options.seed)
         density = kernel_density(points)
