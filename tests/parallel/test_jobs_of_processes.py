@@ -4,6 +4,7 @@ Every job is several processes of this machine that talk as those of a pod do.
 """
 
 import json
+import shutil
 import signal
 
 import jax
@@ -119,6 +120,17 @@ def test_a_restart_after_sigterm_ends_with_the_same_bits(tmp_path, latents):
     out = run(tmp_path / "ended", latents, 2, mesh__fsdp=2, **steps)
     assert f"resumed from step {saved} " in out
     assert_same_bits(tmp_path / "whole", tmp_path / "ended")
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_by_all(tmp_path, latents):
+    run(tmp_path, latents, 2, mesh__fsdp=2, train__num_steps=10)
+    whole = arrays(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "10" / "opt_state")
+    out = run(tmp_path, latents, 2, mesh__fsdp=2, train__num_steps=10)
+    assert "resumed from step 5 " in out and "(its item 'opt_state' is missing)" in out
+    assert (tmp_path / "checkpoints" / "10.damaged").is_dir()
+    jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), whole)
 
 
 @pytest.mark.slow
