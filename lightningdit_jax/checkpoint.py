@@ -11,6 +11,7 @@ checkpoint is one such directory alone.
 import copy
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -189,8 +190,20 @@ def find_checkpoint(path: str) -> epath.Path:
     damaged are named in a line. Raises FileNotFoundError, which says what is missing.
     """
     root = _absolute(path)
+    if root.exists() and not root.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint at {root}: it is a file; weights of PyTorch become a checkpoint by "
+            f"python convert_torch_weights.py --src {path} --dst FOLDER"
+        )
     if not root.is_dir():
-        raise FileNotFoundError(f"no checkpoint at {root}: there is no such directory")
+        hub = re.fullmatch(r"[\w-]+/[\w.-]+", str(path))
+        advice = (
+            "; a repository of the hub is downloaded and converted first, the released ones by "
+        )
+        raise FileNotFoundError(
+            f"no checkpoint at {root}: there is no such directory"
+            + (f"{advice}scripts/download_weights.py" if hub else "")
+        )
     if (root / "meta").is_dir():
         if lacks := defect(root):
             raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; copy it again")

@@ -191,3 +191,14 @@ def test_an_unreadable_best_is_none(tmp_path, harm, caplog):
     assert best.offer(10, 7.0, arrays, meta)
     best.close()
     assert read_meta(find_checkpoint(str(tmp_path / "best")))["best"]["value"] == 7.0
+
+
+def test_what_is_no_checkpoint_names_the_way_to_one(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"weights")
+    for path, said in [
+        (str(tmp_path / "x.pt"), r"x\.pt: it is a file; .*convert_torch_weights\.py --src .*x\.pt"),
+        ("hustvl/vavae-imagenet256", r"repository of the hub .*scripts/download_weights\.py"),
+        (str(tmp_path / "absent"), r"there is no such directory$"),
+    ]:
+        with pytest.raises(FileNotFoundError, match=said):
+            find_checkpoint(path)
