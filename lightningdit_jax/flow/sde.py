@@ -13,6 +13,7 @@ from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.flow.paths import Path
 from lightningdit_jax.flow.predictions import SAMPLE_EPS, time_interval
 from lightningdit_jax.flow.runge_kutta import TABLEAUS, runge_kutta
+from lightningdit_jax.flow.timesteps import even_grid
 
 METHODS = ("euler", "heun")
 LAST_STEPS = ("mean", "tweedie", "euler", "none")
@@ -62,8 +63,6 @@ def sde_grid(
     Raises ValueError for a grid of one point, and for Heun's method up to t = 1, where it would
     need the score.
     """
-    if num_steps < 2:
-        raise ValueError(f"num_steps is {num_steps}; expected at least 2 grid points")
     first, last = time_interval(path, prediction, eps)
     if options.diffusion == "sbdm" and path.starts_at_pure_noise:
         first = eps
@@ -74,7 +73,7 @@ def sde_grid(
             "method 'heun' without a last step looks at t = 1, where the score is infinite; "
             f"expected a last_step of {', '.join(LAST_STEPS[:-1])}, or method 'euler'"
         )
-    return np.linspace(first, last, num_steps).astype(np.float32)
+    return even_grid(first, last, num_steps)
 
 
 def sample_noise(seed: int, indices: jax.Array, shape: tuple[int, ...]) -> NoiseFn:

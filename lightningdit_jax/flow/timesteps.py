@@ -42,6 +42,26 @@ def shift_timesteps(t: jax.Array, shift: float) -> jax.Array:
     return shift * t / (1 + (shift - 1) * t)
 
 
+def even_grid(first: float, last: float, num_points: int) -> np.ndarray:
+    """Evenly spaced times from first to last, float32 [num_points]: torch.linspace to the bit.
+
+    As PyTorch computes it on processors with fused multiply-add: the step is float32, the first
+    half counts up from `first` and the rest down from `last`, product and sum are rounded once.
+    Raises ValueError for fewer than 2 points.
+    """
+    if num_points < 2:
+        raise ValueError(
+            f"num_steps is {num_points}; a time grid needs at least 2 points (num_steps counts "
+            "grid points, so 2 make one solver step)"
+        )
+    first, last = np.float32(first), np.float32(last)
+    # In float64 a product of a float32 step and a count is exact.
+    step = np.float64((last - first) / np.float32(num_points - 1))
+    i = np.arange(num_points)
+    up, down = first + i * step, last - (num_points - 1 - i) * step
+    return np.where(i < num_points // 2, up, down).astype(np.float32)
+
+
 def time_grid(
     num_steps: int, shift: float = 0.0, interval: tuple[float, float] = (0.0, 1.0)
 ) -> np.ndarray:
@@ -52,9 +72,4 @@ def time_grid(
     Made by NumPy, outside of any trace, so that it is bit-identical to the release's.
     Raises ValueError for fewer than 2 points.
     """
-    if num_steps < 2:
-        raise ValueError(
-            f"num_steps is {num_steps}; a time grid needs at least 2 points (num_steps counts grid "
-            "points, so 2 make one solver step)"
-        )
-    return shift_timesteps(np.linspace(*interval, num_steps).astype(np.float32), shift)
+    return shift_timesteps(even_grid(*interval, num_steps), float(shift))

@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from lightningdit_jax.flow.diffusions import DIFFUSIONS
 from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.paths import PATHS
 from lightningdit_jax.flow.sde import SDEOptions, integrate_sde, sample_noise, sde_grid
+from tests.flow import torch_grids
 from tests.flow.gaussian import GaussianFlow, noise
 
 LINEAR = PATHS["linear"]
@@ -126,6 +130,13 @@ def test_the_model_is_traced_once_for_the_steps_and_once_for_the_last():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SDEOptions(**options)
+
+
+def test_grids_of_every_length_are_those_of_torch():
+    recorded = json.loads(torch_grids.FILE.read_text())
+    [want] = [w["sha256"] for w in recorded if w["ends"] == [0, 0.96] and w["shift"] == 0]
+    grids = [sde_grid(LINEAR, "velocity", n, SDEOptions()) for n in torch_grids.LENGTHS]
+    assert hashlib.sha256(np.concatenate(grids).astype("<f4").tobytes()).hexdigest() == want
 
 
 def test_heun_needs_a_last_step():

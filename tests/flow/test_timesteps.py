@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from lightningdit_jax.flow.timesteps import (
     time_grid,
 )
 from tests import golden
+from tests.flow import torch_grids
 
 EULER_CASES = [
     "sample_ode_euler",
@@ -66,6 +70,22 @@ def test_grid_is_bit_identical_to_the_release(name):
     grid = time_grid(config["num_steps"], config.get("timestep_shift", 0.0))
     np.testing.assert_array_equal(grid, golden.load(name)["out.t_grid"])
     assert grid.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "want",
+    json.loads(torch_grids.FILE.read_text()),
+    ids=lambda want: f"{want['ends']} shift {want['shift']}",
+)
+def test_grids_of_every_length_are_those_of_torch(want):
+    """PyTorch wrote the values of a few lengths, and one digest over all from 2 to 1200."""
+    digest = hashlib.sha256()
+    for length in torch_grids.LENGTHS:
+        grid = time_grid(length, want["shift"], want["ends"])
+        if str(length) in want:
+            np.testing.assert_array_equal(grid, np.float32(want[str(length)]))
+        digest.update(grid.astype("<f4").tobytes())
+    assert digest.hexdigest() == want["sha256"]
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 1.0, 3.0])
