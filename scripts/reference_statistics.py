@@ -48,7 +48,7 @@ def compute(options: argparse.Namespace) -> None:
     """The work itself."""
     from lightningdit_jax.data.npz_images import NpzImages
     from lightningdit_jax.data.pipeline import ImageBatches
-    from lightningdit_jax.data.sources import open_images
+    from lightningdit_jax.data.sources import describe_images, open_images
     from lightningdit_jax.inference.inception_network import InceptionNetwork
     from lightningdit_jax.inference.reference_statistics import (
         CroppedImages,
@@ -69,6 +69,7 @@ def compute(options: argparse.Namespace) -> None:
             size=options.size,
             tfds_name=options.tfds_name,
         )
+        multihost.print_once(*describe_images(source))
         source = ImageBatches(
             source,
             resolution=options.size,

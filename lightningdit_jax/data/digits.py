@@ -20,6 +20,7 @@ class Digits:
 
     class_names = tuple("0123456789")
     num_classes = 10
+    notes = ()
 
     def __init__(self, split: Literal["train", "test", "all"] = "train", size: int = 32):
         try:

@@ -1,4 +1,4 @@
-"""Images with labels: what a source of them is, folders of class folders, and cropping."""
+"""Images with labels: what a source of them is, folders of images, decoding and cropping."""
 
 import hashlib
 import os
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-# Those of torchvision's ImageFolder.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+from lightningdit_jax.data.image_listing import FORMATS, ImageListing, printable
+
+_PILLOW_FORMATS = tuple(sorted(set(FORMATS.values())))
 
 
 class UnreadableImageError(ValueError):
@@ -18,9 +19,13 @@ class UnreadableImageError(ValueError):
 
 
 class ImageSource(Protocol):
-    """Random access to labelled images; safe to read from several threads."""
+    """Random access to labelled images; safe to read from several threads.
+
+    notes: lines for people, what of the source was left out.
+    """
 
     class_names: Sequence[str]
+    notes: Sequence[str]
 
     @property
     def num_classes(self) -> int: ...
@@ -43,10 +48,12 @@ class ImageSource(Protocol):
 class ImageFolder:
     """A folder with one folder of images per class, in the order of torchvision's ImageFolder.
 
-    Classes are the subfolders by name; images are found at any depth below, by path.
+    Classes are the subfolders by name; images are found at any depth below, by path. A folder of
+    images without subfolders is one class, of the folder's name. What does not count is said in
+    ImageListing, and `notes` say what was left out.
     `labels` int64 [N]; `paths` are those of the images.
-    Raises FileNotFoundError if the folder or its class folders are missing, or a class folder
-    holds no image (named).
+    Raises FileNotFoundError if the folder or its images are missing or a class folder holds no
+    image (named), and ValueError for images beside class folders, which would have no class.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -54,25 +61,33 @@ class ImageFolder:
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder}: no such folder of images. Set config.data.path to a folder with one "
-                "folder of images per class"
+                "folder of images per class, or to a folder of images"
             )
-        self.class_names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        if not self.class_names:
-            raise FileNotFoundError(
-                f"{folder} holds no folders; expected one folder of images per class"
+        listing = ImageListing(folder)
+        self.notes = listing.left_out()
+        self._is_flat = not listing.classes
+        if self._is_flat:
+            classes = {folder.resolve().name: listing.loose}
+        elif listing.loose:
+            first = printable(os.path.basename(listing.loose[0]))
+            raise ValueError(
+                f"{folder}: images lie beside the folders of {len(listing.classes):,} classes "
+                f"({len(listing.loose):,}, the first is {first}) and so have no class; "
+                "move them into the folder of one, or away"
             )
-        self.paths: list[str] = []
-        labels = []
-        for label, name in enumerate(self.class_names):
-            found = _images_below(folder / name)
-            if not found:
+        else:
+            classes = listing.classes
+        for name, paths in classes.items():
+            if not paths:
+                where = folder if self._is_flat else folder / name
                 raise FileNotFoundError(
-                    f"{folder / name} holds no images ({' '.join(EXTENSIONS)}). Every folder in "
-                    f"{folder} counts as a class: fill it or move it away"
+                    f"{where} holds no images ({' '.join(FORMATS)}). Every folder in {folder} "
+                    "counts as a class, and images without any folder as one: fill it or move it "
+                    f"away{''.join('; ' + note for note in self.notes)}"
                 )
-            self.paths += found
-            labels += [label] * len(found)
-        self.labels = np.array(labels, np.int64)
+        self.class_names = list(classes)
+        self.paths = [path for paths in classes.values() for path in paths]
+        self.labels = np.repeat(np.arange(len(classes)), [len(p) for p in classes.values()])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,7 +99,9 @@ class ImageFolder:
     def fingerprint(self) -> str:
         """A hash of the classes and file names, the same wherever the folder lies."""
         root = len(str(self._folder)) + 1
-        listing = "\0".join([*self.class_names, "", *(path[root:] for path in self.paths)])
+        # A single folder's own name is where it lies.
+        classes = [] if self._is_flat else self.class_names
+        listing = "\0".join([*classes, "", *(path[root:] for path in self.paths)])
         return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
 
     def image(self, index: int) -> Image.Image:
@@ -102,15 +119,22 @@ def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
     """Decodes an image file of any mode to RGB as torchvision's ImageFolder does.
 
     So alpha is dropped and an orientation in EXIF ignored; but grey of 16 bits is scaled to 8,
-    where torchvision clips it to white. Raises UnreadableImageError for content that cannot be
-    decoded, and OSError where reading itself fails; both say `name`.
+    where torchvision clips it to white. The content decides the format, but only those of FORMATS
+    are tried: for others Pillow would start programs that the file gives orders to (Ghostscript).
+    Raises UnreadableImageError for content that cannot be decoded, and OSError where reading itself
+    fails; both say `name`.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_PILLOW_FORMATS) as image:
             image.load()
             return image if image.mode == "RGB" else _to_rgb(image)
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(
+            f"{name} cannot be decoded as an image: its content is none of "
+            f"{', '.join(_PILLOW_FORMATS)}"
+        ) from error
     # Pillow raises OSError, SyntaxError, ValueError and others, by format; its own have no errno.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -130,15 +154,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("pixels in floating point have no known range; save it with 8 bits")
     return image.convert("RGB")
-
-
-def _images_below(folder: pathlib.Path) -> list[str]:
-    return [
-        os.path.join(root, name)
-        for root, _, names in sorted(os.walk(folder, followlinks=True))
-        for name in sorted(names)
-        if name.lower().endswith(EXTENSIONS)
-    ]
 
 
 def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:

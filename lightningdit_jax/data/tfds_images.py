@@ -18,6 +18,8 @@ class TFDSImages:
     or without these features.
     """
 
+    notes = ()
+
     def __init__(self, name: str, split: str, data_dir: str | os.PathLike | None = None):
         import tensorflow_datasets as tfds  # slow to import, and few runs need it
 

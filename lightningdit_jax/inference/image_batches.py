@@ -8,12 +8,15 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
-from lightningdit_jax.data.sources import open_images
-from lightningdit_jax.parallel.multihost import gather_numpy, global_batch
+from lightningdit_jax.data.sources import describe_images, open_images
+from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, print_once
 
 
 def open_image_batches(config: Config, split: str) -> ImageBatches:
-    """The images of config.data, centre-cropped to the tokenizer's resolution."""
+    """The images of config.data, centre-cropped to the tokenizer's resolution.
+
+    Prints how many there are, their classes and what was left out.
+    """
     images = open_images(
         config.data.source,
         path=config.data.path,
@@ -21,6 +24,7 @@ def open_image_batches(config: Config, split: str) -> ImageBatches:
         size=config.tokenizer.resolution,
         tfds_name=config.data.tfds_name,
     )
+    print_once(*describe_images(images))
     return ImageBatches(
         images,
         resolution=config.tokenizer.resolution,

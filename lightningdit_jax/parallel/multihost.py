@@ -78,6 +78,13 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def print_once(*lines: str) -> None:
+    """Prints lines, on the main process only."""
+    if is_main_process():
+        for line in lines:
+            print(line, flush=True)
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a batch -> the global batch, sharded over data and fsdp.
 

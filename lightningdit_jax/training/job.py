@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
-from lightningdit_jax.data.sources import open_images
+from lightningdit_jax.data.sources import describe_images, open_images
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig, variant_config
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import (
     LIGHTNINGDIT_RULES,
     TOKENIZER_RULES,
@@ -168,6 +169,7 @@ def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
     images = open_images(
         data.source, path=data.path, split=data.split, size=resolution, tfds_name=data.tfds_name
     )
+    print_once(*describe_images(images))
     source = ImageBatches(
         images,
         resolution=resolution,
@@ -176,7 +178,8 @@ def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
         corrupt=data.corrupt,
     )
     job = _tokenizer_step_job(config, load_frozen_networks(config, mesh))
-    return dataclasses.replace(job, source=source)
+    names = {"class_names": list(images.class_names)}
+    return dataclasses.replace(job, source=source, description=job.description | names)
 
 
 def _tokenizer_step_job(config: Config, frozen: Mapping[str, FrozenNetwork]) -> Job:

@@ -1,17 +1,22 @@
 """Golden crops are exact; folders follow torchvision's ImageFolder."""
 
 import io
+import os
+import pathlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from lightningdit_jax.data.class_names import class_line
+from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.images import (
     ImageFolder,
     UnreadableImageError,
     center_crop_adm,
     resize_and_crop,
 )
+from lightningdit_jax.data.sources import describe_images
 from tests.golden import assert_close, index, load, to_nchw
 
 CASE = index()["image_preprocess"]
@@ -155,12 +160,90 @@ def test_an_image_smaller_than_the_crop_is_enlarged():
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         ImageFolder(tmp_path / "absent")
-    (tmp_path / "loose.png").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="holds no folders"):
+    (tmp_path / "a.heic").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path.name} holds no images.*1 \.heic"):
         ImageFolder(tmp_path)
     (tmp_path / "hollow").mkdir()
     with pytest.raises(FileNotFoundError, match="hollow holds no images"):
         ImageFolder(tmp_path)
+
+
+def save(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(path, format="PNG")
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_images(folder):
+    """At any depth; neither do they change the fingerprint."""
+    before = ImageFolder(folder)
+    hidden = [".ipynb_checkpoints/1.png", "__MACOSX/a/1.png", "b/._2.png", "a/z/@eaDir/0.png"]
+    save(*(folder / name for name in hidden), folder / ".cover.png")
+    (folder / "lost+found").mkdir()
+    images = ImageFolder(folder)
+    assert (images.class_names, images.paths) == (before.class_names, before.paths)
+    assert images.fingerprint() == before.fingerprint()
+    note, _ = images.notes
+    assert note.endswith("skipped: .ipynb_checkpoints, __MACOSX, lost+found and 3 more")
+
+
+def test_files_of_other_suffixes_are_counted(folder):
+    for name in ("a/1.HEIC", "a/2.heic", "b/z/3.avif", "b/README"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    [note] = ImageFolder(folder).notes
+    assert note.endswith("for their suffix: 2 .heic, 2 .txt, 1 .avif, 1 without one")
+
+
+def test_a_folder_of_images_is_one_class(tmp_path):
+    save(
+        tmp_path / "pets" / "b.png", tmp_path / "pets" / "a.JPG", tmp_path / "pets" / ".x" / "c.png"
+    )
+    images = ImageFolder(tmp_path / "pets")
+    assert images.class_names == ["pets"] and images.num_classes == 1
+    assert [pathlib.Path(path).name for path in images.paths] == ["a.JPG", "b.png"]
+    np.testing.assert_array_equal(images.labels, [0, 0])
+    (tmp_path / "pets").rename(tmp_path / "animals")
+    assert ImageFolder(tmp_path / "animals").fingerprint() == images.fingerprint()
+
+
+def test_images_beside_class_folders_are_refused(folder):
+    save(folder / "loose.png")
+    with pytest.raises(ValueError, match=r"of 2 classes \(1, the first is loose\.png\)"):
+        ImageFolder(folder)
+
+
+def test_what_a_source_holds_is_said(folder):
+    (folder / "a" / "1.heic").write_bytes(b"")
+    first, second = describe_images(ImageFolder(folder))
+    assert first == "4 images, 2 classes: a, b"
+    assert "1 .heic" in second
+    assert describe_images(Digits("test"))[0].endswith("10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
+    many = [f"n{i:03d}" for i in range(1000)]
+    assert class_line(many) == "1,000 classes: n000, n001, n002, ..., n999"
+    assert class_line([os.fsdecode(b"caf\xe9")]) == "1 class: caf\\udce9"
+
+
+def test_no_file_starts_a_program(folder, tmp_path_factory, monkeypatch):
+    """Pillow gives PostScript to Ghostscript, whatever the file's suffix."""
+    programs = tmp_path_factory.mktemp("programs")
+    program, called = programs / "gs", programs / "called"
+    program.write_text(f"#!/bin/sh\ntouch {called}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for other in ("EPS", "GIF"):
+        Image.new("RGB", (4, 4)).save(folder / "a" / "1.png", other)
+        with pytest.raises(UnreadableImageError, match=r"1\.png cannot .* none of BMP, JPEG, PNG"):
+            ImageFolder(folder).image(0)
+    assert not called.exists()
+
+
+def test_the_content_may_be_of_another_format_of_the_list(folder):
+    """ImageNet has a PNG called .JPEG."""
+    for other in ("JPEG", "BMP", "PPM", "TIFF", "WEBP"):
+        Image.new("RGB", (4, 4), (9, 9, 9)).save(folder / "a" / "1.png", other)
+        assert ImageFolder(folder).image(0).size == (4, 4)
 
 
 def test_corrupt_image_is_named_when_read(folder):
