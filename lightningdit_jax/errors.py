@@ -1,4 +1,4 @@
-"""Wording of error messages that several packages share. Imports nothing of ours."""
+"""Wording of messages that several packages share. Imports nothing of ours."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,3 +12,9 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
     return f"unknown {what} '{name}'{hint}{listing}"
+
+
+def listed(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")

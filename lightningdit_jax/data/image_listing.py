@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from lightningdit_jax.errors import listed
+
 # The suffixes of torchvision's ImageFolder, and what Pillow calls the formats behind them.
 FORMATS = {
     ".jpg": "JPEG",
@@ -25,7 +27,6 @@ _SYSTEM_FOLDERS = {
     "$RECYCLE.BIN",
     "System Volume Information",
 }
-_SHOWN = 3
 
 
 class ImageListing:
@@ -50,10 +51,8 @@ class ImageListing:
         """What was left out, for people: hidden names, and other files by suffix."""
         lines = []
         if self._hidden:
-            shown = ", ".join(printable(name) for name in self._hidden[:_SHOWN])
-            more = len(self._hidden) - _SHOWN
-            and_more = f" and {more:,} more" if more > 0 else ""
-            lines.append(f"{self._folder}: hidden and skipped: {shown}{and_more}")
+            hidden = listed([printable(name) for name in self._hidden])
+            lines.append(f"{self._folder}: hidden and skipped: {hidden}")
         if self._others:
             counts = sorted(self._others.items(), key=lambda item: (-item[1], item[0]))
             listing = ", ".join(f"{count:,} {printable(suffix)}" for suffix, count in counts)

@@ -6,32 +6,33 @@ A folder holds `latents_rank{RR}_shard{SSS}.safetensors`, each with `latents` an
 batches keep it until they are on the device, where `LatentScaling.normalize` makes NHWC of them.
 """
 
-import dataclasses
 import functools
 import json
 import math
 import pathlib
 from collections.abc import Iterable
 
-import ml_dtypes
 import numpy as np
 import safetensors.numpy
 from etils import epath
 from tqdm import tqdm
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.data.latents_record import (
+    RECORD,
+    class_names,
+    latents_fingerprint,
+    read_record,
+)
+from lightningdit_jax.data.shard_header import LATENT_DTYPES, check_header, read_header
+from lightningdit_jax.errors import listed
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.torch_reader import read_torch
 
 STATS_NAME = "latents_stats.safetensors"
 TORCH_STATS_NAME = "latents_stats.pt"
 
-_LATENT_DTYPES = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-_DTYPE_CODES = {dtype.name: code for code, dtype in _LATENT_DTYPES.items()} | {"int64": "I64"}
+_DTYPE_CODES = {dtype.name: code for code, dtype in LATENT_DTYPES.items()} | {"int64": "I64"}
 
 
 def load_stats(folder: epath.PathLike) -> LatentScaling:
@@ -122,7 +123,7 @@ def write_shard(
             f"latents {latents.shape}, latents_flip {latents_flip.shape} and labels {labels.shape} "
             "do not fit; expected [N, H, W, C], the same, and [N]"
         )
-    stored = _LATENT_DTYPES[_DTYPE_CODES[dtype]]
+    stored = LATENT_DTYPES[_DTYPE_CODES[dtype]]
     tensors = {
         "labels": np.ascontiguousarray(labels, "<i8"),
         "latents": np.ascontiguousarray(np.moveaxis(latents, -1, 1), stored),
@@ -140,7 +141,7 @@ def is_whole_shard(path: epath.PathLike) -> bool:
     """Whether a shard is there and, a power cut being possible, as long as its header says."""
     path = pathlib.Path(path)
     try:
-        return path.exists() and bool(_read_header(path))
+        return path.exists() and bool(read_header(path))
     except ValueError:
         return False
 
@@ -165,25 +166,18 @@ def _write_parts(path: epath.Path, parts: Iterable[bytes | memoryview]) -> None:
             file.write(part)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    """A tensor inside a safetensors file; `begin` and `end` count from the start of the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
 class LatentShards:
     """Random access by the batch to a folder of latent shards.
 
     The order is that of the release: files by name, then rows. Headers and labels are read and
     checked on construction; files are memory-mapped when first used or, with `resident`, read into
     memory on construction. Can be pickled without what is read or mapped, which is opened anew.
+    Shards without a latent are left out; `notes` say so, for people. `class_names` are those of the
+    images, where the extraction kept them, otherwise empty.
 
     Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
-    the file that is truncated, damaged, lacks a tensor, or differs from the others.
+    the file that is truncated, damaged, lacks a tensor, or differs from the others, and for a
+    folder whose shards are all empty.
     """
 
     def __init__(self, folder: epath.PathLike, resident: bool = False):
@@ -201,10 +195,18 @@ class LatentShards:
                 f"{folder} holds no latents_rank*_shard*.safetensors. Run --mode=extract, or point "
                 "config.data.path to the folder it wrote"
             )
-        self._headers = [_read_header(path) for path in self._paths]
+        headers = {path: read_header(path) for path in self._paths}
+        for path, header in headers.items():
+            check_header(path, header)
+        empty = [path.name for path in self._paths if not headers[path]["labels"].shape[0]]
+        if len(empty) == len(headers):
+            raise ValueError(f"{folder}: none of its {len(empty)} shards holds a latent")
+        self.notes = [f"{folder}: empty and skipped: {listed(empty)}"] if empty else []
+        self._paths = [path for path in self._paths if path.name not in empty]
+        self._headers = [headers[path] for path in self._paths]
+        first = self._headers[0]["latents"]
         for path, header in zip(self._paths, self._headers):
-            _check_header(path, header)
-            first, this = self._headers[0]["latents"], header["latents"]
+            this = header["latents"]
             if (this.dtype, this.shape[1:]) != (first.dtype, first.shape[1:]):
                 raise ValueError(
                     f"{path} has latents {this.dtype} {list(this.shape[1:])}, but "
@@ -212,8 +214,8 @@ class LatentShards:
                     "holds the latents of one tokenizer"
                 )
         self._starts = np.cumsum([0] + [h["labels"].shape[0] for h in self._headers])
-        if len(self) == 0:
-            raise ValueError(f"{folder}: none of its {len(self._paths)} shards holds a latent")
+        self._record = read_record(folder)
+        self.class_names = class_names(self._record)
         self._resident = resident
         self._files: dict[int, np.ndarray] = {}
         self._opened: dict[tuple[int, str], np.ndarray] = {}
@@ -233,6 +235,10 @@ class LatentShards:
         channels, height, width = self._headers[0]["latents"].shape[1:]
         return height, width, channels
 
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the labels in order and of what the latents were made with."""
+        return latents_fingerprint(self._record, self.labels)
+
     def read(self, indices: np.ndarray, flip: np.ndarray) -> np.ndarray:
         """Latents [B, H, W, C] float32 at `indices` [B]; the mirrored image's where `flip` [B].
 
@@ -248,7 +254,7 @@ class LatentShards:
                 f"latents {indices.min()}..{indices.max()} of {self.folder}, which has {len(self)}"
             )
         stored = self._headers[0]["latents"]
-        dtype, shape = _LATENT_DTYPES[stored.dtype], stored.shape[1:]
+        dtype, shape = LATENT_DTYPES[stored.dtype], stored.shape[1:]
         latents = np.empty((len(indices), math.prod(shape) * dtype.itemsize), np.uint8)
         shard = np.searchsorted(self._starts, indices, side="right") - 1
         rows = indices - self._starts[shard]
@@ -276,13 +282,18 @@ class LatentShards:
                 f"{self.folder} holds labels from {low} to {high}, but config.model.num_classes is "
                 f"{num_classes}; expected labels from 0 to {num_classes - 1}"
             )
+        if self.class_names and high >= len(self.class_names):
+            raise ValueError(
+                f"{self.folder} holds labels up to {high}, but its {RECORD} names "
+                f"{len(self.class_names)} classes; they are not of one extraction"
+            )
 
     def _rows(self, i: int, name: str) -> np.ndarray:
         """A tensor of shard i as bytes, uint8 [N, bytes of a row]."""
         if (i, name) not in self._opened:
             tensor = self._headers[i][name]
             data = self._file(i)[tensor.begin : tensor.end]
-            size = len(data) // max(tensor.shape[0], 1)
+            size = len(data) // tensor.shape[0]
             self._opened[i, name] = data.reshape(tensor.shape[0], size)
         return self._opened[i, name]
 
@@ -292,65 +303,3 @@ class LatentShards:
             # Plain arrays: np.memmap's own indexing takes half as long as copying a latent.
             self._files[i] = np.asarray(read(self._paths[i], np.uint8))
         return self._files[i]
-
-
-def _read_header(path: pathlib.Path) -> dict[str, _Tensor]:
-    """Parses the header: its length as 8 bytes, JSON, then the tensors.
-
-    Raises ValueError if the file's size is not what the header says.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or 8 + length > size:
-            raise ValueError(
-                f"{path} is truncated or not safetensors: {size} bytes, while its header alone "
-                f"would take {8 + length}. Copy or extract it again"
-            )
-        try:
-            entries = json.loads(file.read(length))
-            entries.pop("__metadata__", None)
-            tensors = {
-                name: _Tensor(
-                    e["dtype"], tuple(e["shape"]), *(8 + length + o for o in e["data_offsets"])
-                )
-                for name, e in entries.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} has a damaged safetensors header: {error!r}") from error
-    expected = max((tensor.end for tensor in tensors.values()), default=8 + length)
-    if size != expected:
-        raise ValueError(
-            f"{path} is truncated or damaged: {size} bytes, expected {expected}. Copy or extract "
-            "it again"
-        )
-    return tensors
-
-
-def _check_header(path: pathlib.Path, header: dict[str, _Tensor]) -> None:
-    for name in ("latents", "latents_flip", "labels"):
-        if name not in header:
-            raise ValueError(
-                f"{path} lacks the tensor '{name}', it has {sorted(header)}. A folder of latents "
-                "holds nothing else with the suffix .safetensors"
-            )
-    latents, flip, labels = header["latents"], header["latents_flip"], header["labels"]
-    if latents.dtype not in _LATENT_DTYPES or labels.dtype != "I64":
-        raise ValueError(
-            f"{path} has latents {latents.dtype} and labels {labels.dtype}; expected "
-            f"{' or '.join(_LATENT_DTYPES)}, and I64"
-        )
-    if len(latents.shape) != 4 or labels.shape != latents.shape[:1]:
-        raise ValueError(
-            f"{path} has latents {list(latents.shape)} and labels {list(labels.shape)}; expected "
-            "[N, C, H, W] and [N]"
-        )
-    if (flip.dtype, flip.shape) != (latents.dtype, latents.shape):
-        raise ValueError(
-            f"{path} has latents_flip {flip.dtype} {list(flip.shape)}, but latents "
-            f"{latents.dtype} {list(latents.shape)}"
-        )
-    for tensor in (latents, flip, labels):
-        itemsize = 8 if tensor is labels else _LATENT_DTYPES[tensor.dtype].itemsize
-        if tensor.end - tensor.begin != itemsize * math.prod(tensor.shape):
-            raise ValueError(f"{path} is damaged: a tensor's size differs from its shape")

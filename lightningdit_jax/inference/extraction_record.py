@@ -1,6 +1,5 @@
-"""extraction.json: what the latents of a folder were made with, so that a restart goes on alike."""
+"""What latents are made with, written beside them, so that a restart goes on alike."""
 
-import json
 from typing import Any
 
 import jax
@@ -10,15 +9,14 @@ from jax.experimental import multihost_utils
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.data.latents_record import RECORD, read_record
 from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.load import Loaded
 from lightningdit_jax.parallel.multihost import is_main_process
 
-RECORD = "extraction.json"
-
 
 def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[str, Any]:
-    """All that the rows of a shard depend on.
+    """All that the rows of a shard depend on, and the names of the classes.
 
     Neither batch size nor mesh is among it, nor where files lie, nor config.data.corrupt: a run
     that stopped at an image that cannot be decoded may go on without it. All processes must call
@@ -36,6 +34,7 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
         "tokenizer": weights_fingerprint(tokenizer.params),
         "seed": config.seed,
         "images": described,
+        "class_names": list(images.class_names),
         "resolution": config.tokenizer.resolution,
         "dtype": config.compute.dtype,
         "shard_size": config.extract.shard_size,
@@ -47,13 +46,14 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
 def check_record(folder: epath.Path, record: dict[str, Any]) -> None:
     """Writes the record of a new folder; that of one that is there has to be the same.
 
+    Names of classes are not compared: those of a folder of images are in its fingerprint.
     All processes must call it. Raises ValueError naming what differs, and for latents without a
     record.
     """
-    path = folder / RECORD
-    if path.exists():
-        found = json.loads(path.read_text())
-        differing = [key for key in record if found.get(key) != record[key]]
+    path, found = folder / RECORD, read_record(folder)
+    if found is not None:
+        compared = record.keys() - {"class_names"}
+        differing = [key for key in record if key in compared and found.get(key) != record[key]]
         if differing:
             changes = ", ".join(f"{k} {found.get(k)}, now {record[k]}" for k in differing)
             raise ValueError(
@@ -66,6 +66,6 @@ def check_record(folder: epath.Path, record: dict[str, Any]) -> None:
             "made; delete them or set another config.extract.path"
         )
     multihost_utils.sync_global_devices("record of the extraction checked")
-    if is_main_process() and not path.exists():
+    if is_main_process() and found is None:
         write_json(path, record)
     multihost_utils.sync_global_devices("record of the extraction written")

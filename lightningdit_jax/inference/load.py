@@ -15,6 +15,7 @@ from lightningdit_jax.checkpoint import (
     read_arrays,
     read_meta,
 )
+from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import abstract_model, architecture
@@ -49,6 +50,8 @@ class Loaded:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         lines = [f"{self.meta['kind']}, {count:,} parameters, step {self.meta['step']:,}"]
         lines += [f"  {key:26s} {value}" for key, value in self.meta["architecture"].items()]
+        if names := self.class_names():
+            lines.append(class_line(names))
         if source := self.meta.get("source"):
             lines.append(f"converted as {source['kind']} from")
             lines += [f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]]
@@ -56,6 +59,10 @@ class Loaded:
             lines.append(f"  {taken} of {source['weights'] or 'the file'}")
             lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
         return "\n".join(lines)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of a generator's classes by number, empty where the checkpoint does not know."""
+        return tuple(self.meta.get("class_names", ()))
 
     def flow(self) -> Flow:
         """A generator's path and prediction."""

@@ -56,7 +56,8 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
         "latents": dit.meta["latents"],
         **dataclasses.asdict(flow),
     }
-    return Sampler(structure, {n: part.params for n, part in loaded.items()}, mesh), description
+    weights = {name: part.params for name, part in loaded.items()}
+    return Sampler(structure, weights, mesh, dit.class_names()), description
 
 
 def load_companions(

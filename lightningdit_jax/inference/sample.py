@@ -33,7 +33,9 @@ def sample(config: Config, workdir: str) -> epath.Path:
     options, sampling = config.sample, Sampling.of(config.sample)
     sampler, weights = open_sampler(config, workdir)
     num_classes = sampler.structure.config.num_classes
-    labels = choose_labels(options.labels, options.num_samples, num_classes, config.seed)
+    labels = choose_labels(
+        options.labels, options.num_samples, num_classes, config.seed, sampler.class_names
+    )
     description: dict[str, Any] = {
         **dataclasses.asdict(sampling),
         **{key: getattr(options, key) for key in _CHOICES},

@@ -66,12 +66,14 @@ class Structure:
 class Sampler:
     """Generator, tokenizer and their weights on a mesh, ready to draw samples.
 
-    weights: parameters by name, "dit", "vae" and with autoguidance "weak".
+    weights: parameters by name, "dit", "vae" and with autoguidance "weak". class_names: of the
+    generator's classes by number, empty where its checkpoint does not know them.
     """
 
     structure: Structure
     weights: dict[str, Any]
     mesh: Mesh
+    class_names: tuple[str, ...] = ()
 
     def batches(
         self,

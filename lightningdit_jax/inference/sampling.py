@@ -1,6 +1,8 @@
 """How samples are drawn: solver, time grid, guidance, labels."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ SDE_SOLVERS = {"sde_euler": "euler", "sde_heun": "heun"}  # and their methods in
 SOLVERS = (*ODE_SOLVERS, *SDE_SOLVERS)
 # Solvers whose times no shift warps, and what decides them.
 UNSHIFTED = {"ucgm": "time_warp"} | dict.fromkeys(SDE_SOLVERS, "num_steps and last_step_size")
+
+_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,26 +175,46 @@ class Sampling:
         return self.solver in SDE_SOLVERS and self.last_step != "none"
 
 
-def choose_labels(mode: str, num_samples: int, num_classes: int, seed: int) -> np.ndarray:
+def choose_labels(
+    mode: str, num_samples: int, num_classes: int, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
     """Labels of samples 0..N-1, int32 [N].
 
     mode: "random" (uniform, as in the published numbers), "balanced" (0, 1, 2, ... in turn), or a
-    comma-separated list, repeated to length. Raises ValueError for anything else.
+    comma-separated list, repeated to length, of class numbers and of names in class_names, which
+    has them by number. "name:7" is the class called 7. Raises ValueError for anything else, and for
+    a number that is also the name of another class.
     """
     if mode == "random":
         return np.random.default_rng(seed).integers(num_classes, size=num_samples, dtype=np.int32)
     if mode == "balanced":
         return np.arange(num_samples, dtype=np.int32) % num_classes
-    try:
-        given = np.array([int(part) for part in mode.split(",")], np.int32)
-    except ValueError:
+    given = [_label(part.strip(), class_names) for part in mode.split(",")]
+    if min(given) < 0 or max(given) >= num_classes:
         raise ValueError(
-            f"config.sample.labels is '{mode}'; expected 'random', 'balanced' or a list as "
-            "'207,387'"
-        ) from None
-    if given.min() < 0 or given.max() >= num_classes:
-        raise ValueError(
-            f"config.sample.labels reach from {given.min()} to {given.max()}; "
+            f"config.sample.labels reach from {min(given)} to {max(given)}; "
             f"expected 0 to {num_classes - 1}"
         )
-    return np.resize(given, num_samples)
+    return np.resize(np.array(given, np.int32), num_samples)
+
+
+def _label(text: str, class_names: Sequence[str]) -> int:
+    """The number of a class that is given by number or name."""
+    by_name = {name: number for number, name in enumerate(class_names)}
+    if _NUMBER.fullmatch(text):
+        if by_name.get(text, int(text)) != int(text):
+            raise ValueError(
+                f"config.sample.labels holds '{text}', a class number and also the name of class "
+                f"number {by_name[text]}; write 'name:{text}' for the latter, and the other by its "
+                "name in the same way"
+            )
+        return int(text)
+    name = text.removeprefix("name:")
+    if name in by_name:
+        return by_name[name]
+    if class_names:
+        raise ValueError(f"config.sample.labels: {unknown_name('class', name, class_names)}")
+    raise ValueError(
+        f"config.sample.labels is '{text}'; expected 'random', 'balanced' or a list as '207,387' "
+        "(the generator's checkpoint knows no names of classes)"
+    )

@@ -32,7 +32,9 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     sampler, weights = open_sampler(config, workdir)
     quality = make_quality(config, sampler.mesh)
     num_classes, count = sampler.structure.config.num_classes, options.num_samples
-    labels = choose_labels(config.sample.labels, count, num_classes, config.seed)
+    labels = choose_labels(
+        config.sample.labels, count, num_classes, config.seed, sampler.class_names
+    )
     common = {
         "num_samples": count,
         "labels": config.sample.labels,

@@ -6,9 +6,11 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import load_stats
+from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.open_sampler import load_companions
 from lightningdit_jax.inference.sampler import Sampler, Structure
@@ -65,7 +67,8 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     weights = {name: part.params for name, part in loaded.items()}
     sampling = Sampling.of(options)
     count = config.evaluate.train_samples
-    labels = choose_labels(options.labels, count, generator.num_classes, config.seed)
+    names = class_names(read_record(epath.Path(config.data.path)))
+    labels = choose_labels(options.labels, count, generator.num_classes, config.seed, names)
     quality = make_quality(config, mesh)
 
     def evaluator(step: int, state: Weights) -> dict[str, float]:

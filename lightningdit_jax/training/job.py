@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import describe_images, open_images
@@ -45,8 +46,9 @@ class Job:
     """A model with its data and its step.
 
     build(rngs) makes the module, make_step(graphdef, config, optimizer) its step; source reads
-    batches, and is None where nothing is run; description goes into checkpoints: architecture, and
-    latent statistics of a generator. companions: networks trained beside the model, by name, each
+    batches, and is None where nothing is run; description goes into checkpoints: architecture,
+    names of the classes where known, and of a generator latent statistics, and number and
+    fingerprint of the latents. companions: networks trained beside the model, by name, each
     made as the model is. frozen: what the step takes after state and batch, fixed arrays on the
     mesh, or ShapeDtypeStructs of them where nothing is run.
     """
@@ -153,6 +155,7 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
         input_size=architecture.input_size,
         num_classes=architecture.num_classes,
     )
+    print_once(*shards.notes, *([class_line(shards.class_names)] if shards.class_names else []))
     stats = load_stats(data.path) if data.latent_norm else LatentScaling()
     scaling = dataclasses.replace(stats, multiplier=data.latent_multiplier)
     scaling.check_channels(architecture.in_channels, data.path)
@@ -160,7 +163,12 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
     return dataclasses.replace(
         job,
         source=LatentBatches(shards),
-        description=job.description | {"latents": scaling.to_meta()},
+        description=job.description
+        | {
+            "latents": scaling.to_meta(),
+            "class_names": list(shards.class_names),
+            "examples": {"count": len(shards), "fingerprint": shards.fingerprint()},
+        },
     )
 
 

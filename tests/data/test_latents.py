@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load as safetensors_load
+from safetensors.numpy import load_file, save, save_file
 
 from lightningdit_jax.data.latents import (
     LatentShards,
@@ -231,6 +233,129 @@ def test_damaged_header_is_named(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes((9).to_bytes(8, "little") + b"not JSON!")
     with pytest.raises(ValueError, match=r"bad\.safetensors has a damaged"):
         LatentShards(tmp_path)
+
+
+def test_empty_shards_are_skipped_and_named(tmp_path):
+    """As of a process without images, or of images that are all unreadable."""
+    for name, count in {"a": 0, "b": 3, "c": 0, "d": 2, "e": 0, "f": 0}.items():
+        save_file(tensors(count), tmp_path / f"{name}.safetensors")
+    for resident in (False, True):
+        shards = LatentShards(tmp_path, resident)
+        assert shards.notes == [
+            f"{tmp_path}: empty and skipped: a.safetensors, c.safetensors, e.safetensors and 1 more"
+        ]
+        np.testing.assert_array_equal(shards.labels, [0, 1, 2, 0, 1])
+        want = to_nhwc(np.concatenate([tensors(3)["latents"], tensors(2)["latents"]]))
+        np.testing.assert_array_equal(shards.read(np.arange(5), np.zeros(5, bool)), want)
+    assert LatentShards(LATENTS).notes == []
+    (tmp_path / "g.safetensors").write_bytes(b"")  # damaged is not empty
+    with pytest.raises(ValueError, match=r"g\.safetensors is truncated"):
+        LatentShards(tmp_path)
+
+
+def rewritten(change, cut=0):
+    """The bytes of a good shard whose header `change` has edited, without the last `cut` bytes."""
+    whole = save(tensors())
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + whole[8 + length : len(whole) - cut]
+
+
+def shared_bytes(header):
+    """latents_flip is where latents is."""
+    begin, end = header["latents"]["data_offsets"]
+    last = max(header, key=lambda name: header[name]["data_offsets"])
+    assert last == "latents_flip"
+    header["latents_flip"]["data_offsets"] = [begin, end]
+
+
+def half_shared(header):
+    begin, end = header["latents_flip"]["data_offsets"]
+    header["latents_flip"]["data_offsets"] = [begin - 8, end - 8]
+
+
+def gap(header):
+    begin, end = header["latents_flip"]["data_offsets"]
+    header["latents_flip"]["data_offsets"] = [begin + 8, end + 8]
+
+
+def set_field(name, field, value):
+    return lambda header: header[name].update({field: value})
+
+
+SIZE = tensors()["latents"].nbytes
+
+
+@pytest.mark.parametrize(
+    ("change", "cut"),
+    [
+        (shared_bytes, SIZE),
+        (half_shared, 8),
+        (gap, -8),
+        (set_field("labels", "data_offsets", [-24, 0]), 0),
+        (set_field("labels", "data_offsets", [0, 24, 48]), 0),
+        (set_field("labels", "data_offsets", ["0", "24"]), 0),
+        (set_field("labels", "shape", [[3]]), 0),
+        (set_field("labels", "shape", [-3]), 0),
+        (set_field("labels", "shape", [3.0]), 0),
+        (set_field("labels", "dtype", 64), 0),
+    ],
+)
+def test_headers_that_safetensors_refuses_are_refused(tmp_path, change, cut):
+    (tmp_path / "good.safetensors").write_bytes(rewritten(lambda header: None))
+    assert len(LatentShards(tmp_path)) == 3
+    damaged = rewritten(change, max(cut, 0)) + b"0" * max(-cut, 0)
+    with pytest.raises(SafetensorError):
+        safetensors_load(damaged)
+    (tmp_path / "bad.safetensors").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"bad\.safetensors"):
+        LatentShards(tmp_path)
+
+
+def test_class_names_are_read_from_the_record(tmp_path):
+    save_file(tensors(), tmp_path / "a.safetensors")
+    assert LatentShards(tmp_path).class_names == ()  # as of published folders
+    record = tmp_path / "extraction.json"
+    record.write_text(json.dumps({"seed": 0, "class_names": ["cat", "dog", "emu"]}))
+    shards = LatentShards(tmp_path)
+    assert shards.class_names == ("cat", "dog", "emu")
+    shards.check(in_channels=2, input_size=4, num_classes=3)
+    record.write_text(json.dumps({"class_names": ["cat", "dog"]}))
+    with pytest.raises(
+        ValueError, match=r"labels up to 2, but its extraction\.json names 2 classes"
+    ):
+        LatentShards(tmp_path).check(in_channels=2, input_size=4, num_classes=3)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"class_names": 3}', '{"a": 1'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    save_file(tensors(), tmp_path / "a.safetensors")
+    (tmp_path / "extraction.json").write_text(content)
+    with pytest.raises(ValueError, match=r"extraction\.json is damaged"):
+        LatentShards(tmp_path)
+
+
+def test_the_fingerprint_tells_other_latents_apart(tmp_path):
+    """Labels and what latents were made with count; how shards are cut and classes called not."""
+
+    def fingerprint(folder, counts=(3, 3), **record):
+        (tmp_path / folder).mkdir()
+        for shard, count in enumerate(counts):
+            save_file(tensors(count), tmp_path / folder / f"{shard}.safetensors")
+        content = {"seed": 0, "tokenizer": "f00d", "shard_size": 8, **record}
+        (tmp_path / folder / "extraction.json").write_text(json.dumps(content))
+        return LatentShards(tmp_path / folder).fingerprint()
+
+    first = fingerprint("first")
+    assert fingerprint("same", shard_size=3, processes=2, class_names=list("abc")) == first
+    others = {
+        fingerprint("seed", seed=1),
+        fingerprint("tokenizer", tokenizer="beef"),
+        fingerprint("fewer", counts=(3, 2)),
+    }
+    assert len(others | {first}) == 4
 
 
 @pytest.mark.parametrize(

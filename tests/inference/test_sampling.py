@@ -67,6 +67,46 @@ def test_bad_label_modes(mode, message):
         choose_labels(mode, 4, 10, 0)
 
 
+@pytest.mark.parametrize(
+    ("mode", "want"),
+    [
+        ("dog", [1, 1]),
+        ("emu,cat", [2, 0]),
+        ("emu, 1", [2, 1]),
+        ("name:dog", [1, 1]),
+        ("3", [3, 3]),
+        ("name:random", [4, 4]),
+    ],
+)
+def test_labels_by_name(mode, want):
+    names = ("cat", "dog", "emu", "3", "random")
+    np.testing.assert_array_equal(choose_labels(mode, 2, 5, 0, names), want)
+
+
+def test_bad_names_of_labels():
+    with pytest.raises(ValueError, match="unknown class 'dgo'; did you mean 'dog'"):
+        choose_labels("dgo", 2, 2, 0, ("cat", "dog"))
+    with pytest.raises(ValueError, match="knows no names of classes"):
+        choose_labels("dog", 2, 2, 0)
+
+
+def test_a_number_that_is_another_class_by_name_is_refused():
+    """Folders 1, 2, ... 10 are classes in string order: 1, 10, 2, ..."""
+    names = sorted(str(i) for i in range(1, 11))
+    for label in ("1", "10"):
+        with pytest.raises(ValueError, match=rf"'{label}', a class number .* 'name:{label}'"):
+            choose_labels(label, 1, 10, 0, names)
+        assert names[choose_labels(f"name:{label}", 1, 10, 0, names)[0]] == label
+    assert choose_labels("2,0", 2, 10, 0, names).tolist() == [2, 0]
+    np.testing.assert_array_equal(choose_labels("7,2", 2, 10, 0, tuple("0123456789")), [7, 2])
+
+
+@pytest.mark.parametrize("label", ["99999999999", "-1", "9" * 400])
+def test_numbers_out_of_range_are_one_line(label):
+    with pytest.raises(ValueError, match=r"config\.sample\.labels reach .* expected 0 to 9"):
+        choose_labels(label, 4, 10, 0)
+
+
 def test_grids_leave_out_what_is_infinite():
     """SiT: a score of the GVP path is infinite at both ends, a velocity nowhere."""
     sampling = Sampling(num_steps=5)

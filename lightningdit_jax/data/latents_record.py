@@ -1,0 +1,45 @@
+"""extraction.json: what the latents of a folder were made with, kept beside them."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+RECORD = "extraction.json"
+# These change neither latents nor their order.
+_INDIFFERENT = {"shard_size", "processes", "class_names"}
+
+
+def read_record(folder: epath.Path) -> dict[str, Any] | None:
+    """The record of a folder of latents; None where there is none, as in published folders.
+
+    Raises ValueError naming a file that is no record.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is damaged: it holds {type(record).__name__}, expected fields")
+    names = record.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} is damaged: class_names are {names!r:.50}; expected names")
+    return record
+
+
+def class_names(record: dict[str, Any] | None) -> tuple[str, ...]:
+    """Names of the classes by number, empty where the record does not know them."""
+    return tuple((record or {}).get("class_names", ()))
+
+
+def latents_fingerprint(record: dict[str, Any] | None, labels: np.ndarray) -> str:
+    """16 hexadecimal digits of labels int64 [N] and of all in the record that makes latents so."""
+    kept = {key: value for key, value in (record or {}).items() if key not in _INDIFFERENT}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    return digest.hexdigest()[:16]
