@@ -329,7 +329,11 @@ def test_class_names_are_read_from_the_record(tmp_path):
         LatentShards(tmp_path).check(in_channels=2, input_size=4, num_classes=3)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"class_names": 3}', '{"a": 1'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "[" * 100_000, '{"class_names": 3}', '{"a": 1'],
+    ids=["empty", "a list", "deep", "no names", "cut"],
+)
 def test_a_damaged_record_is_named(tmp_path, content):
     save_file(tensors(), tmp_path / "a.safetensors")
     (tmp_path / "extraction.json").write_text(content)

@@ -13,16 +13,19 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.reconstruct import posterior_sample
 from lightningdit_jax.inference.sample import sample
 from lightningdit_jax.inference.sample_store import SampleStore
 from lightningdit_jax.inference.sweep import sweep
 from lightningdit_jax.models.pixels import to_model_range, to_uint8
+from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.run import train
 from tests import golden, tiny
 from tests.models.inception_weights import draw_weights
@@ -143,6 +146,34 @@ def test_unreadable_images_are_left_out_of_the_latents(folder, tokenizer, tmp_pa
     extract(skipping, str(folder / "tokenizer"))
     assert len(LatentShards(tmp_path / "skipping")) == 11
     assert "1 unreadable images left out" in capsys.readouterr().out
+
+
+def test_class_names_go_with_latents_and_checkpoints(folder, tokenizer, latents, generator):
+    names = list("0123456789")
+    assert json.loads((latents / "extraction.json").read_text())["class_names"] == names
+    metas = {n: read_meta(find_checkpoint(str(folder / n))) for n in ("tokenizer", "generator")}
+    assert [meta["class_names"] for meta in metas.values()] == [names, names]
+    shards = LatentShards(latents)
+    assert metas["generator"]["examples"] == {"count": 355, "fingerprint": shards.fingerprint()}
+    loaded = load_functional(str(folder / "generator"), make_mesh(devices=jax.devices()[:1]))
+    assert "10 classes: 0, 1, 2" in loaded.description()
+
+
+def test_labels_may_be_names(folder, latents, generator, tmp_path, capsys):
+    """Names come from the record to the checkpoint, from there to --mode=sample."""
+    named = tmp_path / "latents"
+    shutil.copytree(latents, named)
+    record = json.loads((named / "extraction.json").read_text())
+    record["class_names"] = [f"digit {i}" for i in range(10)]
+    (named / "extraction.json").write_text(json.dumps(record))
+    config = tiny.replaced(generator, "data", path=str(named))
+    config = tiny.replaced(config, "train", num_steps=1)
+    train(config, str(tmp_path / "w"))
+    assert "10 classes: digit 0, digit 1" in capsys.readouterr().out
+    config = tiny.replaced(config, "sample", labels="digit 7,digit 2", num_samples=4)
+    sample(config, str(tmp_path / "w"))
+    with np.load(tmp_path / "w" / "samples.npz") as samples:
+        np.testing.assert_array_equal(samples["arr_1"], [7, 2, 7, 2])
 
 
 def test_folders_of_latents_are_compared(latents, tmp_path):

@@ -101,7 +101,7 @@ def test_a_number_that_is_another_class_by_name_is_refused():
     np.testing.assert_array_equal(choose_labels("7,2", 2, 10, 0, tuple("0123456789")), [7, 2])
 
 
-@pytest.mark.parametrize("label", ["99999999999", "-1", "9" * 400])
+@pytest.mark.parametrize("label", ["99999999999", "-1", f"1{0:030d}"])
 def test_numbers_out_of_range_are_one_line(label):
     with pytest.raises(ValueError, match=r"config\.sample\.labels reach .* expected 0 to 9"):
         choose_labels(label, 4, 10, 0)
