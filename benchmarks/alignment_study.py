@@ -69,7 +69,7 @@ def measure(folder: pathlib.Path, alignment: str, foundation: pathlib.Path, seed
     )
     found = {}
     for path in (tokenizer / "evaluation.json", generator / "evaluation.json"):
-        found |= json.loads(path.read_text())
+        found |= {k: v for k, v in json.loads(path.read_text()).items() if k != "of"}
     return found | json.loads((folder / "latents.json").read_text())[folder.name]
 
 

@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.source = "latents"  # "latents", "digits", "folder" or "tfds"
-    c.data.path = ""  # folder of latent shards, of class folders, or TFDS data_dir
+    c.data.path = ""  # folder of latent shards, of class folders, of images, or TFDS data_dir
     c.data.split = "train"  # of digits ("train", "test", "all") and of TFDS
     c.data.tfds_name = "imagenet2012"
     c.data.augment = "random_crop"  # of images in training: "random_crop" or "center_crop"
@@ -145,7 +145,7 @@ def get_config() -> ConfigDict:
     c.sample.num_samples = 50_000
     c.sample.batch_size = 256  # global; changes no result
     c.sample.output = "npz"  # "npz", "png" or "both"
-    c.sample.labels = "random"  # "random", "balanced", or a list such as "207,387"
+    c.sample.labels = "random"  # "random", "balanced", or classes such as "207,387" or "cat,dog"
     c.sample.num_steps = 250  # grid points: 250 is 249 steps
     c.sample.solver = "euler"  # "euler", "midpoint", "heun2", "heun3", "rk4", "dopri5", "ucgm",
     # "sde_euler" or "sde_heun"

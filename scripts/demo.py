@@ -65,7 +65,7 @@ def main() -> None:
         name: value
         for folder in (tokenizer, generator)
         for name, value in json.loads((folder / "evaluation.json").read_text()).items()
-        if name not in ("num_images", "num_samples")
+        if name not in ("num_images", "num_samples", "of")
     }
     summary["minutes"] = round((time.perf_counter() - began) / 60, 2)
     report(summary, output)

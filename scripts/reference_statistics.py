@@ -24,7 +24,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", required=True, choices=("folder", "tfds", "digits", "npz"))
-    parser.add_argument("--path", default="", help="folder of class folders, data_dir, or file")
+    parser.add_argument("--path", default="", help="folder of images, data_dir, or file")
     parser.add_argument("--split", default="train", help="of digits and TFDS")
     parser.add_argument("--tfds-name", default="imagenet2012")
     parser.add_argument("--size", type=int, default=256, help="side of the crops; not of an npz")

@@ -1,6 +1,7 @@
 """How good generated digits are: recognised, like real ones, and neither copies nor all alike."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -8,11 +9,13 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
-from lightningdit_jax.inference.samples_file import samples_path
+from lightningdit_jax.inference.samples_file import samples_identity, samples_path
 
 
-def evaluate_digits(config: Config, workdir: str) -> dict[str, float]:
+def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
     """Whether generated digits are what they should be, and neither copies nor all alike.
+
+    Returns the numbers, and what they are of.
 
     recognised_share: share that a classifier fitted on the real training digits takes for their
     label; classifier_accuracy: the same classifier on real held-out digits. digits_fid: Fréchet
@@ -38,7 +41,7 @@ def evaluate_digits(config: Config, workdir: str) -> dict[str, float]:
     chosen = np.concatenate(
         [np.flatnonzero(labels == c)[: np.sum(test_y == c)] for c in np.unique(labels)]
     )
-    return {
+    numbers = {
         "recognised_share": judge.recognised_share(samples, labels),
         "classifier_accuracy": judge.recognised_share(test_x, test_y),
         "digits_fid": judge.frechet_distance(samples[chosen]),
@@ -51,6 +54,8 @@ def evaluate_digits(config: Config, workdir: str) -> dict[str, float]:
         "distance_within_class_real": float(within_class_nearest(test_x, test_y).mean()),
         "num_samples": len(samples),
     }
+    reference = {"source": "digits", "train": len(train_x), "test": len(test_x)}
+    return numbers, {"samples": samples_identity(path, len(samples)), "reference": reference}
 
 
 @functools.cache

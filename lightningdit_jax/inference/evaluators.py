@@ -1,6 +1,7 @@
 """--mode=evaluate: the numbers of what a config trains, on the terminal and as JSON."""
 
 import math
+from typing import Any
 
 from etils import epath
 
@@ -15,15 +16,17 @@ from lightningdit_jax.parallel.multihost import is_main_process
 def evaluate(config: Config, workdir: str) -> dict[str, float]:
     """Evaluates what the config trains and writes WORKDIR/evaluation.json.
 
+    The file holds the numbers by name, which are returned, and `of`: which weights, images, samples
+    and networks they are of, with paths, steps and fingerprints.
     Raises FloatingPointError naming a number that is not finite; nothing is written then. (The PSNR
     of images that come back unchanged is infinite.)
     """
     if config.kind == "vavae":
-        numbers = evaluate_tokenizer(config, workdir)
+        numbers, of = evaluate_tokenizer(config, workdir)
     elif config.evaluate.metric == "digits":
-        numbers = evaluate_digits(config, workdir)
+        numbers, of = evaluate_digits(config, workdir)
     else:
-        numbers = evaluate_samples(config, workdir)
+        numbers, of = evaluate_samples(config, workdir)
     for name, value in numbers.items():
         if not math.isfinite(value) and (name, value) != ("reconstruction_psnr", math.inf):
             raise FloatingPointError(
@@ -31,7 +34,14 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
                 "the reference are not what they should be: look at them"
             )
     if is_main_process():
-        write_json(epath.Path(workdir) / "evaluation.json", numbers)
+        write_json(epath.Path(workdir) / "evaluation.json", {**numbers, "of": of})
+        for name, facts in of.items():
+            print(f"{name}: {_line(facts)}")
         for name, value in numbers.items():
             print(f"{name:34s} {value:.4f}")
     return numbers
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """Facts in a line, without those that are long."""
+    return ", ".join(f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict))

@@ -8,9 +8,10 @@ from jax.experimental import multihost_utils
 
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.latents_record import RECORD, read_record
 from lightningdit_jax.inference.fingerprint import weights_fingerprint
+from lightningdit_jax.inference.identity import images_identity
 from lightningdit_jax.inference.load import Loaded
 from lightningdit_jax.parallel.multihost import is_main_process
 
@@ -22,18 +23,10 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
     that stopped at an image that cannot be decoded may go on without it. All processes must call
     it.
     """
-    data = config.data
-    described: dict[str, Any] = {"source": data.source, "count": len(images)}
-    if isinstance(images, ImageFolder):
-        described["files"] = images.fingerprint()
-    else:
-        described["split"] = data.split
-    if data.source == "tfds":
-        described["name"] = data.tfds_name
     return {
         "tokenizer": weights_fingerprint(tokenizer.params),
         "seed": config.seed,
-        "images": described,
+        "images": images_identity(config.data, images, config.data.split),
         "class_names": list(images.class_names),
         "resolution": config.tokenizer.resolution,
         "dtype": config.compute.dtype,

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
+from lightningdit_jax.inference.identity import weights_identity
 from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -45,14 +45,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
     paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
     description = {
-        "weights": {
-            name: {
-                "path": paths[name],
-                "step": part.meta["step"],
-                "fingerprint": weights_fingerprint(part.params),
-            }
-            for name, part in loaded.items()
-        },
+        "weights": {name: weights_identity(paths[name], part) for name, part in loaded.items()},
         "latents": dit.meta["latents"],
         **dataclasses.asdict(flow),
     }

@@ -1,6 +1,7 @@
 """FID, sFID, Inception Score, precision and recall of samples, as ADM's evaluator defines them."""
 
 import dataclasses
+from typing import Any
 
 from lightningdit_jax.config import Config, EvaluateConfig
 from lightningdit_jax.data.npz_images import NpzImages
@@ -13,16 +14,17 @@ from lightningdit_jax.evaluation.frechet import (
 from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.evaluation.precision_recall import precision_recall
 from lightningdit_jax.inference.inception_network import InceptionNetwork
-from lightningdit_jax.inference.samples_file import samples_path
+from lightningdit_jax.inference.samples_file import samples_identity, samples_path
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
 
 
-def evaluate_samples(config: Config, workdir: str) -> dict[str, float]:
+def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
     """The metrics of evaluate.samples, or WORKDIR/samples.npz, against evaluate.reference.
 
     The first evaluate.num_images samples count; labels are not needed. Precision and recall compare
     with the images inside the reference file. All processes read the files and share the work.
+    Returns the numbers, and what they are of.
     Raises ValueError or FileNotFoundError for files or a network that are not what they should be.
     """
     options = config.evaluate
@@ -36,13 +38,18 @@ def evaluate_samples(config: Config, workdir: str) -> dict[str, float]:
     found = network.features(samples, min(len(samples), options.num_images), "samples seen")
     real = network.features(reference_images, len(reference_images), "reference images seen")
     quality = precision_recall(real["pool"], found["pool"])
-    return {
+    numbers = {
         "fid": frechet_distance(*reference.pool, *Moments.of(found["pool"]).gaussian),
         "sfid": frechet_distance(*reference.spatial, *Moments.of(found["spatial"]).gaussian),
         "inception_score": inception_score(found["logits"]),
         "precision": quality.precision,
         "recall": quality.recall,
         "num_samples": len(found["pool"]),
+    }
+    return numbers, {
+        "samples": samples_identity(samples.path, len(found["pool"])),
+        "reference": {"path": options.reference, "count": len(reference_images)},
+        "inception": {"path": options.inception, **network.identity},
     }
 
 

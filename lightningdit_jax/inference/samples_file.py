@@ -1,5 +1,8 @@
 """The file of samples that --mode=evaluate looks at."""
 
+import json
+from typing import Any
+
 from etils import epath
 
 from lightningdit_jax.config import Config
@@ -17,3 +20,22 @@ def samples_path(config: Config, workdir: str) -> epath.Path:
             "--config.evaluate.samples"
         )
     return path
+
+
+def samples_identity(path: epath.Path, count: int) -> dict[str, Any]:
+    """Where samples lie, how many were looked at, and where known what they were made with.
+
+    That is the JSON of --mode=sample beside them, FILE.json of FILE.npz: weights, seed, settings.
+    Raises ValueError for one that is damaged.
+    """
+    described = path.with_suffix(".json")
+    made_with = None
+    if described.exists():
+        try:
+            made_with = json.loads(described.read_text())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{described} is damaged, no JSON: {error}; it says what {path.name} was made "
+                "with. Draw the samples again, or delete it to evaluate them without"
+            ) from error
+    return {"path": str(path), "count": count, "made_with": made_with}

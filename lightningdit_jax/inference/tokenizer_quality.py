@@ -15,6 +15,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
 from lightningdit_jax.inference.finite import check_finite
+from lightningdit_jax.inference.identity import images_identity, weights_identity
 from lightningdit_jax.inference.image_batches import (
     local_rows,
     open_image_batches,
@@ -23,33 +24,35 @@ from lightningdit_jax.inference.image_batches import (
 )
 from lightningdit_jax.inference.inception_network import gathered_moments
 from lightningdit_jax.inference.load import Loaded, load_functional
-from lightningdit_jax.inference.pictures import image_grid, save_png
+from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_reconstructor
+from lightningdit_jax.inference.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
 
 POOL_DIM = 2048
-_SHOWN = 10  # pairs in the picture
 
 
-def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
+def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
     """PSNR (dB), SSIM, and with their networks LPIPS and rFID, over evaluate.split.
 
     evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
     is left out. Reconstructions are decoded from posterior samples to uint8, as the release
     evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
-    Writes originals above reconstructions to WORKDIR/reconstructions.png. Raises ValueError where
-    no image could be read.
+    Images that cannot be decoded and are skipped do not count. Writes originals above
+    reconstructions to WORKDIR/reconstructions.png, of ten images spread over the set. Returns the
+    numbers, and what they are of. Raises ValueError where no image could be read.
     """
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     options = config.evaluate
     check_batch_size(options.batch_size, mesh, jax.process_count())
     source = open_image_batches(config, options.split)
+    path = config.extract.checkpoint or workdir
     tokenizer = load_functional(
-        config.extract.checkpoint or workdir,
+        path,
         mesh,
         dtype=jnp.dtype(config.compute.dtype),
         expect="vavae",
@@ -62,8 +65,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
     batches = padded_batches(
         source, [(start, stop)], options.batch_size, config.tokenizer.resolution, mesh
     )
-    side, count = config.tokenizer.resolution, 0
-    shown = np.zeros((2, _SHOWN, side, side, 3), np.uint8)
+    picture = ReconstructionPicture(total, config.tokenizer.resolution)
     for indices, _, batch in batches:
         rebuilt, finite = reconstruct(tokenizer.params, batch["images"], batch["indices"])
         names = [source.source.name(int(i)) for i in indices]
@@ -75,20 +77,28 @@ def evaluate_tokenizer(config: Config, workdir: str) -> dict[str, float]:
             "the weights and the image are in order; try --config.compute.dtype=float32",
         )
         pair = compare.add(batch["images"], rebuilt, names)
-        if count == 0:
-            count = min(_SHOWN, len(indices))
-            shown[:, :count] = [images[:count] for images in pair]
+        picture.add(indices, *pair)
         done += len(indices)
         progress.update(done)
-    numbers = compare.result()
-    # Where there are fewer images than processes, the main one has none.
-    counts, shown = gather_numpy(np.array(count)), gather_numpy(shown)
+    numbers, grid = compare.result(), picture.grid()
     if is_main_process():
-        columns, pair = next((c, p[:, :c]) for c, p in zip(counts, shown) if c)
-        path = epath.Path(workdir) / "reconstructions.png"
-        save_png(path, image_grid(np.concatenate(pair), columns))
-        print(f"originals above reconstructions in {path}")
-    return {**numbers, "num_images": total}
+        png = epath.Path(workdir) / "reconstructions.png"
+        save_png(png, grid)
+        print(f"originals above reconstructions in {png}")
+    images = {
+        "path": config.data.path,
+        **images_identity(config.data, source.source, options.split),
+    }
+    return numbers, {
+        "tokenizer": weights_identity(path, tokenizer),
+        "images": images,
+        "settings": {
+            "resolution": config.tokenizer.resolution,
+            "seed": config.seed,
+            "dtype": config.compute.dtype,
+        },
+        **compare.networks(),
+    }
 
 
 class _Comparison:
@@ -96,6 +106,7 @@ class _Comparison:
 
     def __init__(self, lpips: str, inception: str, mesh: Mesh):
         self._distance = self._features = None
+        self._paths = {"LPIPS": lpips, "Inception": inception}
         self._networks: dict[str, Loaded] = {}
         if lpips:
             self._networks["LPIPS"] = load_functional(lpips, mesh, expect="lpips")
@@ -140,8 +151,15 @@ class _Comparison:
         check_finite(finite, names, f"the outputs of {network}", weights, "look at the checkpoint")
         return rows
 
+    def networks(self) -> dict[str, Any]:
+        """Which networks judged. All processes must call it."""
+        return {
+            name: weights_identity(self._paths[name], network)
+            for name, network in self._networks.items()
+        }
+
     def result(self) -> dict[str, float]:
-        """The numbers over all processes. All of them must call it."""
+        """The numbers over all processes, and of how many images. All of them must call it."""
         scores = {name: np.concatenate(values) for name, values in self._scores.items()}
         sums = np.array([len(scores["psnr"]), *(values.sum() for values in scores.values())])
         count, *sums = gather_numpy(sums).sum(0)
@@ -151,7 +169,7 @@ class _Comparison:
         if self._features:
             original, rebuilt = (gathered_moments(s.moments()).gaussian for s in self._streams)
             numbers["reconstruction_fid"] = frechet_distance(*original, *rebuilt)
-        return numbers
+        return {**numbers, "num_images": int(count)}
 
 
 def _compiled(loaded: Loaded, function: Callable, mesh: Mesh) -> Callable:

@@ -49,7 +49,7 @@ def use_distance(monkeypatch) -> None:
         if path != "distance":
             return load(path, mesh, **options)
         graphdef, params = nnx.split(Distance(), nnx.Param)
-        return Loaded(graphdef, nnx.to_pure_dict(params), {"kind": "lpips"})
+        return Loaded(graphdef, nnx.to_pure_dict(params), {"kind": "lpips", "step": 0})
 
     monkeypatch.setattr(tokenizer_quality, "load_functional", load_stand_in)
 

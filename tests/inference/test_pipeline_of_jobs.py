@@ -19,6 +19,7 @@ from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.reconstruct import posterior_sample
 from lightningdit_jax.inference.sample import sample
@@ -159,6 +160,18 @@ def test_class_names_go_with_latents_and_checkpoints(folder, tokenizer, latents,
     assert "10 classes: 0, 1, 2" in loaded.description()
 
 
+def test_latents_extracted_without_names_go_on(folder, tokenizer, latents, tmp_path):
+    nameless = tmp_path / "latents"
+    shutil.copytree(latents, nameless)
+    record = json.loads((nameless / "extraction.json").read_text())
+    del record["class_names"]
+    (nameless / "extraction.json").write_text(json.dumps(record))
+    config = tiny.replaced(tokenizer, "extract", path=str(nameless))
+    shards = LatentShards(extract(config, str(folder / "tokenizer")))
+    assert len(shards) == 355 and shards.class_names == ()
+    assert shards.fingerprint() == LatentShards(latents).fingerprint()
+
+
 def test_labels_may_be_names(folder, latents, generator, tmp_path, capsys):
     """Names come from the record to the checkpoint, from there to --mode=sample."""
     named = tmp_path / "latents"
@@ -192,8 +205,37 @@ def test_tokenizer_evaluation(folder, tokenizer):
     assert numbers["num_images"] == 50 and 0 < numbers["reconstruction_psnr"] < 60
     assert "reconstruction_lpips" not in numbers
     picture = np.asarray(Image.open(folder / "tokenizer" / "reconstructions.png"))
-    original = np.asarray(Digits("test", 16).image(0))
-    np.testing.assert_array_equal(picture[2:66:4, 2:66:4], original)
+    for column, index in enumerate(range(0, 50, 5)):
+        original = np.asarray(Digits("test", 16).image(index))
+        left = 2 + 66 * column
+        np.testing.assert_array_equal(picture[2:66:4, left : left + 64 : 4], original)
+
+
+def test_an_evaluation_says_what_it_is_of(folder, tokenizer, generator, capsys):
+    workdir = str(folder / "tokenizer")
+    numbers = evaluate(tokenizer, workdir)
+    found = json.loads((folder / "tokenizer" / "evaluation.json").read_text())
+    of = found.pop("of")
+    assert found == numbers
+    loaded = load_functional(workdir, make_mesh(), dtype=np.float32)
+    fingerprint = weights_fingerprint(loaded.params)
+    step = int(find_checkpoint(workdir).name)
+    assert of["tokenizer"] == {"path": workdir, "step": step, "fingerprint": fingerprint}
+    assert of["images"] == {"path": "", "source": "digits", "count": 355, "split": "test"}
+    assert f"step {step}, fingerprint {fingerprint}" in capsys.readouterr().out
+
+    sample(generator, str(folder / "generator"))
+    evaluate(generator, str(folder / "generator"))
+    of = json.loads((folder / "generator" / "evaluation.json").read_text())["of"]
+    made_with = of["samples"].pop("made_with")
+    path = folder / "generator" / "samples.npz"
+    assert of["samples"] == {"path": str(path), "count": 30}
+    assert made_with == json.loads(path.with_suffix(".json").read_text())
+    assert made_with["weights"]["vae"]["fingerprint"] == fingerprint
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(ValueError, match=r"samples\.json is damaged.*what samples\.npz was made"):
+        evaluate(generator, str(folder / "generator"))
+    path.with_suffix(".json").write_text(json.dumps(made_with))
 
 
 def originals_and_rebuilt(vae, count):

@@ -1,0 +1,29 @@
+"""Which weights and which images: what is kept beside all that is made with them."""
+
+from typing import Any
+
+from lightningdit_jax.config import DataConfig
+from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.inference.fingerprint import weights_fingerprint
+from lightningdit_jax.inference.load import Loaded
+
+
+def weights_identity(path: str, loaded: Loaded) -> dict[str, Any]:
+    """Where weights were loaded from, their step and fingerprint. All processes must call it."""
+    return {
+        "path": path,
+        "step": loaded.meta["step"],
+        "fingerprint": weights_fingerprint(loaded.params),
+    }
+
+
+def images_identity(data: DataConfig, images: ImageSource, split: str) -> dict[str, Any]:
+    """Source, number and names of images, the same wherever they lie."""
+    identity: dict[str, Any] = {"source": data.source, "count": len(images)}
+    if isinstance(images, ImageFolder):
+        identity["files"] = images.fingerprint()
+    else:
+        identity["split"] = split
+    if data.source == "tfds":
+        identity["name"] = data.tfds_name
+    return identity
