@@ -1,7 +1,6 @@
 """Training from a config: checks everything, then hands over to the loop."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.pipeline import make_pipeline
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
-from lightningdit_jax.parallel.multihost import global_batch, is_main_process
+from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
 from lightningdit_jax.parallel.sharding import tree_shardings
 from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.training.job import Job, make_job
@@ -80,8 +79,7 @@ def _train(
     metric = config.train.best_metric
     best = BestCheckpoint(workdir, metric) if metric else None
     num_params = parameter_overview.count_parameters(abstract_state.params)
-    say = functools.partial(print, flush=True) if is_main_process() else _silent
-    say(
+    print_once(
         f"{config.kind}: {num_params:,} parameters, {len(job.source):,} examples, "
         f"mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
     )
@@ -96,7 +94,7 @@ def _train(
         workdir=workdir,
         meta=meta,
         is_main=is_main_process(),
-        say=say,
+        say=print_once,
         evaluator=evaluator,
         best=best,
         preempted=preempted,
@@ -170,7 +168,3 @@ def _difference(found: Any, wanted: Any) -> str:
         keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
         return ", ".join(f"{k} {found.get(k)} where the config says {wanted.get(k)}" for k in keys)
     return f"{found} where the config says {wanted}"
-
-
-def _silent(line: str) -> None:
-    """Only the main process speaks."""
