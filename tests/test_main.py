@@ -154,7 +154,7 @@ def bad_inputs(tmp, latents):
         "type": ([*dit, "--config.train.batch_size=many"], "batch_size=many"),
         "config file": ([f"--workdir={tmp}", "--config=configs/none.py"], "no such file"),
         "images as generator data": ([*dit, "--config.data.source=digits"], "trains on 'latents'"),
-        "image folder": ([*vae, "--config.data.source=folder", f"{path}={empty}"], "no folders"),
+        "image folder": ([*vae, "--config.data.source=folder", f"{path}={empty}"], "no images"),
         "nothing to sample from": ([*dit, "--mode=sample"], "no checkpoint at"),
         "nothing to evaluate": ([*dit, "--mode=evaluate"], "--mode=sample"),
     }

@@ -77,13 +77,17 @@ class ImageFolder:
             )
         else:
             classes = listing.classes
+        left_out = "".join(f"; {note}" for note in self.notes)
         for name, paths in classes.items():
-            if not paths:
-                where = folder if self._is_flat else folder / name
+            if not paths and self._is_flat:
                 raise FileNotFoundError(
-                    f"{where} holds no images ({' '.join(FORMATS)}). Every folder in {folder} "
-                    "counts as a class, and images without any folder as one: fill it or move it "
-                    f"away{''.join('; ' + note for note in self.notes)}"
+                    f"{folder} holds no images ({' '.join(FORMATS)}); expected one folder of "
+                    f"images per class, or the images of one class{left_out}"
+                )
+            if not paths:
+                raise FileNotFoundError(
+                    f"{folder / name} holds no images ({' '.join(FORMATS)}). Every folder in "
+                    f"{folder} counts as a class: fill it or move it away{left_out}"
                 )
         self.class_names = list(classes)
         self.paths = [path for paths in classes.values() for path in paths]
