@@ -43,5 +43,6 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
 
 
 def _line(facts: dict[str, Any]) -> str:
-    """Facts in a line, without those that are long."""
-    return ", ".join(f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict))
+    """Facts in a line, without those that are long or empty."""
+    short = {name: fact for name, fact in facts.items() if not isinstance(fact, dict)}
+    return ", ".join(f"{name} {fact}" for name, fact in short.items() if fact not in ("", None))
