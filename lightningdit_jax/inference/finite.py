@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lightningdit_jax.errors import listed
+
 
 def rows_are_finite(array: jax.Array) -> jax.Array:
     """Whether all values of each row are finite. [B, ...] -> bool [B]."""
@@ -24,10 +26,8 @@ def check_finite(
     if finite.all():
         return
     bad = [names[row] for row in np.flatnonzero(~finite)]
-    listed = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-    raise FloatingPointError(
-        f"{what} of {listed} are not finite: {damaged_weights(weights) or advice}"
-    )
+    reason = damaged_weights(weights) or advice
+    raise FloatingPointError(f"{what} of {listed(bad)} are not finite: {reason}")
 
 
 def damaged_weights(weights: Mapping[str, Any]) -> str | None:
