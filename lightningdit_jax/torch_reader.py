@@ -48,8 +48,9 @@ def read_torch(path: str | os.PathLike, mapped: MappedFile | None = None) -> Any
 
     Containers come back as dict, OrderedDict, list and tuple, parameters as plain arrays,
     `torch.dtype` values as strings such as "torch.float32". Tensors that share a storage share
-    memory. Local zip files are memory-mapped: a tensor is read from the disk when it is used.
-    mapped: the file, where the caller wants to give its pages back in between.
+    memory, except those that PyTorch saved to be negated or conjugated: that is done here. Local
+    zip files are memory-mapped: a tensor is read from the disk when it is used. mapped: the file,
+    where the caller wants to give its pages back in between.
 
     Raises FileNotFoundError if there is no such file, and ValueError naming the file if it is
     empty, truncated, not a PyTorch file, or refers to a class other than those of tensors (the
@@ -102,7 +103,9 @@ class _RebuildTensor:
 
     __slots__ = ()
 
-    def __call__(self, storage, offset, size, stride, *_) -> np.ndarray:
+    def __call__(
+        self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None
+    ) -> np.ndarray:
         if not isinstance(storage, np.ndarray) or len(size) != len(stride):
             raise _Unreadable("a tensor record is malformed")
         if any(n < 0 for n in (offset, *size, *stride)):
@@ -117,7 +120,24 @@ class _RebuildTensor:
         if empty:
             return np.zeros(size, storage.dtype)
         strides = [step * storage.itemsize for step in stride]
-        return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+        view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+        return _materialize(view, metadata) if metadata else view
+
+
+def _materialize(view: np.ndarray, metadata: Any) -> np.ndarray:
+    """The values of a tensor that PyTorch saved lazily: negated or conjugated when it is used."""
+    if not isinstance(metadata, dict) or not metadata.items() <= {("neg", True), ("conj", True)}:
+        raise _Unreadable(
+            f"a {view.dtype} tensor of size {view.shape} carries {metadata!r}; of what PyTorch "
+            "saves beside a tensor's values the bits 'neg' and 'conj' are read. Save a .clone() of "
+            "it on the CPU"
+        )
+    if "conj" in metadata:
+        view = np.conjugate(view)
+    if "neg" in metadata:
+        view = np.negative(view)
+    view.flags.writeable = False
+    return view
 
 
 class _RebuildParameter:
@@ -125,7 +145,7 @@ class _RebuildParameter:
 
     __slots__ = ()
 
-    def __call__(self, data, *_) -> np.ndarray:
+    def __call__(self, data, requires_grad=True, hooks=None) -> np.ndarray:
         return data
 
 
@@ -224,6 +244,7 @@ def _read_legacy(file: Any, size: int) -> Any:
     _Unpickler(file, None).load()  # protocol version, 1001 in every release
     if not _Unpickler(file, None).load()["little_endian"]:
         raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
+    begin = file.tell()
     storages: dict[str, np.ndarray] = {}
 
     def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
@@ -233,10 +254,11 @@ def _read_legacy(file: Any, size: int) -> Any:
                     f"truncated: storage '{key}' needs {numel * dtype.itemsize} bytes, "
                     f"the file has {size}"
                 )
-            storages[key] = np.empty(numel, dtype)  # filled below; tensors are views of it
+            storages[key] = np.empty(numel, dtype)  # filled below
         return storages[key]
 
-    result = _Unpickler(file, storage).load_checked()
+    _Unpickler(file, storage).load_checked()  # tells the storages, whose bytes come after it
+    unread = set(storages)
     for key in _Unpickler(file, None).load():
         array = storages[key]
         numel = int.from_bytes(file.read(8), "little")
@@ -248,7 +270,8 @@ def _read_legacy(file: Any, size: int) -> Any:
             )
         array.view(np.uint8)[:] = np.frombuffer(data, np.uint8)
         array.flags.writeable = False
-        del storages[key]
-    if storages:
-        raise _Unreadable(f"truncated: storages {sorted(storages)} are missing")
-    return result
+        unread.remove(key)
+    if unread:
+        raise _Unreadable(f"truncated: storages {sorted(unread)} are missing")
+    file.seek(begin)
+    return _Unpickler(file, storage).load_checked()

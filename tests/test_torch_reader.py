@@ -42,6 +42,15 @@ def test_views_share_their_storage():
     np.testing.assert_array_equal(tensors["view_t"], tensors["shared"].T)
 
 
+@pytest.mark.parametrize("name", ["lazy_bits", "lazy_bits_legacy"])
+def test_lazily_negated_and_conjugated_tensors_have_their_values(name):
+    """Of torch 2.14.1: X is torch._neg_view or .conj() of a tensor, X_plain its resolve_*()."""
+    content = read_torch(GOLDEN.parent / f"{name}.pt")
+    for key in ("neg", "conj", "both", "half"):
+        np.testing.assert_array_equal(content[key], content[f"{key}_plain"])
+        assert content[key].any() and not content[key].flags.writeable
+
+
 def test_tensors_are_mapped_not_loaded(tmp_path):
     path = tmp_path / "x.pt"
     _archive(path, _tensor_pickle(6, 0, (6,), (1,)), np.full(6, 1.5, np.float32).tobytes())
@@ -152,6 +161,24 @@ def test_hand_written_tensor_record(tmp_path):
     values = np.arange(6, dtype=np.float32)
     _archive(tmp_path / "x.pt", _tensor_pickle(6, 1, (2, 2), (3, 1)), values.tobytes())
     np.testing.assert_array_equal(read_torch(tmp_path / "x.pt"), [[1, 2], [4, 5]])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (b"}" + b"X\x05\x00\x00\x00scale" + b"K\x02s", r"carries {'scale': 2}.*'neg' and 'conj'"),
+        (b"}" + b"X\x03\x00\x00\x00neg" + b"K\x02s", r"carries {'neg': 2}"),
+        (b"K\x07", "carries 7"),
+        (b"NN", "positional arguments"),
+    ],
+)
+def test_what_a_tensor_record_says_beside_its_values_is_understood_or_refused(
+    tmp_path, metadata, message
+):
+    record = _tensor_pickle(6, 0, (6,), (1,)).removesuffix(b"\x89}tR.")
+    _archive(tmp_path / "x.pt", record + b"\x89}" + metadata + b"tR.", bytes(24))
+    with pytest.raises(ValueError, match=rf"x\.pt.*{message}"):
+        read_torch(tmp_path / "x.pt")
 
 
 def _text(value: str) -> bytes:
