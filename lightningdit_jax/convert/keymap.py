@@ -359,3 +359,22 @@ class Hints:
 
     num_heads: int | None = None
     null_class: bool = True
+
+
+def known_heads(shapes: StateShapes, width: int, published: Mapping[int, int], hints: Hints) -> int:
+    """The number of heads that is given, or that the published models of this width have.
+
+    Notes in shapes where it is neither, or cannot be.
+    """
+    heads = published.get(width) if hints.num_heads is None else hints.num_heads
+    if heads is None:
+        shapes.note(
+            "num_heads",
+            f"the weights do not tell the number of heads (hidden_size {width}); give num_heads "
+            "(--num-heads)",
+        )
+    elif heads < 1 or width % heads:
+        shapes.note("num_heads", f"num_heads is {heads}; expected a divisor of hidden_size {width}")
+    else:
+        return heads
+    return 1

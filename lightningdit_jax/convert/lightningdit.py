@@ -11,6 +11,7 @@ from lightningdit_jax.convert.keymap import (
     Rule,
     Same,
     StateShapes,
+    known_heads,
 )
 from lightningdit_jax.models.embeddings import rotary_tables
 from lightningdit_jax.models.lightningdit import VARIANTS, LightningDiTConfig
@@ -93,7 +94,7 @@ def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:
         in_channels=channels,
         hidden_size=dim,
         depth=max(shapes.count(r"blocks\.(\d+)\."), 1),
-        num_heads=_infer_heads(shapes, dim, hints.num_heads),
+        num_heads=_infer_heads(shapes, dim, hints),
         mlp_ratio=_infer_mlp_ratio(shapes, dim, mlp_hidden, use_swiglu),
         num_classes=labels - hints.null_class,
         class_dropout_prob=0.1 if hints.null_class else 0.0,
@@ -106,7 +107,7 @@ def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:
     )
 
 
-def _infer_heads(shapes: StateShapes, dim: int, num_heads: int | None) -> int:
+def _infer_heads(shapes: StateShapes, dim: int, hints: Hints) -> int:
     if "feat_rope.freqs_cos" in shapes:
         key, head_dim = "feat_rope.freqs_cos", shapes.read("feat_rope.freqs_cos", (256, dim))[1]
     elif "blocks.0.attn.q_norm.weight" in shapes:
@@ -114,15 +115,9 @@ def _infer_heads(shapes: StateShapes, dim: int, num_heads: int | None) -> int:
         (head_dim,) = shapes.read(key, (dim,))
     else:
         published = {v["hidden_size"]: v["num_heads"] for v in VARIANTS.values()}
-        if num_heads is None and dim not in published:
-            shapes.note(
-                "num_heads",
-                f"the weights do not tell the number of heads (hidden_size {dim}); give num_heads",
-            )
-            return 1
-        return published[dim] if num_heads is None else num_heads
-    if dim % head_dim or num_heads not in (None, dim // head_dim):
-        shapes.note(key, f"num_heads is {num_heads}, but heads are {head_dim} of {dim} wide")
+        return known_heads(shapes, dim, published, hints)
+    if dim % head_dim or hints.num_heads not in (None, dim // head_dim):
+        shapes.note(key, f"num_heads is {hints.num_heads}, but heads are {head_dim} of {dim} wide")
         return 1
     return dim // head_dim
 

@@ -16,13 +16,15 @@ from lightningdit_jax.convert.keymap import (
     Same,
     StateShapes,
     Tensors,
+    known_heads,
 )
 from lightningdit_jax.models.vit import ViTConfig
 
 DINOV2_SIGN = "blocks.0.ls1.gamma"
 CHUNKED_DINOV2_SIGN = "blocks.0.0.ls1.gamma"
 MAE_SIGN = "patch_embed.proj.weight"
-HEAD_DIM = 64  # of every published size
+# By width: DINOv2's four sizes, timm's ViTs, and MAE's ViT-H/14, whose heads are 80 wide.
+_PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 
 
 def canonical(tensors: Tensors) -> Mapping[str, np.ndarray]:
@@ -70,21 +72,12 @@ def infer(shapes: StateShapes, hints: Hints) -> ViTConfig:
             "pos_embed",
             f"wrong shape: pos_embed {shapes['pos_embed']}, expected a square of rows, or one more",
         )
-    num_heads = hints.num_heads
-    if num_heads is None:
-        num_heads = max(dim // HEAD_DIM, 1)
-        if dim % HEAD_DIM:
-            shapes.note(
-                "num_heads",
-                f"the weights do not tell the number of heads (hidden_size {dim}); give num_heads",
-            )
-            num_heads = 1
     has_registers = "reg_token" in shapes
     return ViTConfig(
         patch_size=patch,
         hidden_size=dim,
         depth=max(shapes.count(r"blocks\.(\d+)\."), 1),
-        num_heads=num_heads,
+        num_heads=known_heads(shapes, dim, _PUBLISHED_HEADS, hints),
         mlp_hidden=shapes.read("blocks.0.mlp.fc1.bias", (4 * dim,))[0],
         pos_embed_grid=grid,
         layer_scale=DINOV2_SIGN in shapes,

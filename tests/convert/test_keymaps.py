@@ -18,7 +18,7 @@ from lightningdit_jax.convert.convert import (
 from lightningdit_jax.convert.keymap import ConversionError, Flat, Hints, KeyMap, Rule
 from lightningdit_jax.convert.kinds import find_kind
 from lightningdit_jax.models.lightningdit import variant_dims
-from tests import golden
+from tests import golden, tiny
 
 MANIFESTS = sorted((golden.GOLDEN / "manifests").glob("*.json"))
 # Case -> what its weights cannot tell.
@@ -234,6 +234,32 @@ def test_number_of_heads():
         params_from_torch("lightningdit", generator(), hints=Hints(num_heads=3))
     wide = {k: tuple(768 if n == 36 else n for n in v.shape) for k, v in plain.items()}
     assert infer_config("lightningdit", structs(wide)).num_heads == 12  # that of B
+
+
+def vit_of(width, patch=14):
+    """A MAE encoder of two blocks without values."""
+    config = dataclasses.replace(
+        tiny.VIT, hidden_size=width, patch_size=patch, mlp_hidden=4 * width, num_heads=1
+    )
+    return structs(torch_shapes("mae", dataclasses.replace(config, layer_scale=False)))
+
+
+# facebookresearch/mae's models_mae.py, dinov2/models/vision_transformer.py, timm's deit_tiny.
+@pytest.mark.parametrize(
+    ("width", "heads"), [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1536, 24)]
+)
+def test_a_published_vit_has_its_published_heads(width, heads):
+    assert infer_config("mae", vit_of(width)).num_heads == heads
+
+
+@pytest.mark.parametrize("width", [64, 512, 896, 36])
+def test_the_heads_of_another_vit_are_asked_for(width):
+    with pytest.raises(ConversionError, match=rf"hidden_size {width}\); give .*--num-heads"):
+        infer_config("mae", vit_of(width))
+    assert infer_config("mae", vit_of(width), Hints(num_heads=4)).num_heads == 4
+    for heads in (0, 5):
+        with pytest.raises(ConversionError, match=rf"num_heads is {heads}; expected a divisor"):
+            infer_config("mae", vit_of(width), Hints(num_heads=heads))
 
 
 @pytest.mark.parametrize("ratio", [4.0, 2.0, 8 / 3, 1.7])
