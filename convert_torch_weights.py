@@ -31,7 +31,12 @@ def main() -> None:
     parser.add_argument("--dst", required=True, help="directory to write, or file")
     parser.add_argument("--to-torch", action="store_true", help="write a PyTorch state dict")
     parser.add_argument("--kind", choices=KIND_NAMES, default="auto", help="what the file holds")
-    parser.add_argument("--weights", choices=("ema", "model"), default="ema")
+    parser.add_argument(
+        "--weights",
+        metavar="ema|model|ENTRY",
+        help="of a training checkpoint: its averages (default), its raw weights, or an entry of "
+        "the file by name",
+    )
     parser.add_argument("--num-heads", type=int, help="where the weights do not tell")
     parser.add_argument(
         "--no-null-class", action="store_true", help="a generator trained without label dropout"

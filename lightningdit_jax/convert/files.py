@@ -42,7 +42,7 @@ def convert_files(
     dst: str,
     *,
     kind: str = "auto",
-    weights: str = "ema",
+    weights: str | None = None,
     hints: Hints = Hints(),  # noqa: B008, frozen
     latent_stats: str | None = None,
     latent_multiplier: float = 1.0,
@@ -53,8 +53,9 @@ def convert_files(
 
     sources: one file, or several that hold the parts of one model (LPIPS: a VGG16 and its heads).
     kind: one of KIND_NAMES; "latent_stats" writes latents_stats.safetensors into the folder dst.
-    weights: "ema" or "model", of a training checkpoint. latent_stats: the file of a generator's
-    latent statistics, "none" where it was trained on raw latents; they are stored with it.
+    weights: of a training checkpoint, as `choose_weights` has it. latent_stats: the file of a
+    generator's latent statistics, "none" where it was trained on raw latents; they are stored with
+    it.
     Raises ValueError listing every tensor that does not fit, and FileExistsError if dst is there
     and overwrite is off; nothing is written then.
     """
@@ -72,7 +73,10 @@ def convert_files(
     latents = _latents(kind, latent_stats, latent_multiplier)
     tensors = entry.select(tensors)
     names = ", ".join(source.name for source in read)
-    say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].wrapper or 'the file'}")
+    say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].weights}")
+    for source in read:
+        if source.weights.note:
+            say(f"  {source.weights.note}")
     with _progress("converting", sum(tensor.nbytes for tensor in tensors.values())) as bar:
 
         def step(size: int) -> None:
@@ -101,7 +105,8 @@ def convert_files(
         "source": {
             "files": files,
             "kind": kind,
-            "weights": read[0].wrapper,
+            "weights": read[0].weights.entry,
+            "which": read[0].weights.which,
             "tensors": len(tensors),
             "converted": len(tensors) - sum(left_out.values()),
             "left_out": left_out,
@@ -194,7 +199,7 @@ def _latents(kind: str, path: str | None, multiplier: float) -> dict[str, Any] |
         raise ValueError(f"latent statistics belong to a lightningdit; this is a {kind}")
     if path == "none":
         return LatentScaling(multiplier=multiplier).to_meta()
-    return _statistics(path, read_source(path, "ema").tensors, multiplier).to_meta()
+    return _statistics(path, read_source(path).tensors, multiplier).to_meta()
 
 
 def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:

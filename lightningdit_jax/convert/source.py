@@ -1,4 +1,4 @@
-"""A file of PyTorch weights -> one state dict: wrappers opened, prefixes removed."""
+"""A file of PyTorch weights -> one state dict, without the prefixes of wrapped modules."""
 
 import dataclasses
 import hashlib
@@ -13,10 +13,10 @@ import safetensors
 from etils import epath
 
 from lightningdit_jax.convert.numpy_pickle import is_numpy_pickle, read_numpy_pickle
+from lightningdit_jax.convert.wrappers import Weights, choose_weights, strip_prefixes
 from lightningdit_jax.mapped_file import MappedFile
 from lightningdit_jax.torch_reader import read_torch
 
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -35,14 +35,19 @@ _HEAD = 2**12
 class Source:
     """A state dict and where it came from.
 
-    wrapper: the entry of the file it was taken from, "" where the file is the state dict itself.
+    weights: what was taken of the file, and what is to be said of that.
     release() gives back the memory of what was read of the file so far; tensors stay usable.
     """
 
     tensors: dict[str, np.ndarray]
-    wrapper: str
+    weights: Weights
     path: epath.Path
     release: Callable[[], None]
+
+    @property
+    def wrapper(self) -> str:
+        """The entry of the file it was taken from, "" where the file is the state dict itself."""
+        return self.weights.entry
 
     @property
     def name(self) -> str:
@@ -50,12 +55,12 @@ class Source:
         return self.path.name
 
 
-def read_source(path: str, weights: str) -> Source:
+def read_source(path: str, weights: str | None = None) -> Source:
     """Reads a `.pt`, `.pth`, `.ckpt` or `.safetensors` file without executing anything in it.
 
-    weights: "ema" or "model", which of a training checkpoint's weights to take; a file that has
-    only one of them yields that. Raises FileNotFoundError, and ValueError naming the file if it is
-    damaged, refers to foreign classes, holds no tensors, or names a tensor twice.
+    weights: which of a training checkpoint's weights to take, as `choose_weights` has it.
+    Raises FileNotFoundError, and ValueError naming the file if it is damaged, refers to foreign
+    classes, holds no tensors, names a tensor twice, or does not tell which weights are meant.
     """
     path = epath.Path(path)
     if not path.is_file():
@@ -71,21 +76,29 @@ def read_source(path: str, weights: str) -> Source:
         content = _read_numpy_pickle(path, mapped)
     else:
         content = read_torch(path, mapped)
-    wrapper, state = _open_wrappers(path, content, weights)
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; expected a state dict or a training "
+            "checkpoint"
+        )
+    try:
+        taken = choose_weights({str(key): value for key, value in content.items()}, weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     tensors = {}
-    for key, value in state.items():
+    for key, value in taken.state.items():
         if not isinstance(value, np.ndarray):
             raise ValueError(
                 f"{path}: '{key}' is a {type(value).__name__}; expected nothing but tensors in "
-                f"{wrapper or 'the file'}"
+                f"{taken}"
             )
-        name = _strip_prefixes(key)
+        name = strip_prefixes(key)
         if name in tensors:
             raise ValueError(f"{path}: '{name}' is there twice, with and without a prefix")
         tensors[name] = value
     if not tensors:
         raise ValueError(f"{path} holds no tensors")
-    return Source(tensors, wrapper, path, mapped.release)
+    return Source(tensors, taken, path, mapped.release)
 
 
 def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:
@@ -114,25 +127,6 @@ def _read_numpy_pickle(path: epath.Path, mapped: MappedFile) -> dict[str, np.nda
     # A damaged pickle can make the unpickler raise nearly anything.
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _open_wrappers(path: epath.Path, content: Any, weights: str) -> tuple[str, Mapping[str, Any]]:
-    """{"ema", "model", "opt", "config"}, {"state_dict"} or the state dict itself."""
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}; expected a state dict or a training "
-            "checkpoint"
-        )
-    for name in dict.fromkeys((weights, "ema", "model", "state_dict")):
-        if isinstance(content.get(name), Mapping):
-            return name, content[name]
-    return "", content
-
-
-def _strip_prefixes(key: str) -> str:
-    while key.startswith(_PREFIXES):
-        key = key.partition(".")[2]
-    return key
 
 
 def file_sha256(path: epath.Path, step: Callable[[int], None]) -> str:

@@ -56,7 +56,8 @@ class Loaded:
             lines.append(f"converted as {source['kind']} from")
             lines += [f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]]
             taken = f"{source['converted']} of {source['tensors']} tensors"
-            lines.append(f"  {taken} of {source['weights'] or 'the file'}")
+            which = {"ema": " (averages)", "model": " (raw weights)"}.get(source.get("which"), "")
+            lines.append(f"  {taken} of {source['weights'] or 'the file'}{which}")
             lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
         return "\n".join(lines)
 
