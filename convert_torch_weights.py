@@ -42,6 +42,14 @@ def main() -> None:
         "--no-null-class", action="store_true", help="a generator trained without label dropout"
     )
     parser.add_argument(
+        "--norm-groups",
+        type=int,
+        metavar="N",
+        help="groups of GroupNorm, of an autoencoder with diffusers' names without its config.json "
+        "(Stable Diffusion: 32)",
+    )
+    parser.add_argument("--act-fn", metavar="NAME", help="its activation (Stable Diffusion: silu)")
+    parser.add_argument(
         "--latent-stats",
         metavar="FILE",
         help="latents_stats.pt that a generator was trained with, or none: stored with it",
@@ -60,7 +68,12 @@ def main() -> None:
                 options.dst,
                 kind=options.kind,
                 weights=options.weights,
-                hints=Hints(options.num_heads, not options.no_null_class),
+                hints=Hints(
+                    options.num_heads,
+                    not options.no_null_class,
+                    options.norm_groups,
+                    options.act_fn,
+                ),
                 latent_stats=options.latent_stats,
                 latent_multiplier=options.latent_multiplier,
                 overwrite=options.overwrite,

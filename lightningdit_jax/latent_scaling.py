@@ -57,6 +57,14 @@ class LatentScaling:
             "multiplier": self.multiplier,
         }
 
+    def __str__(self) -> str:
+        """The formula, with its numbers where they are the same in every channel."""
+        if self.mean is None:
+            return f"x * {self.multiplier:g}"
+        if len({*self.mean}) == len({*self.std}) == 1:
+            return f"(x - {self.mean[0]:g}) / {self.std[0]:g} * {self.multiplier:g}"
+        return f"(x - mean) / std * {self.multiplier:g}, statistics of {self.channels} channels"
+
     @property
     def channels(self) -> int | None:
         """Number of channels; None where any number will do."""

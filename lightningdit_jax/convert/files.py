@@ -20,11 +20,18 @@ from lightningdit_jax.checkpoint import (
     read_meta,
     save_checkpoint,
 )
-from lightningdit_jax.convert.convert import abstract_params, params_from_torch, params_to_torch
+from lightningdit_jax.convert.convert import (
+    abstract_params,
+    infer_config,
+    params_from_torch,
+    params_to_torch,
+)
+from lightningdit_jax.convert.diffusers_config import complete_hints, read_diffusers_config
 from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
 from lightningdit_jax.convert.source import Source, file_sha256, read_source
 from lightningdit_jax.convert.torch_io import save_torch
+from lightningdit_jax.convert.vae import DIFFUSERS_SIGN
 from lightningdit_jax.data.latents import save_stats
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import architecture
@@ -70,8 +77,19 @@ def convert_files(
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
     entry = find_kind(kind)
+    entry.check_hints(hints)
     latents = _latents(kind, latent_stats, latent_multiplier)
+    settings = None
+    if kind == "sdvae" and DIFFUSERS_SIGN in tensors:
+        settings = read_diffusers_config(read[0].path.parent)
+        hints = complete_hints(read[0].name, hints, settings)
     tensors = entry.select(tensors)
+    config = infer_config(kind, tensors, hints)
+    if latents is not None:
+        latents.check_channels(config.in_channels, latent_stats)
+    if settings is not None:
+        settings.check(config)
+        latents = settings.scaling(config)
     names = ", ".join(source.name for source in read)
     say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].weights}")
     for source in read:
@@ -86,17 +104,20 @@ def convert_files(
                 for source in read:
                     source.release()
 
-        config, params = params_from_torch(kind, tensors, hints=hints, step=step)
+        _, params = params_from_torch(kind, tensors, hints=hints, step=step)
     keymap = entry.keymap(config)
     left_out = keymap.left_out(tensors)
     for name, value in dataclasses.asdict(config).items():
         say(f"  {name:26s} {value}")
+    if latents is not None:
+        say(f"  {'scaled latents':26s} {latents}")
+    if settings is not None and (unread := settings.unread(config)):
+        say(f"  {settings.path.name}: keys that are not known here: {', '.join(unread)}")
     for reason, count in left_out.items():
         say(f"  left out: {count} tensors, {reason}")
-    with _progress("SHA-256", sum(source.path.stat().length for source in read)) as bar:
-        files = [
-            {"file": source.name, "sha256": file_sha256(source.path, bar.update)} for source in read
-        ]
+    paths = [source.path for source in read] + ([settings.path] if settings else [])
+    with _progress("SHA-256", sum(path.stat().length for path in paths)) as bar:
+        files = [{"file": path.name, "sha256": file_sha256(path, bar.update)} for path in paths]
     meta = {
         "format_version": FORMAT_VERSION,
         "kind": entry.model,
@@ -113,7 +134,7 @@ def convert_files(
         },
     }
     if latents is not None:
-        meta["latents"] = latents
+        meta["latents"] = latents.to_meta()
     elif kind == "lightningdit":
         say("  not known: how its latents were normalised; --latent-stats stores that with it")
     items = {"params": params}
@@ -150,6 +171,18 @@ def export_file(src: str, dst: str, *, say: Say = print) -> None:
         else:
             safetensors.numpy.save_file(tensors, temporary)
     say(f"{len(tensors)} tensors of {kind} ({item}) in {target}")
+    for line in _untold(kind, config, tensors):
+        say(f"  not told by the file: {line}")
+
+
+def _untold(kind: str, config: Any, tensors: Tensors) -> list[str]:
+    """What a state dict does not say of its architecture, or says otherwise, when read back."""
+    try:
+        back = dataclasses.asdict(infer_config(kind, tensors))
+    except ConversionError as error:
+        return error.problems
+    fields = dataclasses.asdict(config).items()
+    return [f"{n} is {v}, read back as {back[n]}" for n, v in fields if v != back[n]]
 
 
 def _merged(sources: Sequence[Source]) -> Tensors:
@@ -191,15 +224,20 @@ def _statistics(name: str, tensors: Tensors, multiplier: float = 1.0) -> LatentS
         raise ValueError(f"{name}: {error}") from error
 
 
-def _latents(kind: str, path: str | None, multiplier: float) -> dict[str, Any] | None:
+def _latents(kind: str, path: str | None, multiplier: float) -> LatentScaling | None:
     """What a generator's checkpoint says of its latents, as a training run writes it."""
     if path is None:
+        if multiplier != 1:
+            raise ValueError(
+                f"--latent-multiplier is {multiplier} without --latent-stats; give the statistics "
+                "too, or --latent-stats=none for a generator of raw latents"
+            )
         return None
     if kind != "lightningdit":
         raise ValueError(f"latent statistics belong to a lightningdit; this is a {kind}")
     if path == "none":
-        return LatentScaling(multiplier=multiplier).to_meta()
-    return _statistics(path, read_source(path).tensors, multiplier).to_meta()
+        return LatentScaling(multiplier=multiplier)
+    return _statistics(path, read_source(path).tensors, multiplier)
 
 
 def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:

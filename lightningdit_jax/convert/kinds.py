@@ -16,6 +16,7 @@ class Kind:
     model: of models.registry, the kind of the checkpoint. signs: each a tensor that only such files
     have, () where the user has to say so. prefix: where the weights lie in a tokenizer's training
     checkpoint. canonical: gives tensors the names of the table, whatever program wrote them.
+    hints: those that say something of it.
     """
 
     model: str
@@ -24,6 +25,7 @@ class Kind:
     signs: tuple[str, ...] = ()
     prefix: str = ""
     canonical: Callable[[Tensors], Tensors] = dict
+    hints: tuple[str, ...] = ()
 
     def select(self, tensors: Tensors) -> Tensors:
         """The tensors of this kind, under canonical names."""
@@ -32,11 +34,26 @@ class Kind:
             tensors = {key.removeprefix(self.prefix): value for key, value in mine}
         return self.canonical(tensors)
 
+    def check_hints(self, given: Hints) -> None:
+        """Raises ValueError for a hint that would be ignored."""
+        for field in dataclasses.fields(given):
+            if getattr(given, field.name) != field.default and field.name not in self.hints:
+                raise ValueError(
+                    f"{field.name} is {getattr(given, field.name)}, which says nothing of a "
+                    f"{self.model}; leave the option out"
+                )
+
+
+_AUTOENCODER_HINTS = ("norm_groups", "act_fn")
 
 # Looked through in this order to tell what a file holds.
 KINDS = {
     "lightningdit": Kind(
-        "lightningdit", lightningdit.infer, lightningdit.keymap, (lightningdit.SIGN,)
+        "lightningdit",
+        lightningdit.infer,
+        lightningdit.keymap,
+        (lightningdit.SIGN,),
+        hints=("num_heads", "null_class"),
     ),
     "sdvae": Kind(
         "vavae",
@@ -44,9 +61,10 @@ KINDS = {
         vae.keymap,
         (vae.DIFFUSERS_SIGN, vae.STABLE_DIFFUSION_SIGN),
         canonical=vae.stable_diffusion_names,
+        hints=_AUTOENCODER_HINTS,
     ),
-    "vavae": Kind("vavae", vae.infer, vae.keymap, (vae.SIGN,)),
-    "marvae": Kind("vavae", vae.infer, vae.keymap),
+    "vavae": Kind("vavae", vae.infer, vae.keymap, (vae.SIGN,), hints=_AUTOENCODER_HINTS),
+    "marvae": Kind("vavae", vae.infer, vae.keymap, hints=_AUTOENCODER_HINTS),
     "dinov2": Kind(
         "dinov2",
         vit.infer,
@@ -54,6 +72,7 @@ KINDS = {
         (vit.DINOV2_SIGN, vit.CHUNKED_DINOV2_SIGN),
         prefix="foundation_model.model.",
         canonical=vit.canonical,
+        hints=("num_heads",),
     ),
     "mae": Kind(
         "mae",
@@ -62,6 +81,7 @@ KINDS = {
         (vit.MAE_SIGN,),
         prefix="foundation_model.model.",
         canonical=vit.canonical,
+        hints=("num_heads",),
     ),
     "lpips": Kind(
         "lpips",

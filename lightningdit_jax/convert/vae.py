@@ -51,6 +51,7 @@ def keymap(config: VAVAEConfig) -> KeyMap:
 def infer(shapes: StateShapes, hints: Hints) -> VAVAEConfig:
     """Architecture of an LDM autoencoder, from the shapes of its state dict.
 
+    Groups and activation are in no tensor: those of LDM's code unless the hints say otherwise.
     The nominal resolution only says where attention stands; it is taken to make that 16, as in the
     release (256 for f16 with attention at the coarsest level), and 256 where there is none.
     """
@@ -81,6 +82,8 @@ def infer(shapes: StateShapes, hints: Hints) -> VAVAEConfig:
         z_channels=shapes.read("decoder.conv_in.weight", (ch, 4, 3, 3))[1],
         embed_dim=embed_dim,
         use_variational=shapes.read("quant_conv.bias", (2 * embed_dim,)) != (embed_dim,),
+        num_groups=VAVAEConfig.num_groups if hints.norm_groups is None else hints.norm_groups,
+        activation=VAVAEConfig.activation if hints.act_fn is None else hints.act_fn,
     )
 
 

@@ -52,6 +52,8 @@ class Loaded:
         lines += [f"  {key:26s} {value}" for key, value in self.meta["architecture"].items()]
         if names := self.class_names():
             lines.append(class_line(names))
+        if scaling := LatentScaling.from_meta(self.meta.get("latents")):
+            lines.append(f"  {'scaled latents':26s} {scaling}")
         if source := self.meta.get("source"):
             lines.append(f"converted as {source['kind']} from")
             lines += [f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]]

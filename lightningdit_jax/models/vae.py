@@ -4,7 +4,7 @@ Images and latents are NHWC. Vision-foundation alignment (Yao et al. 2025, sec. 
 training, not its architecture.
 """
 
-import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -17,70 +17,16 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.models.posterior import DiagonalGaussian
-
-GROUPS = 32  # of every GroupNorm
+from lightningdit_jax.models.vae_config import ACTIVATIONS, VAVAEConfig
 
 # What a rematerialised residual block keeps for its backward pass, beside its input. "conv" repeats
-# norms and swishes only, "block" the first convolution as well; the second's output is needed by
+# norms and activations only, "block" the first convolution too; the second's output is needed by
 # no gradient.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "conv": jax.checkpoint_policies.save_only_these_names("conv"),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
 REMAT = ("none", *REMAT_POLICIES)
-
-
-@dataclasses.dataclass(frozen=True)
-class VAVAEConfig:
-    """Architecture of the autoencoder. Raises ValueError naming the field that does not fit.
-
-    ch * ch_mult[i] are the channels of level i, each level halves the side. Attention stands at
-    the levels whose side is in *_attn_resolutions for an image of the nominal `resolution`,
-    whatever the size of the actual image. embed_dim: channels d of the latents.
-    decoder_attn_resolutions () is the decoder of MAR's tokenizer. use_variational False is the
-    release's autoencoder whose log variance is fixed at 1.
-    """
-
-    resolution: int
-    in_channels: int
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    encoder_attn_resolutions: tuple[int, ...]
-    decoder_attn_resolutions: tuple[int, ...]
-    z_channels: int
-    embed_dim: int
-    use_variational: bool = True
-
-    def __post_init__(self):
-        if not self.ch_mult or min(self.ch_mult) < 1:
-            raise ValueError(f"ch_mult is {self.ch_mult}; expected positive factors, one a level")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "num_res_blocks" else 1
-            if field.type is int and value < least:
-                raise ValueError(f"{field.name} is {value}; expected at least {least}")
-        if self.ch % GROUPS:
-            raise ValueError(
-                f"ch is {self.ch}; expected a multiple of {GROUPS}, the groups of GroupNorm"
-            )
-        if self.resolution % self.downsample_factor:
-            raise ValueError(
-                f"resolution is {self.resolution}; expected a multiple of "
-                f"{self.downsample_factor} (ch_mult has {len(self.ch_mult)} levels)"
-            )
-        sides = [self.resolution >> level for level in range(len(self.ch_mult))]
-        for name in ("encoder_attn_resolutions", "decoder_attn_resolutions"):
-            if not set(getattr(self, name)) <= set(sides):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; with resolution={self.resolution} and "
-                    f"{len(sides)} levels expected some of {sides}"
-                )
-
-    @property
-    def downsample_factor(self) -> int:
-        """f: side of an image over that of its latent."""
-        return 2 ** (len(self.ch_mult) - 1)
 
 
 def _fan_in_uniform(fan_in: int) -> nnx.Initializer:
@@ -117,29 +63,31 @@ def _conv(
     )
 
 
-def _norm(channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def _norm(channels: int, groups: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """GroupNorm with statistics in float32, the variance about the mean."""
     return nnx.GroupNorm(
-        channels, GROUPS, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs
+        channels, groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs
     )
 
 
 class ResnetBlock(nnx.Module):
-    """Norm, swish, convolution, twice, around a shortcut. [B, H, W, in] -> [B, H, W, out]."""
+    """Norm, activation, convolution, twice, around a shortcut. [B, H, W, in] -> [B, H, W, out]."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         *,
+        groups: int = VAVAEConfig.num_groups,
+        activation: str = VAVAEConfig.activation,
         dtype: jnp.dtype,
         remat: str,
         rngs: nnx.Rngs,
     ):
-        self.remat = remat
-        self.norm1 = _norm(in_channels, dtype=dtype, rngs=rngs)
+        self.activation, self.remat = activation, remat
+        self.norm1 = _norm(in_channels, groups, dtype=dtype, rngs=rngs)
         self.conv1 = _conv(in_channels, out_channels, 3, dtype=dtype, rngs=rngs)
-        self.norm2 = _norm(out_channels, dtype=dtype, rngs=rngs)
+        self.norm2 = _norm(out_channels, groups, dtype=dtype, rngs=rngs)
         self.conv2 = _conv(out_channels, out_channels, 3, dtype=dtype, rngs=rngs)
         self.has_shortcut = in_channels != out_channels
         if self.has_shortcut:
@@ -156,16 +104,17 @@ class ResnetBlock(nnx.Module):
         return jax.checkpoint(run, policy=REMAT_POLICIES[self.remat])(state, x)
 
     def _run(self, x: jax.Array) -> jax.Array:
-        h = checkpoint_name(self.conv1(nnx.swish(self.norm1(x))), "conv")
-        h = self.conv2(nnx.swish(self.norm2(h)))
+        activation = ACTIVATIONS[self.activation]
+        h = checkpoint_name(self.conv1(activation(self.norm1(x))), "conv")
+        h = self.conv2(activation(self.norm2(h)))
         return h + (self.nin_shortcut(x) if self.has_shortcut else x)
 
 
 class AttnBlock(nnx.Module):
     """Self-attention over all positions, one head, with residual. [B, H, W, C] -> the same."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.norm = _norm(channels, dtype=dtype, rngs=rngs)
+    def __init__(self, channels: int, *, groups: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.norm = _norm(channels, groups, dtype=dtype, rngs=rngs)
         init = _fan_in_uniform(channels)
 
         def project() -> nnx.Linear:
@@ -213,6 +162,7 @@ class Level(nnx.Module):
         in_channels: int,
         out_channels: int,
         num_blocks: int,
+        config: VAVAEConfig,
         *,
         attention: bool,
         resample: str | None,
@@ -221,15 +171,19 @@ class Level(nnx.Module):
         rngs: nnx.Rngs,
     ):
         widths = [in_channels] + [out_channels] * num_blocks
-        self.block = nnx.List(
-            [
-                ResnetBlock(*pair, dtype=dtype, remat=remat, rngs=rngs)
-                for pair in itertools.pairwise(widths)
-            ]
+        block = functools.partial(
+            ResnetBlock,
+            groups=config.num_groups,
+            activation=config.activation,
+            dtype=dtype,
+            remat=remat,
+            rngs=rngs,
         )
-        self.attn = nnx.List(
-            [AttnBlock(out_channels, dtype=dtype, rngs=rngs) for _ in self.block if attention]
+        self.block = nnx.List([block(*pair) for pair in itertools.pairwise(widths)])
+        attend = functools.partial(
+            AttnBlock, out_channels, groups=config.num_groups, dtype=dtype, rngs=rngs
         )
+        self.attn = nnx.List([attend() for _ in self.block if attention])
         self.resample = resample
         if resample == "downsample":
             self.downsample = Downsample(out_channels, dtype=dtype, rngs=rngs)
@@ -247,10 +201,26 @@ class Level(nnx.Module):
 class Middle(nnx.Module):
     """Residual block, attention, residual block. [B, H, W, C] -> the same."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
-        self.block_1 = ResnetBlock(channels, channels, dtype=dtype, remat=remat, rngs=rngs)
-        self.attn_1 = AttnBlock(channels, dtype=dtype, rngs=rngs)
-        self.block_2 = ResnetBlock(channels, channels, dtype=dtype, remat=remat, rngs=rngs)
+    def __init__(
+        self,
+        channels: int,
+        config: VAVAEConfig,
+        *,
+        dtype: jnp.dtype,
+        remat: str,
+        rngs: nnx.Rngs,
+    ):
+        block = functools.partial(
+            ResnetBlock,
+            groups=config.num_groups,
+            activation=config.activation,
+            dtype=dtype,
+            remat=remat,
+            rngs=rngs,
+        )
+        self.block_1 = block(channels, channels)
+        self.attn_1 = AttnBlock(channels, groups=config.num_groups, dtype=dtype, rngs=rngs)
+        self.block_2 = block(channels, channels)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -269,6 +239,7 @@ class Encoder(nnx.Module):
                     widths[i],
                     widths[i + 1],
                     config.num_res_blocks,
+                    config,
                     attention=config.resolution >> i in config.encoder_attn_resolutions,
                     resample="downsample" if i < last else None,
                     dtype=dtype,
@@ -278,8 +249,8 @@ class Encoder(nnx.Module):
                 for i in range(last + 1)
             ]
         )
-        self.mid = Middle(widths[-1], dtype=dtype, remat=remat, rngs=rngs)
-        self.norm_out = _norm(widths[-1], dtype=dtype, rngs=rngs)
+        self.mid = Middle(widths[-1], config, dtype=dtype, remat=remat, rngs=rngs)
+        self.norm_out = _norm(widths[-1], config.num_groups, dtype=dtype, rngs=rngs)
         self.conv_out = _conv(widths[-1], 2 * config.z_channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -299,13 +270,14 @@ class Decoder(nnx.Module):
         widths = [config.ch * factor for factor in config.ch_mult]
         widths.append(widths[-1])
         self.conv_in = _conv(config.z_channels, widths[-1], 3, dtype=dtype, rngs=rngs)
-        self.mid = Middle(widths[-1], dtype=dtype, remat=remat, rngs=rngs)
+        self.mid = Middle(widths[-1], config, dtype=dtype, remat=remat, rngs=rngs)
         self.up = nnx.List(
             [
                 Level(
                     widths[i + 1],
                     widths[i],
                     config.num_res_blocks + 1,
+                    config,
                     attention=config.resolution >> i in config.decoder_attn_resolutions,
                     resample="upsample" if i > 0 else None,
                     dtype=dtype,
@@ -315,7 +287,7 @@ class Decoder(nnx.Module):
                 for i in range(len(config.ch_mult))
             ]
         )
-        self.norm_out = _norm(widths[0], dtype=dtype, rngs=rngs)
+        self.norm_out = _norm(widths[0], config.num_groups, dtype=dtype, rngs=rngs)
         self.conv_out = _conv(widths[0], config.in_channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, z: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files, export_file
+from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.source import read_source
 from lightningdit_jax.data.latents import load_stats
 from lightningdit_jax.inference.load import load_functional
@@ -39,6 +40,11 @@ def convert(name, dst, **options):
     defaults = {"kind": "auto", "weights": "ema", "overwrite": False}
     convert_files([str(FILES / name)], str(dst), say=lines.append, **(defaults | options))
     return lines
+
+
+def statistics(path, **tensors):
+    safetensors.numpy.save_file({k: np.asarray(v, np.float32) for k, v in tensors.items()}, path)
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -175,15 +181,54 @@ def test_parts_of_a_lightning_checkpoint(tmp_path):
 
 
 def test_statistics_are_stored_with_a_generator(tmp_path):
-    stats = str(GOLDEN / "latents" / "latents_stats.pt")
-    convert("release_full.pt", tmp_path / "dit", latent_stats=stats, latent_multiplier=0.5)
+    mean, std = np.arange(4), np.arange(1, 5)
+    stats = statistics(tmp_path / "s.safetensors", mean=mean.reshape(1, 4, 1, 1), std=std)
+    lines = convert("release_full.pt", tmp_path / "dit", latent_stats=stats, latent_multiplier=0.5)
+    assert any("(x - mean) / std * 0.5, statistics of 4 channels" in line for line in lines)
     scaling = ldj.latent_stats(str(tmp_path / "dit"))
-    np.testing.assert_array_equal(np.float32(scaling.mean), load_stats(GOLDEN / "latents").mean)
+    np.testing.assert_array_equal(scaling.mean, mean)
+    np.testing.assert_array_equal(scaling.std, std)
     assert scaling.multiplier == 0.5
     convert("release_full.pt", tmp_path / "raw", latent_stats="none")
     assert ldj.latent_stats(str(tmp_path / "raw")).mean is None
     with pytest.raises(ValueError, match="this is a vavae"):
         convert("vavae_bare_fp16.pt", tmp_path / "vae", latent_stats=stats)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (np.zeros(32), np.ones(32), "statistics of 32 channels, but the latents have 4"),
+        (np.zeros(4), [1, 1, 0, 1], "std 0.0 in channel 2 of 4"),
+        ([0, np.nan, 0, 0], np.ones(4), "mean nan in channel 1 of 4"),
+        (np.zeros(4), [1, 1, 1, np.inf], "std inf in channel 3 of 4"),
+        (np.zeros(4), np.ones(3), "a mean of 4 and a std of 3"),
+    ],
+)
+def test_statistics_that_cannot_be_a_generators_are_refused_first(tmp_path, mean, std, message):
+    """The generator's latents have 4 channels; nothing is read, converted or written for them."""
+    path = statistics(tmp_path / "stats.safetensors", mean=mean, std=std)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=rf"stats.safetensors: .*{message}"):
+            convert("release_full.pt", tmp_path / "dit", latent_stats=path, overwrite=overwrite)
+    assert not (tmp_path / "dit").exists()
+    if len(mean) != 32:  # which may be right for another generator
+        with pytest.raises(ValueError, match=rf"stats.safetensors: .*{message}"):
+            convert_files([path], str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_multiplier_without_statistics_is_not_dropped(tmp_path):
+    with pytest.raises(ValueError, match=r"--latent-multiplier is 0.5 without --latent-stats"):
+        convert("release_full.pt", tmp_path / "dit", latent_multiplier=0.5)
+
+
+def test_a_hint_that_says_nothing_is_refused(tmp_path):
+    for hints in (Hints(act_fn="relu"), Hints(norm_groups=16)):
+        with pytest.raises(ValueError, match="says nothing of a lightningdit"):
+            convert("release_full.pt", tmp_path / "dit", hints=hints)
+    with pytest.raises(ValueError, match="num_heads is 3, which says nothing of a vavae"):
+        convert("vavae_bare_fp16.pt", tmp_path / "vae", hints=Hints(num_heads=3))
 
 
 def test_stable_diffusion_vae_under_three_sets_of_names(tmp_path):
@@ -192,8 +237,9 @@ def test_stable_diffusion_vae_under_three_sets_of_names(tmp_path):
     names = [key for key in data if key.startswith("weights.")]
     weights = {key.removeprefix("weights."): data[key] for key in names}
     safetensors.numpy.save_file(weights, tmp_path / "diffusers.safetensors")
-    lines = []
-    convert_files([str(tmp_path / "diffusers.safetensors")], str(tmp_path / "a"), say=lines.append)
+    lines, hints = [], Hints(norm_groups=32, act_fn="silu")
+    source = str(tmp_path / "diffusers.safetensors")
+    convert_files([source], str(tmp_path / "a"), hints=hints, say=lines.append)
     assert "sdvae" in lines[0]
     vae = ldj.load(str(tmp_path / "a"))
     assert vae.config.encoder_attn_resolutions == vae.config.decoder_attn_resolutions == ()
