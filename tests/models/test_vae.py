@@ -246,6 +246,9 @@ def test_config_properties_and_shapes_of_the_release():
     ("changes", "message"),
     [
         ({"ch": 48}, "ch is 48; expected a multiple of 32"),
+        ({"num_groups": 12}, "ch is 32; expected a multiple of 12, .*num_groups"),
+        ({"num_groups": 0}, "num_groups is 0; expected at least 1"),
+        ({"activation": "rleu"}, "unknown activation 'rleu'; did you mean 'relu'"),
         ({"ch_mult": ()}, r"ch_mult is \(\)"),
         ({"ch_mult": (1, 0)}, r"ch_mult is \(1, 0\)"),
         ({"resolution": 33}, "resolution is 33; expected a multiple of 2"),
