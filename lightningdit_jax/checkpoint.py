@@ -270,6 +270,11 @@ def item_names(checkpoint: epath.Path) -> set[str]:
     return {p.name for p in checkpoint.iterdir() if p.is_dir()}
 
 
+def array_metadata(checkpoint: epath.Path, item: str) -> Tree:
+    """The tree of one item without its arrays: Orbax's metadata of each."""
+    return ocp.StandardCheckpointHandler().metadata(checkpoint / item).tree
+
+
 def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
     """Reads one item into the shapes, types and shardings of `abstract`."""
     with ocp.StandardCheckpointer() as reader:

@@ -19,7 +19,7 @@ from lightningdit_jax.checkpoint import (
     read_meta,
     save_checkpoint,
 )
-from tests.training import test_loop
+from tests.training import loop_cases, test_loop
 
 pytest.importorskip("gcsfs", reason="needs the extra `gcs`")
 emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
@@ -47,13 +47,13 @@ def bucket():
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(bucket, tmp_path):
     scores = test_loop.Scores(test_loop.SCORES)
     settings = {"evaluator": scores, **test_loop.EVALUATED}
-    whole, _ = test_loop.run(tmp_path, **settings)
+    whole, _ = loop_cases.run(tmp_path, **settings)
     with pytest.raises(KeyboardInterrupt):
-        test_loop.run(bucket / "w", fail_at=8, **settings)
-    state, lines = test_loop.run(bucket / "w", **settings)
+        loop_cases.run(bucket / "w", fail_at=8, **settings)
+    state, lines = loop_cases.run(bucket / "w", **settings)
     assert lines[0].startswith("resumed from step 6 in gs://bucket/w/checkpoints")
-    test_loop.assert_same(state, whole)
-    assert test_loop.records(bucket / "w") == test_loop.records(tmp_path)
+    loop_cases.assert_same(state, whole)
+    assert loop_cases.records(bucket / "w") == loop_cases.records(tmp_path)
     assert test_loop.best(bucket / "w") == (10, 1.0)
     assert list((bucket / "w" / "tensorboard").iterdir())
     assert not os.path.exists("gs:"), "something was written to a local folder of this name"

@@ -12,6 +12,7 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process
+from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.writer import EVALUATION, MetricWriter, Progress, duration
 
@@ -141,7 +142,7 @@ class Loop:
 
     def _start(self) -> tuple[TrainState, int]:
         if self._checkpoints.latest_step() is not None:
-            state, step, loop = self._restore()
+            state, step, loop = restore_state(self._checkpoints, self._abstract, self._say)
             self._iterator.set_state(loop["data"])
             self._window, self._nonfinite = loop["window"], loop["nonfinite"]
             self._say(f"resumed from step {step:,} in {self._checkpoints.directory}")
@@ -150,10 +151,6 @@ class Loop:
         if self._config.nonfinite == "rollback":
             self._save(0, state)
         return state, 0
-
-    def _restore(self) -> tuple[TrainState, int, dict]:
-        restored = self._checkpoints.restore(self._abstract.items(), ("loop",))
-        return TrainState.from_items(restored.arrays), restored.step, restored.json["loop"]
 
     def _save(self, step: int, state: TrainState) -> None:
         loop = {
@@ -191,7 +188,7 @@ class Loop:
 
     def _rollback(self, bad_step: int) -> tuple[TrainState, int]:
         """The last checkpoint's weights with the data after the bad batch."""
-        state, step, loop = self._restore()
+        state, step, loop = restore_state(self._checkpoints, self._abstract, self._say)
         self._window = loop["window"]
         self._say(f"rolled back from step {bad_step:,} to {step:,}; the data goes on")
         return state, step

@@ -75,6 +75,12 @@ def create_state(
     )
 
 
+def fresh_average(params: Any, abstract: Any) -> Any:
+    """A copy of the weights, sharded as `abstract`: ShapeDtypeStructs of the average."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
+
+
 def keep_finite(new: Any, old: Any, finite: jax.Array) -> Any:
     """`new` where finite, else `old`; trees of one structure. Bad numbers never enter the state."""
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

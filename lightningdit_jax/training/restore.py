@@ -1,0 +1,54 @@
+"""A run's state from its newest checkpoint, which other settings may have written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from lightningdit_jax.checkpoint import TrainingCheckpoints, array_metadata, item_names
+from lightningdit_jax.training.state import TrainState, fresh_average
+
+
+def restore_state(
+    checkpoints: TrainingCheckpoints, abstract: TrainState, say: Callable[[str], None]
+) -> tuple[TrainState, int, dict]:
+    """(state, step, the loop's own values) of the newest checkpoint; there has to be one.
+
+    Averages that the run keeps and the checkpoint lacks start from its weights; those that the run
+    does not keep stay behind. Both are said. abstract: shapes and shardings of the state. Raises
+    ValueError for an optimizer's state of another layout.
+    """
+    checkpoints.wait()
+    step = checkpoints.latest_step()
+    folder = checkpoints.directory / str(step)
+    wanted, found = abstract.items(), item_names(folder)
+    starts = "ema" in wanted and "ema" not in found
+    if starts:
+        del wanted["ema"]
+    _check_optimizer(folder, wanted["opt_state"])
+    restored = checkpoints.restore(wanted, ("loop",), step)
+    state = TrainState.from_items(restored.arrays)
+    if starts:
+        state = state.replace(ema=fresh_average(state.params, abstract.ema))
+        say(f"step {step:,} has no averaged weights: they start as a copy of its weights")
+    elif "ema" in found and "ema" not in wanted:
+        say(
+            f"config.train.ema_decay is 0: the averaged weights of step {step:,} end here; "
+            f"{folder} holds them until newer checkpoints take its place, copy it to keep them"
+        )
+    return state, step, restored.json["loop"]
+
+
+def _check_optimizer(folder: epath.Path, wanted: Any) -> None:
+    if _names(array_metadata(folder, "opt_state")) != _names(wanted):
+        raise ValueError(
+            f"{folder} holds an optimizer's state of another layout, as former versions wrote it "
+            "with clipping or warm-up on; finish that run with the version that began it, or "
+            "choose another --workdir"
+        )
+
+
+def _names(tree: Any) -> set[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}

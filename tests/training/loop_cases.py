@@ -1,0 +1,129 @@
+"""The loop on a model of one weight, whose batch is one number."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
+from lightningdit_jax.config import TrainConfig
+from lightningdit_jax.parallel.ending import preemption_notice
+from lightningdit_jax.training.loop import Loop
+from lightningdit_jax.training.state import create_state
+from lightningdit_jax.training.update import apply_gradients
+
+CONFIG = TrainConfig(
+    num_steps=12,
+    batch_size=1,
+    accumulate_steps=1,
+    ema_decay=0.9,
+    log_every_steps=4,
+    checkpoint_every_steps=3,  # not a multiple of the logging window, on purpose
+    keep_checkpoints=2,
+    evaluate_every_steps=0,
+    best_metric="",
+    nonfinite="stop",
+    max_nonfinite=2,
+)
+
+
+class Counter:
+    """Batch k is the number k, or NaN where told."""
+
+    def __init__(self, nan_at=()):
+        self.next, self.nan_at = 0, nan_at
+
+    def __next__(self):
+        k, self.next = self.next, self.next + 1
+        return {"x": np.float32(np.nan if k in self.nan_at else k / 10)}
+
+    def get_state(self):
+        return {"next_index": self.next}
+
+    def set_state(self, state):
+        self.next = state["next_index"]
+
+
+def run(
+    workdir,
+    *,
+    nan_at=(),
+    fail_at=None,
+    terminate_at=None,
+    iterator=None,
+    evaluator=None,
+    optimizer=None,
+    lines=None,
+    **changes,
+):
+    """Trains w towards the batch values.
+
+    fail_at: step that the process's work ends at; terminate_at: step during which SIGTERM comes.
+    lines: a list that what is said is added to.
+    """
+    config = dataclasses.replace(CONFIG, **changes)
+    optimizer = optimizer or optax.adam(0.1)
+    lines = [] if lines is None else lines
+
+    def create():
+        return create_state({"w": jnp.ones(3)}, optimizer, ema=config.ema_decay > 0)
+
+    @jax.jit
+    def step(state, batch):
+        loss, grads = jax.value_and_grad(lambda p: jnp.sum((p["w"] - batch["x"]) ** 2))(
+            state.params
+        )
+        state, metrics = apply_gradients(state, grads, loss, optimizer, config.ema_decay)
+        return state, {"loss": loss, **metrics}
+
+    def to_device(batch):
+        if iterator_.next == fail_at:
+            raise KeyboardInterrupt
+        if iterator_.next == terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), jax.eval_shape(create)
+    )
+    iterator_ = iterator or Counter(nan_at)
+    checkpoints = TrainingCheckpoints(workdir, keep=config.keep_checkpoints)
+    best = BestCheckpoint(workdir, config.best_metric) if config.best_metric else None
+    try:
+        with preemption_notice() as preempted:
+            loop = Loop(
+                step_fn=step,
+                init_state=create,
+                abstract_state=abstract,
+                iterator=iterator_,
+                to_device=to_device,
+                config=config,
+                checkpoints=checkpoints,
+                workdir=str(workdir),
+                meta={"format_version": 1},
+                is_main=True,
+                say=lines.append,
+                evaluator=evaluator,
+                best=best,
+                preempted=preempted,
+            )
+            return loop.run(), lines
+    finally:
+        checkpoints.close()
+
+
+def records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
+    ]
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
