@@ -263,6 +263,12 @@ class LatentShards:
             latents[place] = self._rows(i, "latents_flip" if mirrored else "latents")[row]
         return latents.view(dtype).reshape(len(indices), *shape)
 
+    def locate(self, index: int, flip: bool) -> str:
+        """Where a latent is: "FILE, row R of latents", or of latents_flip."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        tensor = "latents_flip" if flip else "latents"
+        return f"{self._paths[shard]}, row {index - self._starts[shard]} of {tensor}"
+
     def check(self, in_channels: int, input_size: int, num_classes: int) -> None:
         """Raises ValueError unless the latents fit a model of these channels, size and classes."""
         height, width, channels = self.shape

@@ -27,6 +27,7 @@ from lightningdit_jax.data.images import (
 )
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.workers import WorkerBatches
+from lightningdit_jax.latent_scaling import LatentScaling
 
 Batch = dict[str, np.ndarray]
 
@@ -51,18 +52,26 @@ class BatchSource(Protocol):
         """
         ...
 
+    def find_unfit(self, indices: np.ndarray, flip: np.ndarray) -> list[str]:
+        """Which of these records no step stays finite with: number, place and what is wrong."""
+        ...
+
 
 class LatentBatches:
     """Latents as stored: {"latents": [b, C, H, W], "labels": [b] int32}.
 
-    They are normalised and turned to NHWC on the device (`data.latents.normalise`). A flip is the
-    stored latent of the mirrored image.
+    They are normalized and turned to NHWC on the device, by `scaling`. A flip is the stored latent
+    of the mirrored image.
     """
 
     draws_crops = False
 
-    def __init__(self, shards: LatentShards):
-        self._shards = shards
+    def __init__(
+        self,
+        shards: LatentShards,
+        scaling: LatentScaling = LatentScaling(),  # noqa: B008, frozen
+    ):
+        self._shards, self._scaling = shards, scaling
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -73,6 +82,24 @@ class LatentBatches:
         """See BatchSource."""
         latents = self._shards.read_stored(indices, flip)
         return {"latents": latents, "labels": self._shards.labels[indices].astype(np.int32)}
+
+    def find_unfit(self, indices: np.ndarray, flip: np.ndarray) -> list[str]:
+        """See BatchSource. Numbers are too large where, once scaled, their fourth power overflows.
+
+        The loss squares them, and the norm of its gradients squares once more.
+        """
+        latents = self._shards.read_stored(indices, flip).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            powers = self._scaling.normalize(latents) ** 4
+        found = []
+        for row in np.flatnonzero(~np.isfinite(powers).all((1, 2, 3))):
+            wrong = np.count_nonzero(~np.isfinite(latents[row]))
+            what = f"{wrong} of {latents[row].size} numbers are not finite"
+            if not wrong:
+                what = f"numbers as large as {np.abs(latents[row]).max():.3g}"
+            index = int(indices[row])
+            found.append(f"record {index} ({self._shards.locate(index, flip[row])}): {what}")
+        return found
 
 
 class ImageBatches:
@@ -156,10 +183,28 @@ class ImageBatches:
             images[~read], labels[~read] = images[stand_ins], labels[stand_ins]
         return {"images": images, "labels": labels}
 
+    def find_unfit(self, indices: np.ndarray, flip: np.ndarray) -> list[str]:
+        """See BatchSource. None: pixels are uint8."""
+        return []
+
     def _warn(self, index: int, error: UnreadableImageError) -> None:
         if index not in self._unreadable:
             self._unreadable.add(index)
             logging.warning("%s; skipped, %d so far", error, len(self._unreadable))
+
+
+class Pipeline:
+    """Training batches: iterate over it for them, see make_pipeline."""
+
+    def __init__(self, batches: "_TrainingBatches", elements: grain.IterDataset | WorkerBatches):
+        self._batches, self._elements = batches, elements
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._elements)
+
+    def find_unfit(self, state: Mapping[str, int]) -> list[str]:
+        """BatchSource.find_unfit of the batch that comes next at a state of the iterator."""
+        return self._batches.find_unfit(state["next_index"])
 
 
 def make_pipeline(
@@ -174,7 +219,7 @@ def make_pipeline(
     num_threads: int,
     prefetch_batches: int,
     num_workers: int = 0,
-) -> grain.IterDataset | WorkerBatches:
+) -> Pipeline:
     """Endless training batches of this process: arrays of global_batch_size / process_count rows.
 
     `flip` mirrors each record with probability 1/2, drawn anew every epoch. Iterators are
@@ -194,9 +239,9 @@ def make_pipeline(
         source, global_batch_size, process_index * rows, rows, seed, flip, shuffle
     )
     if num_workers:
-        return WorkerBatches(batches, num_workers, prefetch_batches)
+        return Pipeline(batches, WorkerBatches(batches, num_workers, prefetch_batches))
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch_batches)
-    return grain.MapDataset.source(batches).to_iter_dataset(options)
+    return Pipeline(batches, grain.MapDataset.source(batches).to_iter_dataset(options))
 
 
 def sequential_batches(
@@ -246,6 +291,20 @@ class _TrainingBatches:
         return np.iinfo(np.int64).max // self._global_batch_size  # without end
 
     def __getitem__(self, k: int) -> Batch:
+        epochs, indices, flip = self._records(k)
+        if not self._source.draws_crops:
+            return self._source.read_batch(indices, flip)
+        axes = ("crop top", "crop left")
+        crop = np.stack([_uniform(self._seed, axis, epochs, indices) for axis in axes], axis=-1)
+        return self._source.read_batch(indices, flip, crop)
+
+    def find_unfit(self, k: int) -> list[str]:
+        """BatchSource.find_unfit of batch k."""
+        _, indices, flip = self._records(k)
+        return self._source.find_unfit(indices, flip)
+
+    def _records(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Epoch, index and whether it is mirrored, of each record of batch k."""
         size = len(self._source)
         positions = k * self._global_batch_size + self._first_row + np.arange(self._rows)
         epochs, indices = positions // size, positions % size
@@ -258,11 +317,7 @@ class _TrainingBatches:
             flip = _random_bits(self._seed, "flip", epochs, indices) >> np.uint64(63) == 1
         else:
             flip = np.zeros(len(indices), bool)
-        if not self._source.draws_crops:
-            return self._source.read_batch(indices, flip)
-        axes = ("crop top", "crop left")
-        crop = np.stack([_uniform(self._seed, axis, epochs, indices) for axis in axes], axis=-1)
-        return self._source.read_batch(indices, flip, crop)
+        return epochs, indices, flip
 
 
 class _SequentialBatches:

@@ -121,6 +121,15 @@ def gather_numpy(array: np.ndarray) -> np.ndarray:
     return gathered.view(array.dtype).reshape(-1, *array.shape)
 
 
+def gather_text(text: str) -> list[str]:
+    """The texts of all processes, in their order, in each. All must call it."""
+    raw = np.frombuffer(text.encode(), np.uint8)
+    sizes = gather_numpy(np.array(len(raw)))
+    padded = np.zeros(sizes.max() + 1, np.uint8)  # never empty
+    padded[: len(raw)] = raw
+    return [row[:size].tobytes().decode() for row, size in zip(gather_numpy(padded), sizes)]
+
+
 def from_main_process(value: Any) -> np.ndarray:
     """The main process's number or array in every process, where its type and shape are the same.
 

@@ -162,7 +162,7 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
     job = abstract_generator_job(config, mesh, scaling)
     return dataclasses.replace(
         job,
-        source=LatentBatches(shards),
+        source=LatentBatches(shards, scaling),
         description=job.description
         | {
             "latents": scaling.to_meta(),

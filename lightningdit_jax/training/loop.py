@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -11,7 +11,8 @@ import numpy as np
 from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.ending import Preempted
-from lightningdit_jax.parallel.multihost import from_main_process
+from lightningdit_jax.parallel.multihost import from_main_process, gather_text
+from lightningdit_jax.training.nonfinite import advice_for, cause_of
 from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.writer import EVALUATION, MetricWriter, Progress, duration
@@ -41,6 +42,8 @@ class Loop:
     step_fn(state, batch) -> (state, metrics): compiled; metrics are scalars with `finite` and
     `grad_norm`. to_device: host batch of this process -> global arrays. abstract_state: shapes and
     shardings of the state, for restoring. meta: what checkpoints say of themselves.
+    find_unfit: names the records, of this process's rows of the batch that comes next at a state of
+    the iterator, that no step stays finite with; asked on all processes when one was not.
     say: prints a line, on the main process only. evaluator(step, state) -> numbers, called on all
     processes every train.evaluate_every_steps and at the end; best: where the weights with the
     lowest train.best_metric go. preempted(step): whether to save and end after this step.
@@ -56,6 +59,7 @@ class Loop:
         init_state: Callable[[], TrainState],
         abstract_state: TrainState,
         iterator: DataIterator,
+        find_unfit: Callable[[dict], Sequence[str]],
         to_device: Callable[[dict], Any],
         config: TrainConfig,
         checkpoints: TrainingCheckpoints,
@@ -69,6 +73,7 @@ class Loop:
     ):
         self._step_fn, self._init_state, self._abstract = step_fn, init_state, abstract_state
         self._iterator: Iterator = iterator
+        self._find_unfit = find_unfit
         self._to_device, self._config, self._checkpoints = to_device, config, checkpoints
         self._workdir, self._meta, self._is_main, self._say = workdir, meta, is_main, say
         self._evaluator, self._best, self._preempted = evaluator, best, preempted
@@ -105,9 +110,10 @@ class Loop:
         ):
             self._evaluate(step, state, writer, progress)
         while step < config.num_steps:
+            position = self._iterator.get_state()
             state, metrics = self._step_fn(state, self._to_device(next(self._iterator)))
             step += 1
-            pending.append((step, metrics))
+            pending.append((step, position, metrics))
             ends = self._preempted(step)
             logs = step % config.log_every_steps == 0 or step == config.num_steps
             saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps or ends
@@ -165,24 +171,29 @@ class Loop:
     def _drain(self, pending: collections.deque, leave: int) -> int | None:
         """Reads metrics of finished steps; returns a non-finite one that asks for a rollback."""
         while len(pending) > leave:
-            step, metrics = pending.popleft()
+            step, position, metrics = pending.popleft()
             values = {name: value.item() for name, value in jax.device_get(metrics).items()}
             if values.pop("finite"):
                 self._window.append(values)
                 continue
             self._nonfinite += 1
-            what = f"step {step:,}: loss {values['loss']}, gradient norm {values['grad_norm']}"
-            if self._config.nonfinite == "stop" or self._nonfinite > self._config.max_nonfinite:
+            policy, most = self._config.nonfinite, self._config.max_nonfinite
+            jax.block_until_ready(list(pending))  # processes meet while nothing else runs
+            texts = gather_text("\n".join(self._find_unfit(position)))
+            unfit = [line for text in texts for line in text.splitlines()]
+            what = (
+                f"step {step:,}: loss {values['loss']}, gradient norm {values['grad_norm']}: "
+                f"not finite, {cause_of(unfit)}"
+            )
+            if policy == "stop" or self._nonfinite > most:
                 self._checkpoints.wait()
+                count = "" if policy == "stop" else f" config.train.max_nonfinite is {most}."
                 raise NonFiniteError(
-                    f"{what}: not finite. The checkpoint of step "
-                    f"{self._checkpoints.latest_step()} is kept. Restarting repeats this step; "
-                    "try --config.train.nonfinite=skip or rollback, gradient clipping "
-                    "(--config.optimizer.max_grad_norm), or for a generator "
-                    "--config.model.use_qknorm=True in a new run"
+                    f"{what}.{count} The checkpoint of step {self._checkpoints.latest_step()} is "
+                    f"kept. Restarting repeats this step; {advice_for(unfit, policy)}"
                 )
-            self._say(f"{what}: not finite, {self._config.nonfinite}")
-            if self._config.nonfinite == "rollback":
+            self._say(f"{what}. {policy}; {advice_for(unfit, policy)}")
+            if policy == "rollback":
                 return step
         return None
 

@@ -88,6 +88,7 @@ def _train(
         init_state=init_state,
         abstract_state=abstract_state,
         iterator=iter(pipeline),
+        find_unfit=pipeline.find_unfit,
         to_device=lambda batch: global_batch(batch, mesh),
         config=config.train,
         checkpoints=checkpoints,

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from lightningdit_jax import checkpoint
+from lightningdit_jax.data.latents import LatentShards, shard_name, write_shard
+from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
 from tests import tiny
 from tests.parallel import processes
 from tests.parallel.processes import finish, kill_all, wait_for
@@ -38,19 +40,19 @@ def run(*arguments, **options):
     return outputs[0]
 
 
-def arrays(workdir):
-    """All arrays of the newest checkpoint, whatever the mesh it was saved from."""
+def arrays(workdir, items=("params", "ema", "opt_state", "step")):
+    """Arrays of the newest checkpoint, whatever the mesh it was saved from."""
     found = checkpoint.find_checkpoint(str(workdir))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def read(item):
-        saved = checkpoint.ocp.StandardCheckpointer().metadata(found / item).item_metadata.tree
+        saved = checkpoint.array_metadata(found, item)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
         )
         return checkpoint.read_arrays(found, item, abstract)
 
-    return {item: read(item) for item in ("params", "ema", "opt_state", "step")}
+    return {item: read(item) for item in items}
 
 
 def records(workdir):
@@ -81,6 +83,62 @@ def end_with_sigterm(workdir, latents, count, **mesh):
 def test_sigterm_to_one_saves_and_ends_all(tmp_path, latents):
     saved = end_with_sigterm(tmp_path, latents, 2, mesh__fsdp=2)
     assert saved > 3 and records(tmp_path)[-1]["step"] == saved
+
+
+def test_bad_latents_of_every_process_are_named(tmp_path):
+    """In the order of one process's batches, which the processes share."""
+    folder = tiny.write_latents(tmp_path)
+    shards = LatentShards(folder)
+    latents = shards.read_stored(np.arange(len(shards)), np.zeros(len(shards), bool))
+    latents[[2, 11, 12, 20]] = np.nan
+    (folder / shard_name(0, 1)).unlink()
+    write_shard(folder, 0, 0, *[latents.transpose(0, 2, 3, 1)] * 2, shards.labels)
+
+    many = {"nonfinite": "skip", "max_nonfinite": 100, "num_steps": 6}
+    changes = {f"train__{name}": value for name, value in many.items()}
+    output = run(tmp_path / "workdir", folder, 2, mesh__fsdp=2, **changes)
+
+    config = tiny.config("digits_dit")
+
+    def found(**process):
+        """By step; two epochs of three batches."""
+        pipeline = make_pipeline(
+            LatentBatches(LatentShards(folder)),
+            global_batch_size=config.train.batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            num_threads=1,
+            prefetch_batches=1,
+            **process,
+        )
+        every = {k + 1: pipeline.find_unfit({"next_index": k}) for k in range(6)}
+        return {step: records for step, records in every.items() if records}
+
+    assert all(found(process_index=i, process_count=2) for i in range(2))
+    alone = found()
+    assert sum(map(len, alone.values())) == 2 * 4
+    said = [line for line in output.splitlines() if "not finite, because" in line]
+    for line, (step, records) in zip(said, alone.items(), strict=True):
+        assert line.startswith(f"step {step}: ")
+        assert f"because its batch is not: {'; '.join(records)}. skip; extract" in line
+
+
+@pytest.mark.slow
+def test_averages_switched_on_start_from_the_weights_of_all_processes(tmp_path, latents):
+    run(tmp_path, latents, 2, mesh__fsdp=4, train__num_steps=5, train__ema_decay=0.0)
+    steps = {"train__num_steps": 6, "train__checkpoint_every_steps": 1}
+    before = arrays(tmp_path, ("params",))["params"]
+    output = run(tmp_path, latents, 2, mesh__fsdp=4, train__ema_decay=0.75, **steps)
+    assert "step 5 has no averaged weights" in output
+    after = arrays(tmp_path)
+    jax.tree.map(
+        lambda ema, old, new: np.testing.assert_allclose(
+            ema, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7
+        ),
+        after["ema"],
+        before,
+        after["params"],
+    )
 
 
 @pytest.mark.slow

@@ -7,13 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from lightningdit_jax.parallel.multihost import global_batch, initialize, is_main_process, to_host
+from lightningdit_jax.parallel.multihost import (
+    gather_text,
+    global_batch,
+    initialize,
+    is_main_process,
+    to_host,
+)
 
 
 def main(address: str, index: int) -> None:
     initialize(address, 2, index)
     assert jax.process_count() == 2 and jax.device_count() == 4
     assert is_main_process() == (index == 0)
+
+    assert gather_text("") == ["", ""]
+    assert gather_text("r\u00e9cord 7\n" * index) == ["", "r\u00e9cord 7\n"]
 
     local = {"x": np.arange(8.0).reshape(4, 2) + 100 * index, "y": np.arange(4) + 10 * index}
     want = np.concatenate([np.arange(4), np.arange(4) + 10])

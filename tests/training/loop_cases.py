@@ -48,6 +48,9 @@ class Counter:
     def set_state(self, state):
         self.next = state["next_index"]
 
+    def find_unfit(self, state):
+        return [f"number {state['next_index']}"] if state["next_index"] in self.nan_at else []
+
 
 def run(
     workdir,
@@ -102,6 +105,7 @@ def run(
                 init_state=create,
                 abstract_state=abstract,
                 iterator=iterator_,
+                find_unfit=iterator_.find_unfit,
                 to_device=to_device,
                 config=config,
                 checkpoints=checkpoints,
