@@ -76,12 +76,12 @@ def get_config() -> ConfigDict:
 
     c.optimizer = ConfigDict()  # AdamW
     c.optimizer.learning_rate = 2e-4  # constant, never scaled by the batch
-    c.optimizer.warmup_steps = 0  # linear from 0
+    c.optimizer.warmup_steps = 0  # linear, counted from the run's first step
     c.optimizer.beta1 = 0.9
     c.optimizer.beta2 = 0.95
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.0
-    c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as in the published configs
+    c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as published; may change within a run
 
     c.flow = ConfigDict()  # training of the generator
     c.flow.path = "linear"  # from noise to data; "gvp" and "vp" as in SiT, arXiv 2401.08740
@@ -129,7 +129,7 @@ def get_config() -> ConfigDict:
     c.train.num_steps = 80_000
     c.train.batch_size = 1024  # global
     c.train.accumulate_steps = 1  # parts of the batch computed one after another, less memory
-    c.train.ema_decay = 0.9999  # 0 keeps no average
+    c.train.ema_decay = 0.9999  # 0 keeps no average; set later, it starts from the weights
     c.train.log_every_steps = 100
     c.train.checkpoint_every_steps = 20_000
     c.train.keep_checkpoints = 2  # older ones are deleted

@@ -179,8 +179,7 @@ class Loop:
             self._nonfinite += 1
             policy, most = self._config.nonfinite, self._config.max_nonfinite
             jax.block_until_ready(list(pending))  # processes meet while nothing else runs
-            texts = gather_text("\n".join(self._find_unfit(position)))
-            unfit = [line for text in texts for line in text.splitlines()]
+            unfit = self._unfit_records(position)
             what = (
                 f"step {step:,}: loss {values['loss']}, gradient norm {values['grad_norm']}: "
                 f"not finite, {cause_of(unfit)}"
@@ -188,14 +187,21 @@ class Loop:
             if policy == "stop" or self._nonfinite > most:
                 self._checkpoints.wait()
                 count = "" if policy == "stop" else f" config.train.max_nonfinite is {most}."
+                kept = self._checkpoints.latest_step()
+                kept = "No checkpoint" if kept is None else f"The checkpoint of step {kept:,}"
                 raise NonFiniteError(
-                    f"{what}.{count} The checkpoint of step {self._checkpoints.latest_step()} is "
-                    f"kept. Restarting repeats this step; {advice_for(unfit, policy)}"
+                    f"{what}.{count} {kept} is kept. Restarting repeats this step; "
+                    f"{advice_for(unfit, policy)}"
                 )
             self._say(f"{what}. {policy}; {advice_for(unfit, policy)}")
             if policy == "rollback":
                 return step
         return None
+
+    def _unfit_records(self, position: dict) -> list[str]:
+        """Those of all processes, in the order of the batch."""
+        texts = gather_text("\n".join(self._find_unfit(position)))
+        return [line for text in texts for line in text.splitlines()]
 
     def _rollback(self, bad_step: int) -> tuple[TrainState, int]:
         """The last checkpoint's weights with the data after the bad batch."""

@@ -122,13 +122,15 @@ def test_averages_are_not_dropped_silently(tmp_path):
     assert "step 12 has no averaged weights: they start as a copy of its weights" in lines
 
 
-def test_rollback_to_a_checkpoint_without_the_averages(tmp_path):
-    run(tmp_path, num_steps=6, ema_decay=0.0)
-    state, lines = run(tmp_path, nan_at=(7,), nonfinite="rollback", ema_decay=0.9)
+@pytest.mark.parametrize("on", [True, False])
+def test_rollback_to_a_checkpoint_from_before_the_switch(tmp_path, on):
+    run(tmp_path, num_steps=6, ema_decay=0.0 if on else 0.9)
+    state, lines = run(tmp_path, nan_at=(7,), nonfinite="rollback", ema_decay=0.9 if on else 0.0)
     assert any("rolled back from step 8 to 6" in line for line in lines)
-    assert sum("step 6 has no averaged weights" in line for line in lines) == 2
-    assert int(state.step) == 12 and np.isfinite(state.ema["w"]).all()
-    assert "ema" in item_names(find_checkpoint(str(tmp_path)))
+    said = "step 6 has no averaged weights" if on else "the averaged weights of step 6 end here"
+    assert sum(said in line for line in lines) == 2  # at the start and after the rollback
+    assert int(state.step) == 12 and np.isfinite(state.params["w"]).all()
+    assert (state.ema is not None) == on == ("ema" in item_names(find_checkpoint(str(tmp_path))))
 
 
 def test_companions_stay_when_averages_are_switched(tmp_path):
