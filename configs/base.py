@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     """The configuration that all others start from."""
     c = ConfigDict()
     c.kind = "lightningdit"  # what is trained: "lightningdit" (generator) or "vavae" (tokenizer)
-    c.seed = 0  # every random draw is a function of (seed, step or sample index)
+    c.seed = 0  # below 2**32; every random draw is a function of (seed, step or sample index)
 
     c.mesh = ConfigDict()  # device mesh; one axis may be -1 and takes what is left
     c.mesh.data = -1  # pure data parallelism

@@ -1,6 +1,7 @@
 """Nested dataclasses from nested values, strictly: every key and every type has to be right."""
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,16 @@ from typing import Any, Literal
 from lightningdit_jax.errors import unknown_name
 
 
-def key_names(cls: type, prefix: str = "") -> list[str]:
-    """All dotted keys of nested dataclasses, leaves only: ["seed", "mesh.data", ...]."""
-    names = []
+@functools.cache
+def key_types(cls: type, prefix: str = "") -> Mapping[str, Any]:
+    """Types of all dotted keys of nested dataclasses, leaves only: {"seed": int, ...}."""
+    found = {}
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            names += key_names(hint, f"{prefix}{name}.")
+            found |= key_types(hint, f"{prefix}{name}.")
         else:
-            names.append(prefix + name)
-    return names
+            found[prefix + name] = hint
+    return types.MappingProxyType(found)
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
@@ -26,7 +28,7 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     An int may stand for a float, a list for a tuple. Raises ValueError naming the key for unknown
     (with the nearest known name), missing and mistyped values.
     """
-    return _build(cls, values, "", key_names(cls))
+    return _build(cls, values, "", tuple(key_types(cls)))
 
 
 def _build(cls: type, values: Mapping[str, Any], prefix: str, known: Sequence[str]) -> Any:

@@ -57,7 +57,9 @@ def compute(options: argparse.Namespace) -> None:
     )
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.mesh import make_mesh
+    from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
 
+    whole_number("--seed", options.seed, 0, NUM_SEEDS - 1)
     multihost.initialize()
     if options.source == "npz":
         images = StoredImages(NpzImages(options.path))

@@ -1,13 +1,26 @@
 """Configs: every file builds, every mistake is named."""
 
 import importlib
+import itertools
 import pathlib
+import typing
 
+import numpy as np
 import pytest
 
 from configs import paper
 from lightningdit_jax import config
-from lightningdit_jax.training.job import generator_config, tokenizer_config
+from lightningdit_jax.config_fields import key_types
+from lightningdit_jax.config_ranges import RANGES
+from lightningdit_jax.data.latents import LatentShards
+from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.training.job import (
+    abstract_generator_job,
+    generator_config,
+    tokenizer_config,
+)
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", "paper"}
@@ -99,11 +112,56 @@ def broken(**changes):
         ({"train__batch_size": 1.5}, "config.train.batch_size is 1.5; expected int"),
         ({"data__flip": "yes"}, "config.data.flip is 'yes'; expected bool"),
         ({"tokenizer__ch_mult": 3}, "config.tokenizer.ch_mult is 3; expected a tuple of int"),
+        ({"tokenizer__ch_mult": (1, 0)}, r"ch_mult is \(1, 0\); expected at least 1"),
+        ({"seed": 2**32}, "config.seed is 4294967296; expected at least 0 and at most 4294967295"),
+        ({"seed": -1}, "config.seed is -1"),
+        ({"seed": True}, "config.seed is True; expected int"),
+        ({"optimizer__beta1": -1.0}, "beta1 is -1.0; expected at least 0.0 and below 1.0"),
+        ({"optimizer__beta2": 1.0}, "beta2 is 1.0; expected at least 0.0 and below 1.0"),
+        ({"train__ema_decay": 20}, "ema_decay is 20.0; expected at least 0.0 and below 1.0"),
+        ({"train__num_steps": 2**31}, "num_steps is 2147483648"),
+        ({"sample__num_samples": 2**32 + 1}, "num_samples is 4294967297"),
+        ({"data__latent_multiplier": 0.0}, "latent_multiplier is 0.0; expected above 0.0"),
+        ({"model__depth": 0}, "config.model.depth is 0; expected at least 1"),
     ],
 )
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         config.from_dict(broken(**changes))
+
+
+FLOATS = [
+    key
+    for key, hint in key_types(config.Config).items()
+    if hint is float or typing.get_args(hint)[:1] == (float,)
+]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", FLOATS)
+def test_every_number_has_to_be_finite(key, number):
+    good = config.from_dict(broken()).value(key)
+    bad = (number,) * max(len(good), 1) if isinstance(good, tuple) else number
+    with pytest.raises(ValueError, match=rf"config\.{key} is \(?-?(nan|inf).*; expected"):
+        config.from_dict(broken(**{key.replace(".", "__"): bad}))
+
+
+def test_ranges_are_of_keys():
+    assert RANGES.keys() <= key_types(config.Config).keys()
+
+
+def test_the_last_seed_is_a_run_of_its_own(tmp_path):
+    job = abstract_generator_job(tiny.config("digits_dit"), make_mesh())
+    latents = LatentBatches(LatentShards(tiny.write_latents(tmp_path)))
+
+    def order(seed):
+        options = {"global_batch_size": 8, "flip": False, "num_threads": 1, "prefetch_batches": 1}
+        return next(iter(make_pipeline(latents, seed=seed, **options)))["latents"]
+
+    seeds = (2**32 - 1, 2**32 - 2, 0)
+    kernels = [np.asarray(job.init_params(seed)["x_embedder"]["kernel"]) for seed in seeds]
+    for values in (kernels, [order(seed) for seed in seeds]):
+        assert not any(np.array_equal(a, b) for a, b in itertools.combinations(values, 2))
 
 
 def test_missing_key_is_named():

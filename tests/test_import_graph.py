@@ -11,10 +11,12 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
 BASE = {
     "atomic_file",
     "config_fields",
+    "config_ranges",
     "errors",
     "latent_scaling",
     "mapped_file",
     "torch_reader",
+    "whole_numbers",
 }
 LOWER = {"config", "checkpoint", "models", "flow", "data", "parallel", "evaluation"}
 UPPER = {"training", "inference", "convert"}

@@ -61,10 +61,15 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
         "dit": _placed(dit_params, mesh, LIGHTNINGDIT_RULES),
         "vae": _placed(vae_params, mesh, VAVAE_RULES),
     }
-    rows = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=batch_sharding(mesh))
+    indices, labels = (
+        jax.ShapeDtypeStruct((batch_size,), dtype, sharding=batch_sharding(mesh))
+        for dtype in (jnp.uint32, jnp.int32)
+    )
     knobs = {"seed": np.uint32(config.seed), **sampling.knobs(Flow())}
     print(f"compiling for {where}, mesh {dict(mesh.shape)}")
-    lowered = make_program(structure, sampling.method(), mesh).lower(weights, rows, rows, knobs)
+    lowered = make_program(structure, sampling.method(), mesh).lower(
+        weights, indices, labels, knobs
+    )
 
     latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
     decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)

@@ -16,6 +16,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.mesh import make_mesh, replicated
+from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
 
 
 def generate(
@@ -34,7 +35,8 @@ def generate(
     """Images of the given classes. labels: ints [N] -> uint8 [N, H, W, 3].
 
     Sample i is a function of (seed, start_index + i, labels[i]) alone, whatever the batch size and
-    the devices. What the generator was trained to do, its flow and the scaling of its latents, is
+    the devices; seed and start_index + i are below 2**32.
+    What the generator was trained to do, its flow and the scaling of its latents, is
     what `load` read (dit.flow and dit.latent_scaling; a module of one's own is of the release's
     flow unless that is set). latent_stats replaces the scaling: a LatentScaling, anything else with
     `mean` and `std` [C], or "none" for latents as the tokenizer makes them. weak: a worse generator
@@ -49,11 +51,16 @@ def generate(
     config, labels = dit.config, np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels!r}; expected a list of class numbers")
-    if labels.size and not 0 <= labels.min() <= labels.max() < config.num_classes:
+    if labels.size == 0:
+        raise ValueError("labels are empty; expected a class number for each image")
+    if not 0 <= labels.min() <= labels.max() < config.num_classes:
         raise ValueError(
             f"labels reach from {labels.min()} to {labels.max()}; "
             f"expected 0 to {config.num_classes - 1}"
         )
+    seed = whole_number("seed", seed, 0, NUM_SEEDS - 1)
+    batch_size = whole_number("batch_size", batch_size, 1, NUM_SEEDS)
+    start_index = whole_number("start_index", start_index, 0, NUM_SEEDS - len(labels))
     flow, scaling = dit.flow or Flow(), _scaling(dit, latent_stats)
     check_tokenizer(config, vae.config.embed_dim, "vae")
     if weak is not None:
@@ -71,7 +78,7 @@ def generate(
     )
     weights = {name: params for name, (_, params) in split.items()}
     sampler = Sampler(structure, jax.device_put(weights, replicated(mesh)), mesh)
-    indices = start_index + np.arange(len(labels))
+    indices = np.arange(start_index, start_index + len(labels))
     batches = sampler.batches(
         indices, labels, Sampling(**sampling), seed=seed, batch_size=batch_size
     )

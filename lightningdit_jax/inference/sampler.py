@@ -86,7 +86,8 @@ class Sampler:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (global indices [b], images [b, H, W, 3] uint8 on the host), in order.
 
-        indices, labels: [N]. Sample i is a function of (seed, indices[i], labels[i]) alone.
+        indices, labels: [N]. Sample i is a function of (seed, indices[i], labels[i]) alone; seed
+        and indices are below 2**32.
         batch_size is rounded up to fill the mesh; the last batch is padded, the padding dropped.
         The device draws the next batch while the caller handles one. Raises FloatingPointError
         naming the samples whose latents, or whose pixels, are not finite.
@@ -99,8 +100,11 @@ class Sampler:
 
         def start(first: int) -> tuple[np.ndarray, tuple]:
             chosen = indices[first : first + batch_size]
-            rows = (np.resize(a[first : first + batch_size], batch_size) for a in (indices, labels))
-            rows = tuple(row.astype(np.int32) for row in rows)
+            of_rows = ((indices, np.uint32), (labels, np.int32))
+            rows = tuple(
+                np.resize(a[first : first + batch_size], batch_size).astype(dtype)
+                for a, dtype in of_rows
+            )
             return chosen, program(self.weights, *jax.device_put(rows, split), knobs)
 
         def finish(chosen: np.ndarray, outputs: tuple) -> tuple[np.ndarray, np.ndarray]:

@@ -74,6 +74,42 @@ def test_start_index_continues_the_sequence(models, reference):
     assert_same_images(tail, reference[7:])
 
 
+def test_every_index_and_seed_is_a_sample_of_its_own(models):
+    """At both ends of the range, and where an int32 would turn negative."""
+    last = 2**32 - 1
+    settings = SETTINGS | {"mesh": make_mesh(devices=jax.devices()[:1]), "num_steps": 2}
+    indices = [(0, index) for index in (0, 2**31 - 1, 2**31, last - 1, last)]
+    seeds = [(seed, 0) for seed in (1, last - 1, last)]
+    images = [
+        generate(*models, [3], **settings | {"seed": seed, "start_index": index, "batch_size": 1})
+        for seed, index in [*indices, *seeds, (last, last)]
+    ]
+    for i, image in enumerate(images):
+        for other in images[:i]:
+            assert np.abs(image.astype(int) - other).max() > 5
+    numpy = {"seed": np.int64(last), "start_index": np.uint32(last), "batch_size": np.int64(1)}
+    np.testing.assert_array_equal(generate(*models, [3], **settings | numpy), images[-1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": 2**32}, r"seed is 4294967296; expected a whole number from 0 to 4294967295"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
+        ({"seed": 1.0}, "seed is 1.0"),
+        ({"start_index": 2**32 - 2}, "start_index is 4294967294; .* from 0 to 4294967293"),
+        ({"start_index": -1}, "start_index is -1"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"labels": []}, "labels are"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_the_start(models, values, message):
+    with pytest.raises(ValueError, match=message):
+        generate(*models, **{"labels": [1, 2, 3]} | SETTINGS | values)
+
+
 def test_noise_depends_on_seed_and_index_alone():
     noise = initial_noise(3, np.arange(6), (2, 2, 5))
     np.testing.assert_array_equal(noise[4:5], initial_noise(3, np.array([4]), (2, 2, 5)))
