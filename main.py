@@ -89,16 +89,18 @@ def run_mode(config: "Config") -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Checks the config file and the names of overrides before absl reads them."""
-    from lightningdit_jax.config import check_overrides
+    from lightningdit_jax.assembly.command_line import canonical
 
-    for argument in argv:
-        name, _, value = argument.partition("=")
-        # A row of a file is FILE:ROW.
-        if name == "--config" and not pathlib.Path(value.partition(":")[0]).is_file():
-            raise ValueError(f"--config={value}: there is no such file; see configs/")
-    check_overrides(argv)
     try:
-        return flags.FLAGS(argv)
+        arguments = canonical(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+        for argument in arguments:
+            name, _, value = argument.partition("=")
+            # A row of a file is FILE:ROW.
+            if name == "--config" and not pathlib.Path(value.partition(":")[0]).is_file():
+                raise ValueError(f"--config={value}: there is no such file; see configs/")
+        # Flags of config files look for overrides in sys.argv, whatever they are given.
+        sys.argv = [argv[0], *arguments]
+        return flags.FLAGS(sys.argv)
     except flags.Error as error:
         raise ValueError(error) from error
 

@@ -4,12 +4,11 @@ Defaults, units and sources of the keys stand in configs/base.py and nowhere els
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from lightningdit_jax.config_fields import build, key_types
 from lightningdit_jax.config_ranges import check_number
-from lightningdit_jax.errors import unknown_name
 
 Kind = Literal["lightningdit", "vavae"]
 
@@ -307,15 +306,3 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     and out-of-range values.
     """
     return build(Config, values)
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Checks the keys of `--config.a.b=value` arguments.
-
-    Raises ValueError naming the unknown key and the nearest known one.
-    """
-    for argument in arguments:
-        if argument.startswith("--config."):
-            key = argument.removeprefix("--config.").partition("=")[0]
-            if key not in key_types(Config):
-                raise ValueError(unknown_name("config key", key, key_types(Config)))

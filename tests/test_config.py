@@ -74,23 +74,6 @@ def test_configs_import_only_ml_collections():
                 assert line.split()[1].split(".")[0] in ("ml_collections", "configs"), line
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--config.train.batchsize=3", "'train.batchsize'; did you mean 'train.batch_size'"),
-        ("--config.batch_size=3", "did you mean 'train.batch_size'"),
-        ("--config.smaple.cfg_scale=3", "did you mean 'sample.cfg_scale'"),
-    ],
-)
-def test_unknown_override_names_the_nearest(argument, message):
-    with pytest.raises(ValueError, match=message):
-        config.check_overrides([argument])
-
-
-def test_known_overrides_pass():
-    config.check_overrides(["--config.train.batch_size=3", "--workdir=x", "--config=configs/a.py"])
-
-
 def broken(**changes):
     c = load("base").to_dict()
     for key, value in changes.items():

@@ -1,0 +1,74 @@
+"""Overrides in every spelling that the flags library knows: checked, and the last one holds."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from lightningdit_jax.assembly.command_line import canonical
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILE = "--config=configs/digits_vavae.py"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.train.batchsize=3", "'train.batchsize'; did you mean 'train.batch_size'"),
+        ("--config.batch_size=3", "did you mean 'train.batch_size'"),
+        ("--config.smaple.cfg_scale=3", "did you mean 'sample.cfg_scale'"),
+        ("-config.train.batchsize=3", "did you mean 'train.batch_size'"),
+        ("--noconfig.data.flp", "did you mean 'data.flip'"),
+        ("-noconfig.data.flp", "did you mean 'data.flip'"),
+        ("--config.train", "unknown config key 'train'"),
+        ("--noconfig.seed", "--noconfig.seed: write --config.seed=VALUE"),
+        ("--noconfig.data.flip=True", "write --config.data.flip=VALUE"),
+        ("--noconfig", "write --config=VALUE"),
+        ("--config.seed", "--config.seed has no value; expected --config.seed=VALUE"),
+    ],
+)
+def test_bad_overrides_are_named(argument, message):
+    with pytest.raises(ValueError, match=message):
+        canonical([FILE, argument])
+
+
+def test_every_spelling_is_one():
+    given = ["-config.seed", "3", "--noconfig.data.flip", "--mode=train", "--config.data.resident"]
+    want = [FILE, "--config.seed=3", "--config.data.flip=False", "--config.data.resident=True"]
+    assert canonical([*given, FILE]) == [*want, "--mode=train"]
+    assert canonical([FILE, "--", "--config.x=1"]) == [FILE, "--", "--config.x=1"]
+
+
+def parsed(*arguments):
+    """What the flags library makes of a command line, in a process of its own."""
+    code = (
+        "import json, sys, main; main.parse_flags(sys.argv);"
+        "print(json.dumps(main.CONFIG.value.to_dict()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--workdir=w", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_last_value_of_a_key_holds(tmp_path):
+    """Of tuples too, which the flags library joins; also in a file of flags."""
+    flagfile = tmp_path / "flags"
+    flagfile.write_text("--config.tokenizer.ch_mult=1,1,2,2,4\n--config.seed=1\n")
+    found = parsed(
+        f"--flagfile={flagfile}",
+        FILE,
+        "--config.sample.time_warp=1.0,1.0,1.0",
+        "-config.tokenizer.ch_mult=1,1,2,4",
+        "--config.seed=2",
+        "--config.data.flip",
+        "--noconfig.data.flip",
+    )
+    assert found["tokenizer"]["ch_mult"] == [1, 1, 2, 4] and found["seed"] == 2
+    assert found["sample"]["time_warp"] == [1.0, 1.0, 1.0] and found["data"]["flip"] is False
