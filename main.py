@@ -3,8 +3,10 @@
 python main.py --config=configs/dit_xl.py --workdir=runs/dit_xl --config.data.path=LATENTS
 """
 
+import json
 import os
 import pathlib
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -36,6 +38,8 @@ def main(argv: list[str]) -> None:
     import jax
 
     from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.workdir import check_command_line, check_taken
+    from lightningdit_jax.config_jobs import jobs_of
     from lightningdit_jax.errors import unknown_name
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.ending import failing_together
@@ -48,11 +52,26 @@ def main(argv: list[str]) -> None:
     if MODE.value not in MODES:
         raise ValueError(unknown_name("mode", MODE.value, MODES))
     config = configs.from_dict(CONFIG.value)
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    evaluates = config.train.evaluate_every_steps > 0
+    jobs = jobs_of(MODE.value, TARGET.value, config.kind, evaluates)
+    check_command_line(config, given, jobs, WORKDIR.value)
     if config.compute.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
     multihost.initialize()
     with failing_together():
+        if path := _checkpoint_path(config):
+            check_taken(config, given, jobs[0], path, multihost.print_once)
         run_mode(config)
+
+
+def _checkpoint_path(config: "Config") -> str:
+    """What a mode takes its model from; empty where that is the config."""
+    if MODE.value in ("sample", "sweep"):
+        return config.sample.checkpoint or WORKDIR.value
+    if MODE.value == "extract" or (MODE.value == "evaluate" and config.kind == "vavae"):
+        return config.extract.checkpoint or WORKDIR.value
+    return ""
 
 
 def run_mode(config: "Config") -> None:
@@ -93,16 +112,32 @@ def parse_flags(argv: list[str]) -> list[str]:
 
     try:
         arguments = canonical(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
-        for argument in arguments:
-            name, _, value = argument.partition("=")
-            # A row of a file is FILE:ROW.
-            if name == "--config" and not pathlib.Path(value.partition(":")[0]).is_file():
-                raise ValueError(f"--config={value}: there is no such file; see configs/")
+        if arguments and arguments[0].startswith("--config="):
+            arguments[:1] = _config_file(arguments[0].removeprefix("--config="), arguments)
         # Flags of config files look for overrides in sys.argv, whatever they are given.
         sys.argv = [argv[0], *arguments]
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
         raise ValueError(error) from error
+
+
+def _config_file(value: str, arguments: list[str]) -> list[str]:
+    """The flags that stand for --config=VALUE: a file, FILE:ROW, or a workdir."""
+    from lightningdit_jax.assembly.workdir import CONFIG_FILE, read_config
+
+    if "://" not in value and pathlib.Path(value.partition(":")[0]).is_file():
+        return [f"--config={value}"]
+    if "://" not in value and not pathlib.Path(value).is_dir():
+        raise ValueError(f"--config={value}: there is no such file; see configs/")
+    config = read_config(value)
+    if config is None:
+        raise ValueError(
+            f"--config={value}: there is no {CONFIG_FILE} in it, which training writes; expected "
+            "a config file or the workdir of a training run"
+        )
+    written = f"--config={ROOT / 'configs' / 'workdir.py'}:{json.dumps(config.to_dict())}"
+    has_workdir = any(re.match("--?workdir(=|$)", argument) for argument in arguments)
+    return [written] if has_workdir else [written, f"--workdir={value}"]
 
 
 def run() -> None:

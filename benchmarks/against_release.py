@@ -58,9 +58,10 @@ def our_step(depth: int = 12) -> tuple[Work, str, float]:
 
     from configs import paper
     from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.models import generator_config
     from lightningdit_jax.models.flops import forward_flops
     from lightningdit_jax.parallel.mesh import make_mesh
-    from lightningdit_jax.training.job import abstract_generator_job, generator_config
+    from lightningdit_jax.training.job import abstract_generator_job
     from lightningdit_jax.training.optimizer import make_optimizer
     from lightningdit_jax.training.run import compile_ready
 
@@ -101,6 +102,7 @@ def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
 
     from configs import paper
     from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.models import generator_config
     from lightningdit_jax.flow.guidance import guide
     from lightningdit_jax.flow.ode import integrate
     from lightningdit_jax.flow.timesteps import time_grid
@@ -108,7 +110,6 @@ def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
     from lightningdit_jax.models.lightningdit import LightningDiT
     from lightningdit_jax.parallel.mesh import make_mesh
     from lightningdit_jax.parallel.topology import compiler_options
-    from lightningdit_jax.training.job import generator_config
 
     config = configs.from_dict(paper.get_config("ladder_rope"))
     model = generator_config(config.changed(model={"variant": "B/2", "depth": depth}))
@@ -144,10 +145,10 @@ def our_tokenizer(method: str) -> Work:
 
     from configs import vavae_f16d32
     from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.models import tokenizer_config
     from lightningdit_jax.models.vae import VAVAE
     from lightningdit_jax.parallel.batch_function import jit_batches
     from lightningdit_jax.parallel.mesh import make_mesh
-    from lightningdit_jax.training.job import tokenizer_config
 
     architecture = tokenizer_config(configs.from_dict(vavae_f16d32.get_config()))
     graphdef, params = nnx.split(VAVAE(architecture, rngs=nnx.Rngs(0)))

@@ -25,6 +25,7 @@ from benchmarks.arguments import names, numbers
 from benchmarks.gpu_profile import milliseconds_by_kind
 from configs import dit_xl_800ep, vavae_f16d32
 from lightningdit_jax import config as configs
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
@@ -36,11 +37,7 @@ from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
 from lightningdit_jax.parallel.topology import chip_of
-from lightningdit_jax.training.job import (
-    abstract_generator_job,
-    generator_config,
-    tokenizer_config,
-)
+from lightningdit_jax.training.job import abstract_generator_job
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.run import compile_ready
 

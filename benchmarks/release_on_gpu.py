@@ -21,9 +21,9 @@ from benchmarks.on_devices import GPU_PEAKS
 from benchmarks.release_model import release_generator, release_train_step
 from configs import dit_xl_800ep
 from lightningdit_jax import config as configs
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.models.flops import forward_flops
-from lightningdit_jax.training.job import generator_config
 
 
 def seconds_per_step(variant: str, batch_size: int, options: argparse.Namespace) -> float:

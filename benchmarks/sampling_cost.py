@@ -24,6 +24,7 @@ from flax import nnx
 
 from configs import paper
 from lightningdit_jax import config as configs
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampler import Sampler, Structure
@@ -33,7 +34,6 @@ from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.training.job import generator_config
 
 H100_PEAK = 989e12  # bfloat16 FLOP/s without sparsity, NVIDIA's data sheet
 UTILISATION = 0.4

@@ -288,6 +288,10 @@ class Config:
         section, _, name = key.rpartition(".")
         return getattr(getattr(self, section) if section else self, name)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All values, nested as the keys are; for JSON."""
+        return dataclasses.asdict(self)
+
     def changed(self, **sections: Mapping[str, Any]) -> "Config":
         """The same but for some keys of some sections: changed(train={"batch_size": 8})."""
         return dataclasses.replace(

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import pathlib
+import sys
 import typing
 
 import numpy as np
@@ -10,20 +11,17 @@ import pytest
 
 from configs import paper
 from lightningdit_jax import config
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_ranges import RANGES
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.training.job import (
-    abstract_generator_job,
-    generator_config,
-    tokenizer_config,
-)
+from lightningdit_jax.training.job import abstract_generator_job
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", "paper"}
+FILES = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", "paper", "workdir"}
 NAMES = sorted(FILES | {f"paper:{row}" for row in paper.rows()})
 
 
@@ -67,11 +65,12 @@ def test_rows_of_the_paper():
         paper.get_config("xl_80ep")
 
 
-def test_configs_import_only_ml_collections():
+def test_configs_import_only_ml_collections_and_the_standard_library():
     for path in (ROOT / "configs").glob("*.py"):
         for line in path.read_text().splitlines():
             if line.startswith(("import ", "from ")):
-                assert line.split()[1].split(".")[0] in ("ml_collections", "configs"), line
+                name = line.split()[1].split(".")[0]
+                assert name in ("ml_collections", "configs", *sys.stdlib_module_names), line
 
 
 def broken(**changes):

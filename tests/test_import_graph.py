@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
 BASE = {
     "atomic_file",
     "config_fields",
+    "config_jobs",
     "config_ranges",
     "errors",
     "latent_scaling",

@@ -9,16 +9,19 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from lightningdit_jax.assembly.models import (
+    generator_config,
+    generator_options,
+    tokenizer_config,
+)
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampler import Structure, make_program
 from lightningdit_jax.inference.sampling import Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
-from lightningdit_jax.models.lightningdit import variant_config
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.models.registry import abstract_model
-from lightningdit_jax.models.vae import VAVAEConfig
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, num_batch_shards
 from lightningdit_jax.parallel.sharding import LIGHTNINGDIT_RULES, VAVAE_RULES, tree_shardings
@@ -51,12 +54,13 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     shards = num_batch_shards(mesh)
     batch_size = -(-options.batch_size // shards) * shards
 
-    dit_config = variant_config(**dataclasses.asdict(config.model))
-    vae_config, dtype = VAVAEConfig(**dataclasses.asdict(config.tokenizer)), config.compute.dtype
-    dit, dit_params = abstract_model("lightningdit", dit_config, dtype)
+    dit_config, vae_config = generator_config(config), tokenizer_config(config)
+    dtype, flow = config.compute.dtype, Flow(config.flow.path, config.flow.prediction)
+    options = generator_options(config.compute, dit_config, mesh)
+    dit, dit_params = abstract_model("lightningdit", dit_config, dtype, **options)
     vae, vae_params = abstract_model("vavae", vae_config, dtype)
     scaling = LatentScaling(*[(1.0,) * dit_config.in_channels] * 2)  # its numbers cost nothing
-    structure = Structure(dit, vae, dit_config, scaling)
+    structure = Structure(dit, vae, dit_config, scaling, flow)
     weights = {
         "dit": _placed(dit_params, mesh, LIGHTNINGDIT_RULES),
         "vae": _placed(vae_params, mesh, VAVAE_RULES),
@@ -65,7 +69,7 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
         jax.ShapeDtypeStruct((batch_size,), dtype, sharding=batch_sharding(mesh))
         for dtype in (jnp.uint32, jnp.int32)
     )
-    knobs = {"seed": np.uint32(config.seed), **sampling.knobs(Flow())}
+    knobs = {"seed": np.uint32(config.seed), **sampling.knobs(flow)}
     print(f"compiling for {where}, mesh {dict(mesh.shape)}")
     lowered = make_program(structure, sampling.method(), mesh).lower(
         weights, indices, labels, knobs
@@ -73,7 +77,7 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
 
     latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
     decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)
-    evaluations = sampling.forward_passes(Flow())
+    evaluations = sampling.forward_passes(flow)
     flops_per_image = evaluations * forward_flops(dit_config) + decode
     report = {
         "target": "sample",

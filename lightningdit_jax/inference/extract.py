@@ -53,13 +53,14 @@ def extract(config: Config, workdir: str) -> epath.Path:
         )
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     check_batch_size(options.batch_size, mesh, jax.process_count())
-    source = open_image_batches(config, config.data.split)
     loaded = load_functional(
         options.checkpoint or workdir,
         mesh,
         dtype=jnp.dtype(config.compute.dtype),
         expect="vavae",
     )
+    resolution = loaded.meta["architecture"]["resolution"]
+    source = open_image_batches(config, config.data.split, resolution)
     check_record(folder, make_record(config, loaded, source.source))
     encode = jit_batches(make_encoder(loaded.graphdef, config.seed), mesh)
 
@@ -98,7 +99,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
         source,
         ranges,
         options.batch_size,
-        config.tokenizer.resolution,
+        resolution,
         mesh,
         config.data.num_workers,
     )

@@ -12,8 +12,8 @@ from lightningdit_jax.data.sources import describe_images, open_images
 from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, print_once
 
 
-def open_image_batches(config: Config, split: str) -> ImageBatches:
-    """The images of config.data, centre-cropped to the tokenizer's resolution.
+def open_image_batches(config: Config, split: str, resolution: int) -> ImageBatches:
+    """The images of config.data, centre-cropped to a tokenizer's resolution.
 
     Prints how many there are, their classes and what was left out.
     """
@@ -21,13 +21,13 @@ def open_image_batches(config: Config, split: str) -> ImageBatches:
         config.data.source,
         path=config.data.path,
         split=split,
-        size=config.tokenizer.resolution,
+        size=resolution,
         tfds_name=config.data.tfds_name,
     )
     print_once(*describe_images(images))
     return ImageBatches(
         images,
-        resolution=config.tokenizer.resolution,
+        resolution=resolution,
         augment="center_crop",
         num_threads=config.data.num_threads,
         corrupt=config.data.corrupt,

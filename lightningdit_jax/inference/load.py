@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.models import generator_options
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -15,6 +16,7 @@ from lightningdit_jax.checkpoint import (
     read_arrays,
     read_meta,
 )
+from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -109,17 +111,23 @@ def load_functional(
     dtype: Any = jnp.float32,
     use_ema: bool = True,
     expect: str | None = None,
+    compute: ComputeConfig | None = None,
 ) -> Loaded:
     """Loads a checkpoint sharded over a mesh, by the same table as in training.
 
-    expect: kind that the caller needs. Raises ValueError if the checkpoint is of another.
+    expect: kind that the caller needs. compute: how a generator's blocks are run; None is as the
+    module does by itself. Raises ValueError if the checkpoint is of another kind.
     """
     checkpoint = find_checkpoint(path)
     meta = read_meta(checkpoint)
     if expect is not None and meta["kind"] != expect:
         raise ValueError(f"{checkpoint} holds a {meta['kind']}; expected a {expect}")
     kind = meta["kind"]
-    graphdef, abstract = abstract_model(kind, architecture(kind, architecture_fields(meta)), dtype)
+    config = architecture(kind, architecture_fields(meta))
+    options = {}
+    if kind == "lightningdit" and compute is not None:
+        options = generator_options(compute, config, mesh)
+    graphdef, abstract = abstract_model(kind, config, dtype, **options)
     shardings = tree_shardings(abstract, mesh, _RULES.get(kind, FROZEN_RULES))
     abstract = jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),

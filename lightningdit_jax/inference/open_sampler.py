@@ -31,8 +31,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
         raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     path = options.checkpoint or workdir
-    dtype = jnp.dtype(config.compute.dtype)
-    dit = load_functional(path, mesh, dtype=dtype, use_ema=options.use_ema, expect="lightningdit")
+    dit = _load_generator(config, path, mesh)
     generator = architecture("lightningdit", architecture_fields(dit.meta))
     scaling, flow = dit.scaling(), dit.flow()
     if scaling is None:
@@ -70,8 +69,19 @@ def load_companions(
     check_tokenizer(generator, vae.meta["architecture"]["embed_dim"], options.tokenizer)
     if not (path := options.weak_checkpoint):
         return {"vae": vae}
-    weak = load_functional(path, mesh, dtype=dtype, use_ema=options.use_ema, expect="lightningdit")
+    weak = _load_generator(config, path, mesh)
     theirs = architecture("lightningdit", architecture_fields(weak.meta))
     ours = GeneratorMeaning(generator, flow, scaling)
     check_weak(ours, GeneratorMeaning(theirs, weak.flow(), weak.scaling()), path)
     return {"vae": vae, "weak": weak}
+
+
+def _load_generator(config: Config, path: str, mesh: Mesh) -> Loaded:
+    return load_functional(
+        path,
+        mesh,
+        dtype=jnp.dtype(config.compute.dtype),
+        use_ema=config.sample.use_ema,
+        expect="lightningdit",
+        compute=config.compute,
+    )

@@ -49,7 +49,6 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     options = config.evaluate
     check_batch_size(options.batch_size, mesh, jax.process_count())
-    source = open_image_batches(config, options.split)
     path = config.extract.checkpoint or workdir
     tokenizer = load_functional(
         path,
@@ -57,15 +56,22 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
         dtype=jnp.dtype(config.compute.dtype),
         expect="vavae",
     )
+    resolution = tokenizer.meta["architecture"]["resolution"]
+    source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
     compare = _Comparison(options.lpips, options.inception, mesh)
     total = min(len(source), options.num_images)
     start, stop = process_range(total)
     progress, done = Progress("rebuilt", stop - start, quiet=not is_main_process()), 0
     batches = padded_batches(
-        source, [(start, stop)], options.batch_size, config.tokenizer.resolution, mesh
+        source,
+        [(start, stop)],
+        options.batch_size,
+        resolution,
+        mesh,
+        config.data.num_workers,
     )
-    picture = ReconstructionPicture(total, config.tokenizer.resolution)
+    picture = ReconstructionPicture(total, resolution)
     for indices, _, batch in batches:
         rebuilt, finite = reconstruct(tokenizer.params, batch["images"], batch["indices"])
         names = [source.source.name(int(i)) for i in indices]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.assembly.models import generator_config, generator_options
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import load_stats
 from lightningdit_jax.data.latents_record import class_names, read_record
@@ -17,7 +18,6 @@ from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Sampling, choose_labels
 from lightningdit_jax.inference.stream_quality import make_quality
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.models.lightningdit import variant_config
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.mesh import make_mesh
 
@@ -52,13 +52,18 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
             "set it to the tokenizer's checkpoint, or train.evaluate_every_steps to 0"
         )
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
-    generator = variant_config(**dataclasses.asdict(config.model))
+    generator = generator_config(config)
     flow = Flow(config.flow.path, config.flow.prediction)
     stats = load_stats(config.data.path) if config.data.latent_norm else LatentScaling()
     scaling = dataclasses.replace(stats, multiplier=config.data.latent_multiplier)
     loaded = load_companions(config, mesh, generator, flow, scaling)
     structure = Structure(
-        dit=abstract_model("lightningdit", generator, jnp.dtype(config.compute.dtype))[0],
+        dit=abstract_model(
+            "lightningdit",
+            generator,
+            jnp.dtype(config.compute.dtype),
+            **generator_options(config.compute, generator, mesh),
+        )[0],
         **{name: part.graphdef for name, part in loaded.items()},
         config=generator,
         scaling=scaling,

@@ -14,13 +14,13 @@ from jax.ad_checkpoint import checkpoint_name
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
 
-def choose_implementation(dtype: np.dtype, head_dim: int) -> str:
-    """What "auto" stands for on this machine.
+def choose_implementation(dtype: np.dtype, head_dim: int, device: jax.Device | None = None) -> str:
+    """What "auto" stands for on a device; None is the first of this machine.
 
     "cudnn" on an NVIDIA GPU of the Ampere generation or later, in bfloat16 and for heads that cuDNN
     takes; "xla" anywhere else.
     """
-    device = jax.devices()[0]
+    device = jax.devices()[0] if device is None else device
     if "NVIDIA" not in device.device_kind or float(device.compute_capability) < 8:
         return "xla"
     return "cudnn" if dtype == jnp.bfloat16 and head_dim % 8 == 0 and head_dim <= 128 else "xla"

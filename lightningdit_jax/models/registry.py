@@ -47,10 +47,15 @@ def architecture(kind: str, fields: Mapping[str, Any]) -> Any:
 
 
 def abstract_model(
-    kind: str, config: Any, dtype: Any = jnp.float32
+    kind: str, config: Any, dtype: Any = jnp.float32, **options: Any
 ) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """Structure and state of a model, ShapeDtypeStructs for leaves: parameters and statistics."""
+    """Structure and state of a model, ShapeDtypeStructs for leaves: parameters and statistics.
+
+    options: further arguments of its module.
+    """
     module = MODELS[kind].module
-    abstract = nnx.eval_shape(lambda: module(config, dtype=np.dtype(dtype), rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(
+        lambda: module(config, dtype=np.dtype(dtype), rngs=nnx.Rngs(0), **options)
+    )
     graphdef, state = nnx.split(abstract, (nnx.Param, nnx.BatchStat))
     return graphdef, nnx.to_pure_dict(state)

@@ -8,18 +8,14 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from lightningdit_jax.parallel.topology import open_slice
 from lightningdit_jax.training.frozen import abstract_frozen_networks
-from lightningdit_jax.training.job import (
-    Job,
-    abstract_generator_job,
-    abstract_tokenizer_job,
-    generator_config,
-)
+from lightningdit_jax.training.job import Job, abstract_generator_job, abstract_tokenizer_job
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.training.vae_flops import vae_step_flops

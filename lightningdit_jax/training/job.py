@@ -11,14 +11,19 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.models import (
+    generator_config,
+    generator_options,
+    tokenizer_config,
+)
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import describe_images, open_images
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig, variant_config
-from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import (
     LIGHTNINGDIT_RULES,
@@ -86,16 +91,6 @@ def make_job(config: Config, mesh: Mesh) -> Job:
     return make(config, mesh)
 
 
-def generator_config(config: Config) -> LightningDiTConfig:
-    """The generator's architecture: the variant's sizes, then what the config says."""
-    return variant_config(**dataclasses.asdict(config.model))
-
-
-def tokenizer_config(config: Config) -> VAVAEConfig:
-    """The tokenizer's architecture."""
-    return VAVAEConfig(**dataclasses.asdict(config.tokenizer))
-
-
 def abstract_generator_job(
     config: Config,
     mesh: Mesh,
@@ -103,19 +98,16 @@ def abstract_generator_job(
 ) -> Job:
     """A generator's job without data: enough to compile its step, for latents scaled so."""
     architecture, compute = generator_config(config), config.compute
-    # A loop copies every activation that it keeps, which a GPU takes a sixth of its time for.
-    on_gpu = mesh.devices.flat[0].platform == "gpu"
-    scan_unroll = compute.scan_unroll or (architecture.depth if on_gpu else 1)
+    options = generator_options(compute, architecture, mesh)
 
     def build(rngs: nnx.Rngs) -> LightningDiT:
         return LightningDiT(
             architecture,
             dtype=jnp.dtype(compute.dtype),
             remat=compute.remat,
-            scan_unroll=scan_unroll,
-            attention=compute.attention,
             constrain=constrain_tokens(mesh),
             rngs=rngs,
+            **options,
         )
 
     description = {

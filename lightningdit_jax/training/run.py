@@ -10,8 +10,10 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from lightningdit_jax import checkpoint
+from lightningdit_jax.assembly.workdir import write_config
 from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
+from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import make_pipeline
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
@@ -26,6 +28,8 @@ from lightningdit_jax.training.state import TrainState, create_state
 
 def train(config: Config, workdir: str, evaluator: Evaluator | None = None) -> TrainState:
     """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
+
+    WORKDIR/config.json holds the config from before the first step.
 
     evaluator: what train.evaluate_every_steps calls, see Loop; it changes no bit of the run.
     Raises ValueError or FileNotFoundError for data, sizes or a workdir that do not fit the config,
@@ -68,14 +72,17 @@ def _train(
     meta = {
         "format_version": checkpoint.FORMAT_VERSION,
         "kind": config.kind,
+        "examples": {"count": len(job.source)},
         **job.description,
         "seed": config.seed,
         "batch_size": config.train.batch_size,
-        "config": dataclasses.asdict(config),
+        "config": config.to_dict(),
     }
     meta = json.loads(json.dumps(meta))  # as it will be read back: tuples are lists
     checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
     _check_workdir(checkpoints, meta)
+    if is_main_process():
+        write_config(config, workdir)
     metric = config.train.best_metric
     best = BestCheckpoint(workdir, metric) if metric else None
     num_params = parameter_overview.count_parameters(abstract_state.params)
@@ -154,9 +161,9 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
     if step is None:
         return
     found = checkpoint.read_meta(checkpoints.directory / str(step))
-    for key in ("kind", "architecture", "flow", "companions", "seed", "batch_size"):
-        there, wanted = found.get(key, {}), meta.get(key, {})
-        if there != wanted:
+    for key in MEANING:
+        if key in found and found[key] != meta[key]:
+            there, wanted = found[key], meta[key]
             raise ValueError(
                 f"{checkpoints.directory} holds a run with another {key}: found "
                 f"{_difference(there, wanted)}; choose another --workdir, or go on with the config "
@@ -167,5 +174,11 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
 def _difference(found: Any, wanted: Any) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        return ", ".join(f"{k} {found.get(k)} where the config says {wanted.get(k)}" for k in keys)
-    return f"{found} where the config says {wanted}"
+        return ", ".join(f"{k} {_difference(found.get(k), wanted.get(k))}" for k in keys)
+    return f"{_short(found)} where the config says {_short(wanted)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 5:
+        return f"[{', '.join(map(str, value[:3]))}, ... {len(value)} values]"
+    return str(value)

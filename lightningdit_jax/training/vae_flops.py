@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.training.companions import DISCRIMINATOR, tokenizer_companions
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS, FrozenNetwork
-from lightningdit_jax.training.job import tokenizer_config
 
 
 def vae_step_flops(config: Config, frozen: Mapping[str, FrozenNetwork]) -> dict[str, float]:

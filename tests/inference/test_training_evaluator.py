@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.data.latents import load_stats
 from lightningdit_jax.evaluation.frechet import Moments, ReferenceMoments, frechet_distance
@@ -17,7 +18,6 @@ from lightningdit_jax.inference.generate import generate
 from lightningdit_jax.inference.load import load
 from lightningdit_jax.inference.training_evaluator import make_training_evaluator
 from lightningdit_jax.models.lightningdit import LightningDiT
-from lightningdit_jax.training.job import generator_config
 from lightningdit_jax.training.run import train
 from tests import tiny
 from tests.inference import tiny_inception

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.checkpoint import FORMAT_VERSION, save_checkpoint
 from lightningdit_jax.models.vae import VAVAE
-from lightningdit_jax.training.job import tokenizer_config
 from tests import tiny
 
 

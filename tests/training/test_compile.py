@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.training.compile import compile_train_step
-from lightningdit_jax.training.job import generator_config
 from tests import tiny
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.models.vae import VAVAE, ResnetBlock
@@ -13,7 +14,6 @@ from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import frozen
 from lightningdit_jax.training.compile import compile_train_step
 from lightningdit_jax.training.frozen import PUBLISHED, abstract_frozen_networks
-from lightningdit_jax.training.job import tokenizer_config
 from lightningdit_jax.training.vae_flops import vae_step_flops
 from tests import tiny
 

@@ -1,0 +1,113 @@
+"""What a workdir and a checkpoint remember of the config they were made with."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from etils import epath
+
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint, read_meta
+from lightningdit_jax.config import Config, from_dict
+from lightningdit_jax.config_jobs import check_given, is_read, is_taken
+from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.latent_scaling import LatentScaling
+
+CONFIG_FILE = "config.json"
+
+
+def write_config(config: Config, workdir: str) -> None:
+    """Writes WORKDIR/config.json, local or gs://."""
+    write_json(epath.Path(workdir) / CONFIG_FILE, config.to_dict())
+
+
+def read_config(workdir: str) -> Config | None:
+    """The config in WORKDIR/config.json, None where there is no such file.
+
+    Raises ValueError naming the file where it is damaged or of other keys than this program's.
+    """
+    path = epath.Path(workdir) / CONFIG_FILE
+    if not path.exists():
+        return None
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no config of this program: {error}") from error
+
+
+def check_command_line(
+    config: Config, given: Collection[str], jobs: Collection[str], workdir: str
+) -> None:
+    """Raises ValueError for a key given on the command line that none of the jobs reads.
+
+    given: the keys. One that restates what WORKDIR/config.json holds passes.
+    """
+    unread = [key for key in given if not is_read(key, jobs)]
+    stored = read_config(workdir) if unread else None
+    if stored is not None:
+        unread = [key for key in unread if stored.value(key) != config.value(key)]
+    check_given(unread, jobs)
+
+
+def check_taken(
+    config: Config,
+    given: Collection[str],
+    job: str,
+    path: str,
+    say: Callable[[str], None],
+) -> None:
+    """Compares a config with the checkpoint at `path` that a job takes its model from.
+
+    given: keys of the command line. What a config file says otherwise is overruled, which `say`
+    is told in a line. Raises ValueError with both values for a key of the command line, and
+    FileNotFoundError.
+    """
+    there = remembered(read_meta(find_checkpoint(path)))
+    there = {key: value for key, value in there.items() if is_taken(key, job)}
+    here = _stated(config, there)
+    differing = [key for key in there if here[key] != there[key]]
+    for key in differing:
+        # The variant decides the sizes that are not given.
+        cause = key if config.value(key) is not None else "model.variant"
+        if cause in given:
+            means = "" if cause == key else f", which means {key} {here[key]},"
+            raise ValueError(
+                f"config.{cause} is {config.value(cause)} on the command line{means} but {path} "
+                f"was trained with {there[key]}; leave it out, or name another checkpoint"
+            )
+    if differing:
+        values = ", ".join(f"config.{key} {there[key]} (not {here[key]})" for key in differing)
+        say(f"{path} was trained otherwise than the config file says and is followed: {values}")
+
+
+def remembered(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of config keys that a checkpoint's meta tells, also one of converted weights."""
+    fields = architecture_fields(meta)
+    if meta["kind"] == "vavae":
+        return {f"tokenizer.{name}": value for name, value in fields.items()}
+    if meta["kind"] != "lightningdit":
+        return {}
+    flow, scaling = Flow.from_meta(meta), LatentScaling.from_meta(meta.get("latents"))
+    values = {f"model.{name}": value for name, value in fields.items()}
+    values |= {"flow.path": flow.path, "flow.prediction": flow.prediction}
+    if scaling is not None:
+        values |= {
+            "data.latent_norm": scaling.mean is not None,
+            "data.latent_multiplier": scaling.multiplier,
+        }
+    return values
+
+
+def _stated(config: Config, keys: Collection[str]) -> dict[str, Any]:
+    """What a config says of these keys, sizes of the generator as its variant has them."""
+    architectures = {"model": generator_config, "tokenizer": tokenizer_config}
+    values = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        if section in architectures:
+            values[key] = dataclasses.asdict(architectures[section](config))[name]
+        else:
+            values[key] = config.value(key)
+    return values

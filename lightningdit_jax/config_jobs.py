@@ -1,0 +1,190 @@
+"""Which jobs read which keys of a config, and which keys a run's weights have their meaning from.
+
+Knows keys by name alone and imports no config. tests/test_config_jobs.py holds the table to what
+the jobs really read.
+"""
+
+from collections.abc import Collection, Iterable
+
+# A job is named as people start it.
+TRAIN_GENERATOR = "the training of a generator"
+TRAIN_TOKENIZER = "the training of a tokenizer"
+EVALUATOR = "an evaluation within a generator's training (train.evaluate_every_steps above 0)"
+EXTRACT = "--mode=extract"
+SAMPLE = "--mode=sample"
+SWEEP = "--mode=sweep"
+EVALUATE_SAMPLES = "--mode=evaluate of a generator's samples"
+EVALUATE_TOKENIZER = "--mode=evaluate of a tokenizer"
+COMPILE_GENERATOR = "--mode=compile of a generator"
+COMPILE_TOKENIZER = "--mode=compile of a tokenizer"
+COMPILE_SAMPLER = "--mode=compile --target=sample"
+
+_TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
+_STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
+_GENERATOR = (TRAIN_GENERATOR, COMPILE_GENERATOR)
+_TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
+_IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
+_SAMPLES = (SAMPLE, SWEEP, EVALUATOR)
+_EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
+JOBS = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
+
+# The jobs that read a key, or a section where the key itself is not listed.
+_READERS: dict[str, Collection[str]] = {
+    "kind": (*_STEP, *_EVALUATE),
+    "seed": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
+    "mesh": JOBS,
+    "compute.dtype": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
+    "compute.remat": _STEP,
+    "compute.scan_unroll": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
+    "compute.attention": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
+    "compute.compilation_cache": JOBS,
+    "model": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
+    "tokenizer": (*_TOKENIZER, COMPILE_SAMPLER),
+    "data.source": (*_TRAIN, *_IMAGES),
+    "data.path": (*_TRAIN, EVALUATOR, *_IMAGES),
+    "data.split": (TRAIN_TOKENIZER, EXTRACT),
+    "data.tfds_name": (TRAIN_TOKENIZER, *_IMAGES),
+    "data.augment": (TRAIN_TOKENIZER,),
+    "data.flip": _TRAIN,
+    "data.latent_norm": (TRAIN_GENERATOR, EVALUATOR),
+    "data.latent_multiplier": (TRAIN_GENERATOR, EVALUATOR),
+    "data.resident": (TRAIN_GENERATOR,),
+    "data.corrupt": (TRAIN_TOKENIZER, *_IMAGES),
+    "data.num_threads": (*_TRAIN, *_IMAGES),
+    "data.num_workers": (*_TRAIN, *_IMAGES),
+    "data.prefetch_batches": _TRAIN,
+    "optimizer": _STEP,
+    "flow": _GENERATOR,
+    "flow.path": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
+    "flow.prediction": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
+    "vae_loss": _TOKENIZER,
+    "stages": _TOKENIZER,
+    "discriminator": _TOKENIZER,
+    "frozen": _TOKENIZER,
+    "train": _TRAIN,
+    "train.batch_size": _STEP,
+    "train.accumulate_steps": _STEP,
+    "train.ema_decay": _STEP,
+    "sample": (*_SAMPLES, COMPILE_SAMPLER),
+    "sample.checkpoint": (SAMPLE, SWEEP),
+    "sample.tokenizer": _SAMPLES,
+    "sample.num_samples": (SAMPLE,),
+    "sample.output": (SAMPLE,),
+    "sample.labels": _SAMPLES,
+    "sample.use_ema": _SAMPLES,
+    "sweep": (SWEEP,),
+    "extract": (EXTRACT,),
+    "extract.checkpoint": _IMAGES,
+    "evaluate.metric": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),
+    "evaluate.split": (EVALUATE_TOKENIZER,),
+    "evaluate.samples": (EVALUATE_SAMPLES,),
+    "evaluate.num_images": _EVALUATE,
+    "evaluate.train_samples": (EVALUATOR,),
+    "evaluate.lpips": (EVALUATE_TOKENIZER,),
+    "evaluate.inception": (*_EVALUATE, SWEEP, EVALUATOR),
+    "evaluate.reference": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),
+    "evaluate.batch_size": (*_EVALUATE, SWEEP, EVALUATOR),
+}
+
+# Why the others do not, where that is not plain.
+_REASONS = {
+    "compute.remat": "without a backward pass nothing is computed again",
+    "compute.scan_unroll": "only a generator has a loop over blocks",
+    "compute.attention": "a tokenizer's attention has one implementation",
+    "data.split": "latents have none, and a tokenizer is evaluated on evaluate.split",
+    "data.augment": "only the training of a tokenizer crops at random",
+    "data.flip": "extraction writes each image and its mirror image, evaluation takes none",
+    "data.resident": "it is of latents, and only the training of a generator reads them",
+    "data.corrupt": "it is of images",
+    "data.prefetch_batches": "it is of training; elsewhere the next batches are read while one is "
+    "used",
+    "sample": "in a generator's training images are drawn where train.evaluate_every_steps is "
+    "above 0",
+    "sample.checkpoint": "a run begins with fresh weights or goes on from its own workdir; "
+    "training cannot start from a checkpoint elsewhere yet",
+    "sample.num_samples": "the others count by sweep.num_samples, evaluate.train_samples and "
+    "evaluate.num_images",
+    "tokenizer": "the tokenizer is what its checkpoint says",
+}
+
+# What the weights of a run have their meaning from: fields of a checkpoint's meta, and the keys
+# behind each. All other keys may differ from start to start; of "examples" the path may, too.
+MEANING = {
+    "kind": ("kind",),
+    "architecture": ("model", "tokenizer"),
+    "flow": ("flow.path", "flow.prediction"),
+    "latents": ("data.latent_norm", "data.latent_multiplier"),
+    "companions": (
+        "discriminator.ndf",
+        "discriminator.num_layers",
+        "discriminator.norm",
+        "vae_loss.reverse_proj",
+    ),
+    "seed": ("seed",),
+    "batch_size": ("train.batch_size",),
+    "examples": (),
+}
+
+# Jobs that take these from the checkpoint they load, where the command line may only agree.
+_TAKEN = {
+    SAMPLE: ("model", *MEANING["flow"], *MEANING["latents"]),
+    SWEEP: ("model", *MEANING["flow"], *MEANING["latents"]),
+    EXTRACT: ("tokenizer",),
+    EVALUATE_TOKENIZER: ("tokenizer",),
+}
+
+
+def jobs_of(mode: str, target: str, kind: str, evaluates: bool) -> tuple[str, ...]:
+    """The jobs that a command does. evaluates: whether its training is to evaluate."""
+    generator = kind == "lightningdit"
+    if mode == "train":
+        if not generator:
+            return (TRAIN_TOKENIZER,)
+        return (TRAIN_GENERATOR, EVALUATOR) if evaluates else (TRAIN_GENERATOR,)
+    if mode == "evaluate":
+        return (EVALUATE_SAMPLES if generator else EVALUATE_TOKENIZER,)
+    if mode == "compile":
+        step = COMPILE_GENERATOR if generator else COMPILE_TOKENIZER
+        return (step if target == "train" else COMPILE_SAMPLER,)
+    return ({"extract": EXTRACT, "sample": SAMPLE, "sweep": SWEEP}[mode],)
+
+
+def readers(key: str) -> tuple[str, ...]:
+    """The jobs that read a key, in the order of JOBS."""
+    found = _READERS[key] if key in _READERS else _READERS[key.partition(".")[0]]
+    return tuple(job for job in JOBS if job in found)
+
+
+def is_read(key: str, jobs: Collection[str]) -> bool:
+    """Whether one of the jobs reads a key, or takes what it says from its checkpoint."""
+    return any(job in readers(key) or is_taken(key, job) for job in jobs)
+
+
+def is_taken(key: str, job: str) -> bool:
+    """Whether a job takes what the key says from the checkpoint it loads."""
+    return _lists(_TAKEN.get(job, ()), key)
+
+
+def meaning_of(key: str) -> str | None:
+    """The field of MEANING that a key is behind, None for one that may change in a run."""
+    return next((field for field, keys in MEANING.items() if _lists(keys, key)), None)
+
+
+def check_given(keys: Iterable[str], jobs: Collection[str]) -> None:
+    """Raises ValueError for a key given on the command line that none of the jobs reads.
+
+    A key that a job takes from its checkpoint passes: it is compared when that is known.
+    """
+    for key in keys:
+        if is_read(key, jobs):
+            continue
+        reason = _REASONS.get(key) or _REASONS.get(key.partition(".")[0])
+        why = f" ({reason})" if reason else ""
+        raise ValueError(
+            f"config.{key} is given on the command line, but {next(iter(jobs))} does not read it"
+            f"{why}; leave it out. It is read by {'; '.join(readers(key))}"
+        )
+
+
+def _lists(names: Collection[str], key: str) -> bool:
+    return key in names or ("." in key and key.partition(".")[0] in names)
