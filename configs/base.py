@@ -1,8 +1,10 @@
 """Every configuration key, its default, its unit and where it comes from. Other configs change it.
 
 The defaults are the published LightningDiT recipe on ImageNet 256x256 (Yao et al., CVPR 2025,
-arXiv 2501.01423) and the VA-VAE f16d32 tokenizer. Keys that a job does not need are ignored by it;
-a key that is not listed here is an error.
+arXiv 2501.01423) and the VA-VAE f16d32 tokenizer. A config file may set keys that a job does not
+need; on its command line they are refused (lightningdit_jax/config_jobs.py says which job reads
+which). Modes that load a checkpoint take its model and latents from there. A key that is not listed
+here is an error.
 """
 
 from ml_collections import ConfigDict
@@ -26,8 +28,8 @@ def get_config() -> ConfigDict:
     c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"; on TPUs
     # "dots", on v5e and v6e with train.accumulate_steps such that a chip sees 16 images at a time
     # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
-    c.compute.scan_unroll = 0  # blocks per iteration of the layer scan; 0 is all on GPUs, else 1
-    c.compute.attention = "auto"  # "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto": what is faster
+    c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
+    c.compute.attention = "auto"  # of a generator: "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto"
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
 
     c.model = ConfigDict()  # LightningDiT; sec. 4 of the paper, the release's yaml
@@ -49,7 +51,7 @@ def get_config() -> ConfigDict:
     c.model.wo_shift = False  # adaLN without its shift
 
     c.tokenizer = ConfigDict()  # VA-VAE; Rombach et al. 2022, release's vavae/configs
-    c.tokenizer.resolution = 256  # nominal; decides where attention sits
+    c.tokenizer.resolution = 256  # of the images; decides where attention sits
     c.tokenizer.in_channels = 3
     c.tokenizer.ch = 128  # channels of the first level
     c.tokenizer.ch_mult = (1, 1, 2, 2, 4)  # per level; f = 2 ** (levels - 1)

@@ -30,7 +30,7 @@ JOBS = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
-    "kind": (*_STEP, *_EVALUATE),
+    "kind": (*_STEP, *_EVALUATE, EVALUATOR),
     "seed": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
     "mesh": JOBS,
     "compute.dtype": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
@@ -65,6 +65,7 @@ _READERS: dict[str, Collection[str]] = {
     "train.batch_size": _STEP,
     "train.accumulate_steps": _STEP,
     "train.ema_decay": _STEP,
+    "train.evaluate_every_steps": (*_TRAIN, EVALUATOR),
     "sample": (*_SAMPLES, COMPILE_SAMPLER),
     "sample.checkpoint": (SAMPLE, SWEEP),
     "sample.tokenizer": _SAMPLES,

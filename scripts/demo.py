@@ -40,23 +40,27 @@ def main() -> None:
 
     names = ("foundation", "latents", "tokenizer", "generator")
     foundation, latents, tokenizer, generator = (output / name for name in names)
-    vae = ["--config=configs/digits_vavae.py", f"--workdir={tokenizer}"]
-    vae.append(f"--config.frozen.foundation={foundation}")
-    dit = ["--config=configs/digits_dit.py", f"--workdir={generator}"]
     run_script("train a small foundation model", "digits_foundation.py", f"--output={foundation}")
-    run("train the tokenizer", *vae)
-    run("extract latents", *vae, "--mode=extract", f"--config.extract.path={latents}")
-    run("evaluate the tokenizer", *vae, "--mode=evaluate")
-    dit.append(f"--config.sample.tokenizer={tokenizer}")
+    run(
+        "train the tokenizer",
+        "--config=configs/digits_vavae.py",
+        f"--workdir={tokenizer}",
+        f"--config.frozen.foundation={foundation}",
+    )
+    vae, dit = f"--config={tokenizer}", f"--config={generator}"
+    run("extract latents", vae, "--mode=extract", f"--config.extract.path={latents}")
+    run("evaluate the tokenizer", vae, "--mode=evaluate")
     run(
         "train the generator",
-        *dit,
+        "--config=configs/digits_dit.py",
+        f"--workdir={generator}",
+        f"--config.sample.tokenizer={tokenizer}",
         f"--config.data.path={latents}",
         "--config.train.evaluate_every_steps=425",
         "--config.train.best_metric=digits_fid",
     )
-    run("sample", *dit, "--mode=sample")
-    run("evaluate the samples", *dit, "--mode=evaluate")
+    run("sample", dit, "--mode=sample")
+    run("evaluate the samples", dit, "--mode=evaluate")
 
     shutil.copy(generator / "samples.png", output / "samples.png")
     shutil.copy(tokenizer / "reconstructions.png", output / "reconstructions.png")

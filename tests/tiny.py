@@ -2,10 +2,14 @@
 
 import dataclasses
 import importlib
+import json
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from lightningdit_jax import config as configs
+from lightningdit_jax.checkpoint import save_checkpoint
 from lightningdit_jax.data.latents import (
     LatentShards,
     compute_stats,
@@ -61,6 +65,20 @@ def write_latents(folder, *, count=24, channels=8, size=4, classes=10, seed=0):
         write_shard(folder, 0, shard, latents[0, rows], latents[1, rows], labels[rows])
     save_stats(folder, compute_stats(LatentShards(folder)))
     return folder
+
+
+def write_network(path, module, architecture, kind):
+    """A converted checkpoint of random weights."""
+    network = module(architecture, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    meta = {
+        "format_version": 1,
+        "kind": kind,
+        "architecture": dataclasses.asdict(architecture),
+        "step": 0,
+    }
+    params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    save_checkpoint(str(path), {"params": params}, {"meta": json.loads(json.dumps(meta))})
+    return str(path)
 
 
 def load_scaling(folder, multiplier=1.0):

@@ -11,6 +11,7 @@ from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint, read_meta
 from lightningdit_jax.config import Config, from_dict
+from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import check_given, is_read, is_taken
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -84,13 +85,14 @@ def check_taken(
 
 def remembered(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Values of config keys that a checkpoint's meta tells, also one of converted weights."""
-    fields = architecture_fields(meta)
-    if meta["kind"] == "vavae":
-        return {f"tokenizer.{name}": value for name, value in fields.items()}
-    if meta["kind"] != "lightningdit":
-        return {}
+    section = {"lightningdit": "model", "vavae": "tokenizer"}.get(meta["kind"])
+    fields, known = architecture_fields(meta), key_types(Config)
+    values = {f"{section}.{name}": value for name, value in fields.items()}
+    # Published weights may be of an architecture that no key makes.
+    values = {key: value for key, value in values.items() if key in known}
+    if section != "model":
+        return values
     flow, scaling = Flow.from_meta(meta), LatentScaling.from_meta(meta.get("latents"))
-    values = {f"model.{name}": value for name, value in fields.items()}
     values |= {"flow.path": flow.path, "flow.prediction": flow.prediction}
     if scaling is not None:
         values |= {

@@ -69,16 +69,7 @@ def _train(
         prefetch_batches=config.data.prefetch_batches,
         num_workers=config.data.num_workers,
     )
-    meta = {
-        "format_version": checkpoint.FORMAT_VERSION,
-        "kind": config.kind,
-        "examples": {"count": len(job.source)},
-        **job.description,
-        "seed": config.seed,
-        "batch_size": config.train.batch_size,
-        "config": config.to_dict(),
-    }
-    meta = json.loads(json.dumps(meta))  # as it will be read back: tuples are lists
+    meta = run_meta(config, job)
     checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
     _check_workdir(checkpoints, meta)
     if is_main_process():
@@ -113,6 +104,20 @@ def _train(
         checkpoints.close()
         if best:
             best.close()
+
+
+def run_meta(config: Config, job: Job) -> dict[str, Any]:
+    """What the checkpoints of a run say of it, as it is read back."""
+    meta = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "kind": config.kind,
+        "examples": {"count": len(job.source)},
+        **job.description,
+        "seed": config.seed,
+        "batch_size": config.train.batch_size,
+        "config": config.to_dict(),
+    }
+    return json.loads(json.dumps(meta))  # tuples are lists then
 
 
 def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple:

@@ -16,7 +16,7 @@ import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.digits import Digits
-from lightningdit_jax.data.latents import LatentShards, load_stats
+from lightningdit_jax.data.latents import LatentShards, load_stats, save_stats
 from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
 from lightningdit_jax.inference.fingerprint import weights_fingerprint
@@ -25,6 +25,7 @@ from lightningdit_jax.inference.reconstruct import posterior_sample
 from lightningdit_jax.inference.sample import sample
 from lightningdit_jax.inference.sample_store import SampleStore
 from lightningdit_jax.inference.sweep import sweep
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.pixels import to_model_range, to_uint8
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.run import train
@@ -384,6 +385,32 @@ def test_another_architecture_in_the_workdir_is_refused(folder, generator, laten
     other = tiny.config("digits_dit", data__path=str(latents), model__input_size=8, model__depth=3)
     with pytest.raises(ValueError, match=r"another architecture: found depth 2 .* says 3"):
         train(other, str(folder / "generator"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent_multiplier": 0.18215}, r"another latents: found multiplier 1.0 .* says 0.18215"),
+        ({"latent_norm": False}, r"another latents: found mean \[.* 8 values\] .* says None"),
+        ({"path": "other statistics"}, r"another latents: found std \[.* says \["),
+        ({"path": "fewer latents"}, r"another examples: found count 355 .* says 300"),
+    ],
+)
+def test_a_run_on_other_latents_is_refused(folder, generator, latents, tmp_path, changes, message):
+    """What its weights were trained on is not what they would go on with."""
+    shutil.copytree(latents, tmp_path / "latents")
+    if changes.get("path") == "other statistics":
+        stats = load_stats(latents)
+        save_stats(tmp_path / "latents", LatentScaling(stats.mean, np.multiply(stats.std, 2)))
+    if changes.get("path") == "fewer latents":
+        (tmp_path / "latents" / "latents_rank00_shard003.safetensors").unlink()
+    before = ldj.latent_stats(str(folder / "generator"))
+    if "path" in changes:
+        changes = {"path": str(tmp_path / "latents")}
+    other = tiny.replaced(generator, "data", **changes)
+    with pytest.raises(ValueError, match=message):
+        train(other.changed(train={"num_steps": 8}), str(folder / "generator"))
+    assert ldj.latent_stats(str(folder / "generator")) == before
 
 
 def test_missing_checkpoint_is_named(folder):

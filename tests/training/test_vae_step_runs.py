@@ -4,14 +4,13 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 import lightningdit_jax as ldj
-from lightningdit_jax.checkpoint import find_checkpoint, item_names, save_checkpoint
+from lightningdit_jax.checkpoint import find_checkpoint, item_names
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
@@ -22,27 +21,13 @@ from lightningdit_jax.training.run import compile_ready, train
 from tests import tiny
 
 
-def write_network(path, module, architecture, kind):
-    """A converted checkpoint of random weights."""
-    network = module(architecture, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    meta = {
-        "format_version": 1,
-        "kind": kind,
-        "architecture": dataclasses.asdict(architecture),
-        "step": 0,
-    }
-    params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
-    save_checkpoint(str(path), {"params": params}, {"meta": json.loads(json.dumps(meta))})
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     root = tmp_path_factory.mktemp("networks")
     lpips = LPIPSConfig(channels=(4, 4, 4, 4, 4))
     return {
-        "lpips": write_network(root / "lpips", LPIPS, lpips, "lpips"),
-        "dinov2": write_network(root / "dinov2", ViT, tiny.VIT, "dinov2"),
+        "lpips": tiny.write_network(root / "lpips", LPIPS, lpips, "lpips"),
+        "dinov2": tiny.write_network(root / "dinov2", ViT, tiny.VIT, "dinov2"),
     }
 
 

@@ -1,0 +1,254 @@
+"""The table of keys and jobs against what the jobs read, each run once on a tiny config."""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.config_fields import key_types
+from lightningdit_jax.config_jobs import (
+    COMPILE_GENERATOR,
+    COMPILE_SAMPLER,
+    COMPILE_TOKENIZER,
+    EVALUATE_SAMPLES,
+    EVALUATE_TOKENIZER,
+    EVALUATOR,
+    EXTRACT,
+    JOBS,
+    MEANING,
+    SAMPLE,
+    SWEEP,
+    TRAIN_GENERATOR,
+    TRAIN_TOKENIZER,
+    check_given,
+    is_taken,
+    jobs_of,
+    meaning_of,
+    readers,
+)
+from lightningdit_jax.inference import compile as sampler_compile
+from lightningdit_jax.inference.evaluators import evaluate
+from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.inference.sample import sample
+from lightningdit_jax.inference.sweep import sweep
+from lightningdit_jax.inference.training_evaluator import make_training_evaluator
+from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
+from lightningdit_jax.models.vit import ViT
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.topology import CHIPS, Slice
+from lightningdit_jax.training import compile as step_compile
+from lightningdit_jax.training.frozen import PUBLISHED
+from lightningdit_jax.training.job import make_job
+from lightningdit_jax.training.run import run_meta, train
+from tests import tiny
+
+# The recordings of the module are made once, by one worker.
+pytestmark = pytest.mark.xdist_group(__name__)
+
+KEYS = tuple(key_types(Config))
+# Keys that a job reads with other values than here: a Fréchet distance needs Inception's network,
+# a policy on NaN a NaN. The cache is main.py's to set.
+FRECHET = {"evaluate.inception", "evaluate.reference", "evaluate.batch_size"}
+NAN = {"train.nonfinite", "train.max_nonfinite"}
+UNSEEN = {
+    EVALUATE_SAMPLES: FRECHET | {key for key in KEYS if key.startswith("mesh.")},
+    SWEEP: FRECHET,
+    EVALUATOR: FRECHET,
+    TRAIN_GENERATOR: NAN,
+    TRAIN_TOKENIZER: NAN,
+}
+TINY_LPIPS = LPIPSConfig(channels=(4, 4, 4, 4, 4))
+CACHE = {"compute.compilation_cache"}
+
+
+@contextlib.contextmanager
+def recording(into):
+    """Collects the keys that are read of any Config, but for the dump into meta and config.json."""
+    paused = False
+
+    def watched(prefix, names, self, name):
+        if name in names and not paused:
+            into.add(prefix + name)
+        return object.__getattribute__(self, name)
+
+    def dump(self):
+        nonlocal paused
+        paused = True
+        try:
+            return dataclasses.asdict(self)
+        finally:
+            paused = False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, "to_dict", dump)
+        hints = {field.name: field.type for field in dataclasses.fields(Config)}
+        sections = {n: t for n, t in hints.items() if dataclasses.is_dataclass(t)}
+        for prefix, cls in {"": Config, **{f"{n}.": t for n, t in sections.items()}}.items():
+            names = {f.name for f in dataclasses.fields(cls)}
+            names -= sections.keys() if cls is Config else set()
+            get = functools.partial(watched, prefix, names)
+            patch.setattr(cls, "__getattribute__", lambda self, name, get=get: get(self, name))
+        yield
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Keys read, by job: each runs once, in the order of a project."""
+    folder = tmp_path_factory.mktemp("jobs")
+    seen = {job: set() for job in JOBS}
+    tokenizer, generator = (str(folder / name) for name in ("tokenizer", "generator"))
+    vae = tiny.config("digits_vavae", extract__path=str(folder / "latents"))
+    dit = tiny.config(
+        "digits_dit",
+        data__path=str(folder / "latents"),
+        model__input_size=8,
+        sample__tokenizer=tokenizer,
+        sample__num_samples=30,
+        sample__num_steps=2,
+        sample__cfg_scale=1.0,
+        sweep__num_samples=30,
+        train__num_steps=1,
+    )
+    with recording(seen[TRAIN_TOKENIZER]):
+        train(vae, tokenizer)
+    with recording(seen[EXTRACT]):
+        extract(vae, tokenizer)
+    with recording(seen[EVALUATE_TOKENIZER]):
+        evaluate(vae, tokenizer)
+    with recording(seen[TRAIN_GENERATOR]):
+        state = train(dit, generator)
+    within = dit.changed(train={"evaluate_every_steps": 1}, evaluate={"train_samples": 30})
+    with recording(seen[EVALUATOR]):
+        make_training_evaluator(within)(1, state)
+    with recording(seen[SAMPLE]):
+        sample(dit, generator)
+    with recording(seen[SWEEP]):
+        sweep(dit, generator)
+    with recording(seen[EVALUATE_SAMPLES]):
+        evaluate(dit, generator)
+    whole = whole_loss(vae)
+    both = dit.changed(tokenizer=dataclasses.asdict(vae.tokenizer))
+    with pytest.MonkeyPatch.context() as patch:
+        # All but the compiler for chips that are not there.
+        where = Slice("v5e:1x1", CHIPS["v5e"], jax.devices()[:1])
+        for module in (step_compile, sampler_compile):
+            patch.setattr(module, "open_slice", lambda topology: where)
+            patch.setattr(module, "compile_on", lambda where, lowered, flops: {})
+        patch.setitem(PUBLISHED, "lpips", TINY_LPIPS)
+        patch.setitem(PUBLISHED, "vit", tiny.VIT)
+        with recording(seen[COMPILE_GENERATOR]):
+            step_compile.compile_train_step(dit, str(folder), "v5e:1x1")
+        with recording(seen[COMPILE_TOKENIZER]):
+            step_compile.compile_train_step(whole, str(folder), "v5e:1x1")
+        with recording(seen[COMPILE_SAMPLER]):
+            sampler_compile.compile_sampler(both, str(folder), "v5e:1x1")
+    # The training above has no adversary and no frozen networks: its step is the one compiled.
+    seen[TRAIN_TOKENIZER] |= seen[COMPILE_TOKENIZER]
+    return seen
+
+
+def whole_loss(vae):
+    return vae.changed(
+        vae_loss={"disc_weight": 0.5, "alignment": "vit", "perceptual_weight": 1.0},
+        frozen={"lpips": "", "foundation": ""},
+    )
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_table_says_what_a_job_reads(recorded, job):
+    said = {key for key in KEYS if job in readers(key)}
+    assert recorded[job] - said == set(), "read, but the table says not"
+    assert said - recorded[job] - UNSEEN.get(job, set()) == CACHE, "not read, but the table says so"
+
+
+def test_a_key_that_a_job_does_not_read_is_refused():
+    for job in JOBS:
+        for key in KEYS:
+            if job in readers(key) or is_taken(key, job):
+                check_given([key], [job])
+                continue
+            with pytest.raises(ValueError, match=rf"config\.{key} is given .* does not read it"):
+                check_given([key], [job])
+
+
+def test_every_key_has_a_reader_and_every_command_its_jobs():
+    assert all(readers(key) for key in KEYS)
+    commands = {
+        jobs_of(mode, target, kind, evaluates)
+        for mode in ("train", "extract", "sample", "sweep", "evaluate", "compile")
+        for target in ("train", "sample")
+        for kind in ("lightningdit", "vavae")
+        for evaluates in (False, True)
+    }
+    assert {job for jobs in commands for job in jobs} == set(JOBS)
+
+
+def another(key, value):
+    """A value as good, of which a run's weights may or may not have their meaning."""
+    if key in OTHERS:
+        return OTHERS[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return (*value[:-1], value[-1] + 1) if value else (8,)
+    return value + (1 if isinstance(value, int) else 0.05)
+
+
+OTHERS = {
+    "kind": "vavae",
+    "model.variant": "B/2",
+    "model.depth": 3,
+    "model.hidden_size": 64,
+    "model.num_heads": 4,
+    "model.patch_size": 2,
+    "flow.path": "gvp",
+    "flow.prediction": "noise",
+    "discriminator.norm": "actnorm",
+    "train.ema_decay": 0.5,
+    "optimizer.beta1": 0.6,
+    "optimizer.beta2": 0.6,
+}
+
+
+@pytest.mark.parametrize("job", [TRAIN_GENERATOR, TRAIN_TOKENIZER])
+def test_what_old_weights_have_their_meaning_from_is_compared(job, tmp_path):
+    """Of a changed key the description that a workdir is checked by differs, or is the same."""
+    mesh, refused = make_mesh(devices=jax.devices()[:1]), "refused before anything is compared"
+    if job == TRAIN_GENERATOR:
+        path = str(tiny.write_latents(tmp_path / "latents"))
+        config = tiny.config("digits_dit", data__path=path, flow__cosine_weight=0.0)
+    else:
+        lpips = tiny.write_network(tmp_path / "lpips", LPIPS, TINY_LPIPS, "lpips")
+        foundation = tiny.write_network(tmp_path / "vit", ViT, tiny.VIT, "vit")
+        frozen = {"lpips": lpips, "foundation": foundation}
+        config = whole_loss(tiny.config("digits_vavae")).changed(frozen=frozen)
+
+    def compared(config):
+        try:
+            described = run_meta(config, make_job(config, mesh))
+        except ValueError:
+            return refused
+        return {field: described.get(field) for field in MEANING}
+
+    want, kind = compared(config), config.kind
+    assert want != refused
+    for key in KEYS:
+        value = config.value(key)
+        if job not in readers(key) or key == "stages.start":
+            continue
+        if isinstance(value, str) and key not in OTHERS:
+            assert meaning_of(key) is None  # a choice or the name of a file
+            continue
+        other = another(key, value) if key != "kind" else {"lightningdit": "vavae"}.get(kind)
+        if other is None:
+            continue
+        section, _, name = key.rpartition(".")
+        changed = (
+            config.changed(**{section: {name: other}})
+            if section
+            else dataclasses.replace(config, **{name: other})
+        )
+        assert (compared(changed) != want) == (meaning_of(key) is not None), key
