@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.command_line import canonical
+from lightningdit_jax.assembly.workdir import write_config
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILE = "--config=configs/digits_vavae.py"
@@ -42,13 +45,13 @@ def test_every_spelling_is_one():
 
 
 def parsed(*arguments):
-    """What the flags library makes of a command line, in a process of its own."""
+    """Config and workdir that the flags library makes of a command line, in its own process."""
     code = (
         "import json, sys, main; main.parse_flags(sys.argv);"
-        "print(json.dumps(main.CONFIG.value.to_dict()))"
+        "print(json.dumps([main.CONFIG.value.to_dict(), main.WORKDIR.value]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "--workdir=w", *arguments],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -61,7 +64,8 @@ def test_the_last_value_of_a_key_holds(tmp_path):
     """Of tuples too, which the flags library joins; also in a file of flags."""
     flagfile = tmp_path / "flags"
     flagfile.write_text("--config.tokenizer.ch_mult=1,1,2,2,4\n--config.seed=1\n")
-    found = parsed(
+    found, _ = parsed(
+        "--workdir=w",
         f"--flagfile={flagfile}",
         FILE,
         "--config.sample.time_warp=1.0,1.0,1.0",
@@ -72,3 +76,19 @@ def test_the_last_value_of_a_key_holds(tmp_path):
     )
     assert found["tokenizer"]["ch_mult"] == [1, 1, 2, 4] and found["seed"] == 2
     assert found["sample"]["time_warp"] == [1.0, 1.0, 1.0] and found["data"]["flip"] is False
+
+
+def test_a_workdir_stands_for_its_config(tmp_path):
+    written = tiny.config("digits_vavae", model__depth=3, sweep__solver=("euler",))
+    write_config(written, str(tmp_path))
+    found, workdir = parsed(f"--config={tmp_path}")
+    assert configs.from_dict(found) == written and workdir == str(tmp_path)
+    found, workdir = parsed(
+        f"--config={tmp_path}",
+        "--workdir=w",
+        "--config.tokenizer.ch_mult=1,2",
+        "--config.model.depth=4",
+        "--config.model.patch_size=2",
+    )
+    want = written.changed(tokenizer={"ch_mult": (1, 2)}, model={"depth": 4, "patch_size": 2})
+    assert configs.from_dict(found) == want and workdir == "w"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from lightningdit_jax.assembly.workdir import read_config, write_config
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
     find_checkpoint,
@@ -19,6 +20,7 @@ from lightningdit_jax.checkpoint import (
     read_meta,
     save_checkpoint,
 )
+from tests import tiny
 from tests.training import loop_cases, test_loop
 
 pytest.importorskip("gcsfs", reason="needs the extra `gcs`")
@@ -57,6 +59,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(bucket, tmp_path):
     assert test_loop.best(bucket / "w") == (10, 1.0)
     assert list((bucket / "w" / "tensorboard").iterdir())
     assert not os.path.exists("gs:"), "something was written to a local folder of this name"
+
+
+def test_a_config_comes_back_from_a_bucket(bucket):
+    config = tiny.config("digits_vavae")
+    write_config(config, str(bucket / "run"))
+    assert read_config(str(bucket / "run")) == config
+    assert read_config(str(bucket / "elsewhere")) is None
 
 
 def test_half_a_checkpoint_is_none(bucket):

@@ -99,7 +99,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
         "tokenizer": weights_identity(path, tokenizer),
         "images": images,
         "settings": {
-            "resolution": config.tokenizer.resolution,
+            "resolution": resolution,
             "seed": config.seed,
             "dtype": config.compute.dtype,
         },
