@@ -118,7 +118,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.argv = [argv[0], *arguments]
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
-        raise ValueError(error) from error
+        # What a config file itself refuses comes with the traceback of its reading.
+        refused = re.search(r"\nValueError: (.*)\s*$", str(error))
+        raise ValueError(refused[1] if refused else error) from error
 
 
 def _config_file(value: str, arguments: list[str]) -> list[str]:

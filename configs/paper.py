@@ -7,6 +7,8 @@ values. Where the paper's text leaves something open, the row says what it takes
         --config.sample.tokenizer=ckpts/vavae-f16d32-dinov2
 """
 
+import difflib
+
 from configs import base
 
 STEPS_PER_EPOCH = {256: 5_000, 1024: 1_250}  # as the paper rounds them
@@ -107,11 +109,12 @@ def rows() -> dict[str, dict]:
     return table
 
 
-def get_config(row: str):
+def get_config(row: str = ""):
     """The config of a row. Raises ValueError for a row that is not in the tables."""
     table = rows()
     if row not in table:
-        raise ValueError(f"configs/paper.py has no row '{row}'; its rows: {', '.join(table)}")
+        nearest = difflib.get_close_matches(row, table, n=len(table), cutoff=0.0)
+        raise ValueError(f"configs/paper.py has no row '{row}'; its rows: {', '.join(nearest)}")
     c = base.get_config()
     for key, value in table[row].items():
         section, _, name = key.partition(".")

@@ -183,7 +183,7 @@ def check_given(keys: Iterable[str], jobs: Collection[str]) -> None:
         why = f" ({reason})" if reason else ""
         raise ValueError(
             f"config.{key} is given on the command line, but {next(iter(jobs))} does not read it"
-            f"{why}; leave it out. It is read by {'; '.join(readers(key))}"
+            f"{why}; leave it out. It is read by {', '.join(readers(key))}"
         )
 
 

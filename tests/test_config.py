@@ -61,7 +61,8 @@ def test_rows_of_the_paper():
     assert generator_config(first).grid == generator_config(last).grid == 16
     small = config.from_dict(load("paper:f16d64_mae_b"))
     assert (small.model.in_channels, small.train.num_steps) == (64, 200_000)
-    with pytest.raises(ValueError, match="has no row 'xl_80ep'; its rows: xl_64ep"):
+    nearest = "has no row 'xl_80ep'; its rows: xl_800ep, xl_800ep_cfg, xl_64ep"
+    with pytest.raises(ValueError, match=nearest):
         paper.get_config("xl_80ep")
 
 

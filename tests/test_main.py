@@ -163,6 +163,8 @@ def bad_inputs(tmp, latents):
         ),
         "seed": ([*dit, "--config.seed=4294967296"], "config.seed is 4294967296; expected"),
         "no number": ([*dit, "--config.optimizer.beta1=nan"], "config.optimizer.beta1 is nan"),
+        "row": (["--config=configs/paper.py:xl_80ep", f"--workdir={tmp}"], "no row 'xl_80ep'"),
+        "no row": (["--config=configs/paper.py", f"--workdir={tmp}"], "no row ''; its rows"),
         "no workdir": ([f"--config={empty}"], "there is no config.json in it"),
         "type": ([*dit, "--config.train.batch_size=many"], "batch_size=many"),
         "config file": ([f"--workdir={tmp}", "--config=configs/none.py"], "no such file"),

@@ -71,7 +71,7 @@ def test_a_command_line_that_says_otherwise_is_refused(tokenizer):
     config, lines = tiny.config("digits_vavae"), []
     with pytest.raises(
         ValueError,
-        match=r"config.tokenizer.resolution is 16 on the command line but .* was trained with 32",
+        match=r"config.tokenizer.resolution is 16 on the command line, but .* was trained with 32",
     ):
         check_taken(config, ["tokenizer.resolution"], EXTRACT, tokenizer, lines.append)
     assert lines == []

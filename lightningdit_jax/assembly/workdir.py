@@ -73,9 +73,9 @@ def check_taken(
         # The variant decides the sizes that are not given.
         cause = key if config.value(key) is not None else "model.variant"
         if cause in given:
-            means = "" if cause == key else f", which means {key} {here[key]},"
+            means = "" if cause == key else f" which means {key} {here[key]},"
             raise ValueError(
-                f"config.{cause} is {config.value(cause)} on the command line{means} but {path} "
+                f"config.{cause} is {config.value(cause)} on the command line,{means} but {path} "
                 f"was trained with {there[key]}; leave it out, or name another checkpoint"
             )
     if differing:
