@@ -15,6 +15,7 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
@@ -166,9 +167,16 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
     if step is None:
         return
     found = checkpoint.read_meta(checkpoints.directory / str(step))
+    if found["kind"] == meta["kind"]:  # fields that are younger than the run have their defaults
+        there = architecture(found["kind"], checkpoint.architecture_fields(found))
+        found["architecture"] = json.loads(json.dumps(dataclasses.asdict(there)))
     for key in MEANING:
         if key in found and found[key] != meta[key]:
             there, wanted = found[key], meta[key]
+            if key == "examples" and meta["kind"] == "vavae":
+                # An image that cannot be decoded may be taken away, as its error advises.
+                print_once(f"other images than at step {step:,}: {_difference(there, wanted)}")
+                continue
             raise ValueError(
                 f"{checkpoints.directory} holds a run with another {key}: found "
                 f"{_difference(there, wanted)}; choose another --workdir, or go on with the config "
@@ -179,8 +187,8 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
 def _difference(found: Any, wanted: Any) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        return ", ".join(f"{k} {_difference(found.get(k), wanted.get(k))}" for k in keys)
-    return f"{_short(found)} where the config says {_short(wanted)}"
+        return "; ".join(f"{k} {_difference(found.get(k), wanted.get(k))}" for k in keys)
+    return f"{_short(found)}, now {_short(wanted)}"
 
 
 def _short(value: Any) -> str:
