@@ -1,11 +1,13 @@
 """How good generated digits are: recognised, like real ones, and neither copies nor all alike."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
@@ -22,9 +24,12 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
     distance of that classifier's features from those of the training digits. Distances are L2 in
     8x8 pixels of 0..16: of samples to the nearest training digit (memorising makes it small), and
     among samples of a class (mode collapse makes it small). Beside each (`_real`) the same for
-    held-out digits. Raises FileNotFoundError without samples, ValueError if they have no labels.
+    held-out digits. Raises FileNotFoundError without samples, ValueError if they have no labels or
+    are known to be of other classes.
     """
     path = samples_path(config, workdir)
+    identity = samples_identity(path)
+    check_digits((identity["made_with"] or {}).get("class_names", ()))
     with path.open("rb") as file, np.load(file) as archive:
         if missing := {"arr_0", "arr_1"} - set(archive.files):
             raise ValueError(
@@ -55,7 +60,16 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
         "num_samples": len(samples),
     }
     reference = {"source": "digits", "train": len(train_x), "test": len(test_x)}
-    return numbers, {"samples": samples_identity(path, len(samples)), "reference": reference}
+    return numbers, {"samples": {**identity, "count": len(samples)}, "reference": reference}
+
+
+def check_digits(class_names: Sequence[str]) -> None:
+    """Raises ValueError for the names of other classes than the ten digits; () are not known."""
+    if class_names and tuple(class_names) != Digits.class_names:
+        raise ValueError(
+            "config.evaluate.metric is 'digits', which judges handwritten digits, but the images "
+            f"are of {class_line(class_names)}; set it to 'fid'"
+        )
 
 
 @functools.cache

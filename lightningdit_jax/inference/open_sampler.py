@@ -22,9 +22,9 @@ from lightningdit_jax.parallel.mesh import make_mesh
 def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of config.sample on all devices, and a description of its weights.
 
-    The description names every checkpoint with its step and the fingerprint of its weights, and
-    the latent scaling. Raises ValueError or FileNotFoundError for checkpoints that are missing, of
-    another kind, or do not fit each other.
+    The description names every checkpoint with its step and the fingerprint of its weights, the
+    latent scaling, and the classes where their names are known. Raises ValueError or
+    FileNotFoundError for checkpoints that are missing, of another kind, or do not fit each other.
     """
     options = config.sample
     if not options.tokenizer:
@@ -48,8 +48,10 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
         "latents": dit.meta["latents"],
         **dataclasses.asdict(flow),
     }
+    if names := dit.class_names():
+        description["class_names"] = list(names)
     weights = {name: part.params for name, part in loaded.items()}
-    return Sampler(structure, weights, mesh, dit.class_names()), description
+    return Sampler(structure, weights, mesh, names), description
 
 
 def load_companions(

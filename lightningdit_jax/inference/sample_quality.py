@@ -47,7 +47,7 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], di
         "num_samples": len(found["pool"]),
     }
     return numbers, {
-        "samples": samples_identity(samples.path, len(found["pool"])),
+        "samples": {**samples_identity(samples.path), "count": len(found["pool"])},
         "reference": {"path": options.reference, "count": len(reference_images)},
         "inception": {"path": options.inception, **network.identity},
     }

@@ -22,8 +22,8 @@ def samples_path(config: Config, workdir: str) -> epath.Path:
     return path
 
 
-def samples_identity(path: epath.Path, count: int) -> dict[str, Any]:
-    """Where samples lie, how many were looked at, and where known what they were made with.
+def samples_identity(path: epath.Path) -> dict[str, Any]:
+    """Where samples lie, and where known what they were made with.
 
     That is the JSON of --mode=sample beside them, FILE.json of FILE.npz: weights, seed, settings.
     Raises ValueError for one that is damaged.
@@ -38,4 +38,4 @@ def samples_identity(path: epath.Path, count: int) -> dict[str, Any]:
                 f"{described} is damaged, no JSON: {error}; it says what {path.name} was made "
                 "with. Draw the samples again, or delete it to evaluate them without"
             ) from error
-    return {"path": str(path), "count": count, "made_with": made_with}
+    return {"path": str(path), "made_with": made_with}

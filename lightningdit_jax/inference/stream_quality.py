@@ -1,6 +1,6 @@
 """Numbers of samples as they are drawn, without a file of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,7 +9,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
-from lightningdit_jax.inference.digits_quality import digits_judge
+from lightningdit_jax.inference.digits_quality import check_digits, digits_judge
 from lightningdit_jax.inference.inception_network import ImagesInMemory, InceptionNetwork
 from lightningdit_jax.inference.sample_quality import check_inception_options, open_reference
 
@@ -17,14 +17,18 @@ from lightningdit_jax.inference.sample_quality import check_inception_options, o
 Quality = Callable[[Iterator[np.ndarray], np.ndarray], dict[str, float]]
 
 
-def make_quality(config: Config, mesh: Mesh) -> Quality:
+def make_quality(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
     """quality(batches of images uint8 [b, H, W, 3], labels of all of them [N]) -> numbers.
 
     evaluate.metric "fid" gives `fid` and `inception_score`, "digits" `digits_fid` and
-    `recognised_share`. All processes have to call it. Raises ValueError or FileNotFoundError for an
-    Inception network or a reference that are missing or do not fit.
+    `recognised_share`. class_names: of the generator, () where they are not known. All processes
+    have to call it. Raises ValueError or FileNotFoundError for an Inception network or a reference
+    that are missing or do not fit, and for a metric of other classes.
     """
-    return _digits_quality if config.evaluate.metric == "digits" else _fid(config, mesh)
+    if config.evaluate.metric != "digits":
+        return _fid(config, mesh)
+    check_digits(class_names)
+    return _digits_quality
 
 
 def _digits_quality(batches: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:

@@ -30,7 +30,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     """
     points, options = sweep_points(config.sample, config.sweep), config.sweep
     sampler, weights = open_sampler(config, workdir)
-    quality = make_quality(config, sampler.mesh)
+    quality = make_quality(config, sampler.mesh, sampler.class_names)
     num_classes, count = sampler.structure.config.num_classes, options.num_samples
     labels = choose_labels(
         config.sample.labels, count, num_classes, config.seed, sampler.class_names

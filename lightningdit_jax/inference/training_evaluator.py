@@ -74,7 +74,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     count = config.evaluate.train_samples
     names = class_names(read_record(epath.Path(config.data.path)))
     labels = choose_labels(options.labels, count, generator.num_classes, config.seed, names)
-    quality = make_quality(config, mesh)
+    quality = make_quality(config, mesh, names)
 
     def evaluator(step: int, state: Weights) -> dict[str, float]:
         averaged = options.use_ema and state.ema is not None

@@ -7,9 +7,11 @@ import pytest
 from flax import nnx
 
 import lightningdit_jax as ldj
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference import sweep as sweep_module
 from lightningdit_jax.inference import training_evaluator
+from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.sample import sample
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
@@ -57,7 +59,7 @@ def keep_images(monkeypatch, module):
     """Images that a job would only measure."""
     kept = []
 
-    def make_quality(config, mesh):
+    def make_quality(config, mesh, class_names):
         def quality(batches, labels):
             kept.append(np.concatenate(list(batches)))
             return {"digits_fid": 1.0, "recognised_share": 1.0}
@@ -170,3 +172,24 @@ def test_a_weak_generator_of_other_latents_is_refused(folder, tmp_path, flow, sc
     vae = ldj.load(str(folder / "tokenizer"))
     with pytest.raises(ValueError, match=reason):
         ldj.generate(ldj.load(str(ours)), vae, [1], num_steps=3, weak=ldj.load(str(weak)))
+
+
+def test_the_digits_metric_is_of_digits_alone(folder, tmp_path):
+    """A config that was derived from the demo's used to score photographs by it."""
+    names = ["cat", "dog", *"cdefghij"]
+    dit, scaling = random_generator(), LatentScaling()
+    checkpoint = save_generator(
+        tmp_path / "a", dit, flow=Flow(), scaling=scaling, class_names=names
+    )
+    config = config_of(folder, Flow(), checkpoint)
+    judged = r"judges handwritten digits, but the images are of 10 classes: cat, dog, .*'fid'"
+    with pytest.raises(ValueError, match=judged):
+        sweep_module.sweep(config, str(tmp_path / "swept"))
+    sample(config, str(tmp_path / "sampled"))
+    with pytest.raises(ValueError, match=judged):
+        evaluate(config, str(tmp_path / "sampled"))
+    assert not (tmp_path / "sampled" / "evaluation.json").exists()
+    write_json(folder / "latents" / "extraction.json", {"class_names": names})
+    with pytest.raises(ValueError, match=judged):
+        training_evaluator.make_training_evaluator(config)
+    (folder / "latents" / "extraction.json").unlink()

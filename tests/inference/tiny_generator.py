@@ -24,7 +24,7 @@ def random_generator(architecture=None, *, seed=1):
     return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
 
-def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None):
+def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, class_names=()):
     """Writes a checkpoint of the module, trained to this flow on latents of this scaling."""
     meta = {
         "format_version": FORMAT_VERSION,
@@ -32,6 +32,7 @@ def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None):
         "architecture": dataclasses.asdict(dit.config),
         "flow": dataclasses.asdict(flow),
         "step": 0,
+        "class_names": list(class_names),
     }
     if scaling is not None:
         meta["latents"] = scaling.to_meta()
