@@ -69,9 +69,14 @@ STOP = (
     " then echo saving and ending; else echo nothing runs here; fi"
 )
 
+# 137, as of SIGKILL, where the process has ended and nothing wrote its status: the host was started
+# anew, or the shell around main.py was killed. Between the end and the writing is a moment.
 STATUS = (
-    f"cd {FOLDER} && if [ -e train.status ]; then cat train.status;"
-    f" elif [ -e train.pid ]; then echo {RUNNING}; else echo nothing was started >&2; exit 1; fi"
+    f"cd {FOLDER} || exit 1; alive() {{ kill -0 $(cat train.pid) 2> /dev/null; }};"
+    " [ -e train.status ] || [ ! -e train.pid ] || alive || sleep 1;"
+    " if [ -e train.status ]; then cat train.status;"
+    " elif [ ! -e train.pid ]; then echo nothing was started >&2; exit 1;"
+    f" elif alive; then echo {RUNNING}; else echo 137; fi"
 )
 
 Answer = TypeVar("Answer")

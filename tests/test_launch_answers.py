@@ -221,7 +221,7 @@ def remote(script, name):
         ({}, "nothing runs here", None),
         ({"train.pid": "RUNNING"}, "saving and ending", "running"),
         ({"train.pid": "RUNNING", "train.status": "0"}, "nothing runs here", "0"),
-        ({"train.pid": "999999999"}, "nothing runs here", "running"),
+        ({"train.pid": "999999999"}, "nothing runs here", "137"),
     ],
 )
 def test_what_is_asked_on_a_host(launch, tmp_path, files, stop, status):
@@ -243,6 +243,21 @@ def test_what_is_asked_on_a_host(launch, tmp_path, files, stop, status):
         assert (process.wait(20) == -15) if stop.startswith("saving") else process.poll() is None
         process.kill()
         assert run("END").returncode == 0 and not (folder / "train.pid").exists()
+
+
+def test_a_status_that_is_written_a_moment_after_the_end_counts(launch, tmp_path):
+    folder = tmp_path / "lightningdit_jax"
+    folder.mkdir()
+    (folder / "train.pid").write_text("999999999\n")
+    late = f"(sleep .3; echo 0 > {folder}/train.status) & {remote('launch_tpu_vm', 'STATUS')}"
+    line = ["bash", "-c", late]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "0\n"
+
+
+def test_a_process_that_ended_without_a_status_is_started_anew(launch):
+    asked, _, message = launch("keep", describe=[ACTIVE], status=[RUNNING, [0, "137", ""], DONE])
+    assert message is None and "delete" not in asked and asked.count("train") == 2
 
 
 def test_a_host_without_the_folder_is_a_failure(launch, tmp_path):
