@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
@@ -37,16 +38,33 @@ def main(argv: list[str]) -> None:
     """Builds the config and joins the other processes."""
     import jax
 
-    from lightningdit_jax import config as configs
-    from lightningdit_jax.assembly.workdir import check_command_line, check_taken
-    from lightningdit_jax.config_jobs import jobs_of
-    from lightningdit_jax.errors import unknown_name
+    from lightningdit_jax.assembly.workdir import check_taken
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.ending import failing_together
 
     logging.set_verbosity(
         flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING
     )
+    config, given, jobs = checked(argv)
+    if config.compute.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
+    multihost.initialize()
+    with failing_together():
+        if path := _checkpoint_path(config):
+            check_taken(config, given, jobs[0], path, multihost.print_once)
+        run_mode(config)
+
+
+def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]]:
+    """All checks that need no devices: the config, the keys given for it, the jobs to do.
+
+    argv: what parse_flags left over. Raises ValueError.
+    """
+    from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.workdir import check_command_line
+    from lightningdit_jax.config_jobs import jobs_of
+    from lightningdit_jax.errors import unknown_name
+
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
     if MODE.value not in MODES:
@@ -56,13 +74,7 @@ def main(argv: list[str]) -> None:
     evaluates = config.train.evaluate_every_steps > 0
     jobs = jobs_of(MODE.value, TARGET.value, config.kind, evaluates)
     check_command_line(config, given, jobs, WORKDIR.value)
-    if config.compute.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
-    multihost.initialize()
-    with failing_together():
-        if path := _checkpoint_path(config):
-            check_taken(config, given, jobs[0], path, multihost.print_once)
-        run_mode(config)
+    return config, given, jobs
 
 
 def _checkpoint_path(config: "Config") -> str:
@@ -106,12 +118,17 @@ def run_mode(config: "Config") -> None:
         evaluate(config, WORKDIR.value)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Checks the config file and the names of overrides before absl reads them."""
+def read_arguments(argv: list[str]) -> list[str]:
+    """The arguments in one spelling, --config first, with what files of flags hold."""
     from lightningdit_jax.assembly.command_line import canonical
 
+    return canonical(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Checks the config file and the names of overrides before absl reads them."""
     try:
-        arguments = canonical(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+        arguments = read_arguments(argv)
         if arguments and arguments[0].startswith("--config="):
             arguments[:1] = _config_file(arguments[0].removeprefix("--config="), arguments)
         # Flags of config files look for overrides in sys.argv, whatever they are given.

@@ -288,16 +288,22 @@ class Slices:
         return (done.stdout or "").strip()
 
 
-def check_is_sent(config_file: str) -> None:
-    """Ends with one line for a config file that is not committed: only the commit is sent.
+def check_is_sent(config: str) -> None:
+    """Ends with one line for a --config that the hosts will not have: only the commit is sent.
 
-    What has changed since the commit is named on standard error.
+    config: a file, or a workdir, which must be a bucket's. What has changed since the commit is
+    named on standard error.
     """
     git = ["git", "-C", str(ROOT)]
-    tracked = [*git, "cat-file", "-e", f"HEAD:{config_file}"]
-    if subprocess.run(tracked, check=False, capture_output=True).returncode:
+    tracked = [*git, "cat-file", "-e", f"HEAD:{config}"]
+    if "://" not in config and pathlib.Path(config).is_dir():
         sys.exit(
-            f"error: --config={config_file} is not in the last commit of {ROOT}, and only that is "
+            f"error: --config={config} is a folder of this machine, which the hosts do not have; "
+            "give a workdir in gs:// or a config file"
+        )
+    if "://" not in config and subprocess.run(tracked, check=False, capture_output=True).returncode:
+        sys.exit(
+            f"error: --config={config} is not in the last commit of {ROOT}, and only that is "
             "sent to the hosts; commit it"
         )
     changed = subprocess.run(

@@ -9,26 +9,32 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def check_arguments(arguments: Sequence[str]) -> str:
-    """Ends with one line where main.py would refuse its config file, a key, a value or a flag.
+    """Ends with one line where main.py would refuse its arguments before it meets its devices.
 
-    Returns the config file. Paths are those of the checkout, as on the hosts, so this changes into
-    it.
+    Returns --config as it was given, without a row: a config file or a workdir. Paths are those of
+    the checkout, as on the hosts, so this changes into it.
     """
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     try:
-        from ml_collections import config_flags
-
         import main
-        from lightningdit_jax.config import from_dict
     except ImportError as error:
         sys.exit(
             f"error: main.py's arguments cannot be checked here: {error}; run this script with "
             "the Python that `make setup` installs into, .venv/bin/python"
         )
     try:
-        main.parse_flags(["main.py", *arguments])
-        from_dict(main.CONFIG.value)
+        argv = ["main.py", *arguments]
+        main.checked(main.parse_flags(argv))
+        given = main.read_arguments(argv)[0].removeprefix("--config=")
     except ValueError as error:
         sys.exit(f"error: {error}")
-    return config_flags.get_config_filename(main.flags.FLAGS["config"]).partition(":")[0]
+    except Exception as error:  # a bucket that cannot be read, which has errors of many kinds
+        if not any("://" in argument for argument in arguments):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.exit(
+            "error: the workdir's config.json is needed to check main.py's arguments, and cannot "
+            f"be read from here: {reason}; for gs:// install the extra `gcs`"
+        )
+    return given if "://" in given else given.partition(":")[0]

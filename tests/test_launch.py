@@ -14,7 +14,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-TRAIN = ["--config=configs/dit_xl.py", "--workdir=gs://b/w", "--config.sample.labels=1, it's 2"]
+TRAIN = ["--config=configs/dit_xl.py", "--workdir=gs://b/w", "--config.data.path=/mnt/1, it's 2"]
 
 
 def printed(script, *arguments, **environment):

@@ -15,7 +15,8 @@ import types
 
 import pytest
 
-from tests import fake_gcloud
+from lightningdit_jax.assembly.workdir import write_config
+from tests import fake_gcloud, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESOURCE = "Resource 'projects/p/locations/us-west4-a/queuedResources/dit' was not found"
@@ -196,6 +197,10 @@ FILE = ["--config=configs/dit_xl.py", "--workdir=w"]
         (KEEP, [*FILE, "--config.train.batch=8"], "'train.batch'"),
         (KEEP, [*FILE, "--config.train.batch_size=0"], "at least 1"),
         (KEEP, FILE[:1], "workdir"),
+        (KEEP, [*FILE, "--mode=nonsense"], "unknown mode 'nonsense'"),
+        (KEEP, [*FILE, "left"], "unexpected arguments: left"),
+        (KEEP, [*FILE, "--config.sample.checkpoint=C"], "config.sample.checkpoint is given on"),
+        (KEEP, [FILE[0], "--workdir=no://b/w", "--config.sample.checkpoint=C"], "be read from"),
         (["launch_tpu_vm.py", "train", "--name=dit", "--zone=z"], NO_FILE, "there is no"),
         (
             ["launch_gke.py", "create", "--name=d", "--zone=z", "--cluster=c"],
@@ -209,6 +214,21 @@ def test_main_pys_arguments_are_checked_before_anything_is_rented(script, argume
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and message in done.stderr
+
+
+def test_the_config_of_a_local_workdir_is_not_sent(tmp_path):
+    write_config(tiny.config("digits_dit"), str(tmp_path))
+    command = [sys.executable, f"scripts/{KEEP[0]}", *KEEP[1:], "--dry-run", "--"]
+    command += [f"--config={tmp_path}", "--workdir=gs://b/w"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"--config={tmp_path} is a folder of this machine" in done.stderr
+
+
+def test_the_config_of_a_bucket_needs_no_commit(launch, monkeypatch):
+    monkeypatch.setattr("launch_tpu_vm.check_arguments", lambda arguments: "gs://b/w")
+    asked, _, message = launch("train")
+    assert message is None and asked == ["end", "train"]
 
 
 def remote(script, name):
