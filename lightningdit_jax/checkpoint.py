@@ -10,6 +10,7 @@ checkpoint is one such directory alone.
 
 import copy
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -227,24 +228,28 @@ def find_checkpoint(path: str) -> epath.Path:
 def defect(checkpoint: epath.Path) -> str | None:
     """What a checkpoint directory lacks, in words; None for a complete one.
 
-    The arrays themselves are not read.
+    The arrays themselves are not read. What the file system refuses to tell (permissions, a mount
+    that is gone, a passing error) is no defect and raises its OSError.
     """
     if not any(checkpoint.iterdir()):
         return "it is empty"
+    item = "meta"
     try:
-        meta = _read_json(checkpoint / "meta")
+        meta = _read_json(checkpoint / item)
         step = checkpoint.name
         if step.isdigit() and str(meta.get("step", step)) != step:
             return f"it says that it is of step {meta['step']}"
         # Orbax writes what an item holds, and JSON itself, into a file of one of these names.
         for item in meta.get("items", ["params"]):  # older checkpoints name none
-            if (checkpoint / item / "metadata").exists():
+            try:
                 _read_json(checkpoint / item)
-            elif not (checkpoint / item / "_METADATA").exists():
-                return f"its item '{item}' is missing"
-    except FileNotFoundError:
-        return "its item 'meta' is missing"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+            except FileNotFoundError:
+                # Opened, since exists() takes every error for absence.
+                with (checkpoint / item / "_METADATA").open("rb") as file:
+                    file.read(1)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"its item '{item}' is missing"
+    except (ValueError, TypeError, AttributeError) as error:
         return f"its JSON cannot be read ({str(error).splitlines()[0]})"
     return None
 
@@ -282,8 +287,7 @@ def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
 
 
 def _read_json(item: epath.Path) -> dict:
-    handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-    return handler.restore(item, args=ocp.args.JsonRestore())
+    return json.loads((item / "metadata").read_text())
 
 
 def _newest_complete(folder: epath.Path) -> tuple[epath.Path | None, dict[epath.Path, str]]:

@@ -1,6 +1,9 @@
 """Which checkpoint is the newest, beside copies that were cut off."""
 
+import builtins
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -110,6 +113,30 @@ def test_the_newest_complete_checkpoint_is_taken_and_the_rest_named(run, damage,
     checkpoints.close()
     assert find_checkpoint(str(run)).name == "30" and defect(find_checkpoint(str(run))) is None
     assert (run / "checkpoints" / "30.damaged").is_dir(), "nothing is deleted"
+
+
+@pytest.mark.parametrize("file", ["meta/metadata", "loop/metadata", "params/_METADATA"])
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_what_cannot_be_read_just_now_is_not_damaged(run, monkeypatch, file, error):
+    """A file system that refuses says nothing of a checkpoint: it is whole when it answers."""
+    refused = str(run / "checkpoints" / "30" / file)
+
+    def refusing(call):
+        def ask(path, *args, **kwargs):
+            if str(path) == refused:
+                raise OSError(error, os.strerror(error), refused)
+            return call(path, *args, **kwargs)
+
+        return ask
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", refusing(open))
+        patch.setattr(os, "stat", refusing(os.stat))
+        for make in (lambda: find_checkpoint(str(run)), lambda: TrainingCheckpoints(run, keep=3)):
+            with pytest.raises(OSError, check=lambda e: e.errno == error):
+                make()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20", "30"]
+    assert find_checkpoint(str(run)).name == "30"
 
 
 def test_two_damaged_ones_and_what_was_never_finished(run, caplog):
