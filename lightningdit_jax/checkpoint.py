@@ -42,26 +42,14 @@ class TrainingCheckpoints:
     """The checkpoints of one run under WORKDIR/FOLDER, written in the background.
 
     Damaged ones that are newer than the newest complete one are renamed to STEP.damaged, with a
-    line: the run is going to reach their steps again. Raises ValueError where there are none but
-    damaged ones, unless `anew` says that the run may begin without them, and where WORKDIR/FOLDER
-    cannot be a folder. All processes must make it.
+    line: the run is going to reach their steps again. Raises what `newest_of_run` raises; `anew`
+    says that the run may begin without damaged ones. All processes must make it, and the main one
+    decides which are damaged.
     """
 
     def __init__(self, workdir: str, *, keep: int, folder: str = "checkpoints", anew: bool = False):
         self.directory = _absolute(workdir) / folder
-        for path in (self.directory.parent, self.directory):
-            if path.exists() and not path.is_dir():
-                raise ValueError(
-                    f"{path} is a file; expected a folder, or nothing, for checkpoints"
-                )
-        complete, damaged = _newest_complete(self.directory)
-        if damaged and complete is None and not anew:
-            raise ValueError(
-                f"{self.directory} holds no complete checkpoint, but damaged ones: "
-                f"{_listing(damaged)}; copy them again, or remove them or choose another --workdir "
-                "to start anew"
-            )
-        _set_aside(damaged)
+        _set_aside(_decided(self.directory, anew))
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -225,6 +213,16 @@ def find_checkpoint(path: str) -> epath.Path:
     )
 
 
+def newest_of_run(workdir: str) -> epath.Path | None:
+    """The complete checkpoint that TrainingCheckpoints would go on from; None for a new run.
+
+    Changes nothing. All processes must ask, and get what the main one finds. Raises ValueError
+    where WORKDIR/checkpoints cannot be a folder or holds none but damaged ones. The main process
+    raises what it meets, OSError too, and the others a ValueError.
+    """
+    return _decided(_absolute(workdir) / "checkpoints", anew=False).complete
+
+
 def defect(checkpoint: epath.Path) -> str | None:
     """What a checkpoint directory lacks, in words; None for a complete one.
 
@@ -310,18 +308,59 @@ def _is_finalized_step(path: epath.Path) -> bool:
     return path.name.isdigit() and path.is_dir() and ocp.utils.is_checkpoint_finalized(path)
 
 
-def _set_aside(damaged: Mapping[epath.Path, str]) -> None:
-    """Renames them: Orbax takes a folder of a later step for a reason not to save."""
-    if not damaged:
-        return
-    multihost_utils.sync_global_devices("damaged checkpoints are known")  # before any is gone
+@dataclasses.dataclass(frozen=True)
+class _Decision:
+    """complete: the newest. num_damaged: how many are newer; only the main process has them."""
+
+    complete: epath.Path | None
+    num_damaged: int
+    damaged: Mapping[epath.Path, str]
+
+
+def _decided(directory: epath.Path, anew: bool) -> _Decision:
+    """What the main process finds, in all: a view of their own might send them other ways."""
+    complete, damaged, error = None, {}, None
     if jax.process_index() == 0:
-        for path in damaged:
-            target = path.with_name(f"{path.name}.damaged")
-            while target.exists():
-                target = target.with_name(f"{target.name}.damaged")
-            path.rename(target)
-    _warn(f"passed over as damaged, renamed to STEP.damaged: {_listing(damaged)}")
+        try:
+            complete, damaged = _to_go_on_from(directory, anew)
+        except Exception as raised:  # the others wait for an answer
+            error = raised
+    step = -1 if complete is None else int(complete.name)
+    answer = np.array([-1 if error else len(damaged), step], np.int32)
+    num_damaged, step = map(int, multihost_utils.broadcast_one_to_all(answer))
+    if error:
+        raise error
+    if num_damaged < 0:
+        raise ValueError(f"the main process cannot go on from {directory}; its output says why")
+    return _Decision(None if step < 0 else directory / str(step), num_damaged, damaged)
+
+
+def _to_go_on_from(
+    directory: epath.Path, anew: bool
+) -> tuple[epath.Path | None, dict[epath.Path, str]]:
+    """As `_newest_complete`; raises ValueError where a run can neither go on nor begin."""
+    for path in (directory.parent, directory):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; expected a folder, or nothing, for checkpoints")
+    complete, damaged = _newest_complete(directory)
+    if damaged and complete is None and not anew:
+        raise ValueError(
+            f"{directory} holds no complete checkpoint, but damaged ones: {_listing(damaged)}; "
+            "copy them again, or remove them or choose another --workdir to start anew"
+        )
+    return complete, damaged
+
+
+def _set_aside(decision: _Decision) -> None:
+    """Renames the damaged: Orbax takes a folder of a later step for a reason not to save."""
+    if not decision.num_damaged:
+        return
+    for path in decision.damaged:
+        target = path.with_name(f"{path.name}.damaged")
+        while target.exists():
+            target = target.with_name(f"{target.name}.damaged")
+        path.rename(target)
+    _warn(f"passed over as damaged, renamed to STEP.damaged: {_listing(decision.damaged)}")
     multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
 

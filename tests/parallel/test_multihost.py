@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from lightningdit_jax.checkpoint import save_checkpoint
 from lightningdit_jax.parallel import multihost
 from lightningdit_jax.parallel.mesh import make_mesh, replicated
 from lightningdit_jax.parallel.multihost import (
@@ -18,6 +19,23 @@ def test_two_processes():
     started = processes.start("tests.parallel.two_processes", processes=2, devices=2)
     statuses, outputs = processes.finish(started)
     assert statuses == [0, 0], "\n".join(outputs)
+
+
+def test_all_take_the_checkpoint_that_the_main_process_takes(tmp_path):
+    """Where each asked for itself, one waited for company that the other did not keep."""
+    names = ("main_sees_damage", "other_sees_damage", "other_sees_nothing", "main_sees_nothing")
+    for name in names:
+        for step in (10, 20):
+            path = tmp_path / name / "checkpoints" / str(step)
+            meta = {"format_version": 1, "step": step}
+            save_checkpoint(str(path), {"params": {"w": np.ones(2)}}, {"meta": meta})
+    module = "tests.parallel.disagreeing_processes"
+    started = processes.start(module, tmp_path, processes=2, devices=1)
+    statuses, outputs = processes.finish(started)
+    assert statuses == [0, 0], "\n".join(outputs)
+    found = {name: {p.name for p in (tmp_path / name / "checkpoints").iterdir()} for name in names}
+    assert found.pop("main_sees_damage") == {"10", "20.damaged"}
+    assert all(there == {"10", "20"} for there in found.values())
 
 
 def test_one_process():
