@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
+from etils import epath
 from jax.sharding import Mesh
 
 from lightningdit_jax import checkpoint
@@ -71,8 +72,9 @@ def _train(
         num_workers=config.data.num_workers,
     )
     meta = run_meta(config, job)
+    if newest := checkpoint.newest_of_run(workdir):
+        _check_same_run(newest, meta)
     checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
-    _check_workdir(checkpoints, meta)
     if is_main_process():
         write_config(config, workdir)
     metric = config.train.best_metric
@@ -162,11 +164,8 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
 
 
-def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
-    step = checkpoints.latest_step()
-    if step is None:
-        return
-    found = checkpoint.read_meta(checkpoints.directory / str(step))
+def _check_same_run(newest: epath.Path, meta: dict) -> None:
+    found, step = checkpoint.read_meta(newest), int(newest.name)
     if found["kind"] == meta["kind"]:  # fields that are younger than the run have their defaults
         there = architecture(found["kind"], checkpoint.architecture_fields(found))
         found["architecture"] = json.loads(json.dumps(dataclasses.asdict(there)))
@@ -178,7 +177,7 @@ def _check_workdir(checkpoints: TrainingCheckpoints, meta: dict) -> None:
                 print_once(f"other images than at step {step:,}: {_difference(there, wanted)}")
                 continue
             raise ValueError(
-                f"{checkpoints.directory} holds a run with another {key}: found "
+                f"{newest.parent} holds a run with another {key}: found "
                 f"{_difference(there, wanted)}; choose another --workdir, or go on with the config "
                 "it was started with"
             )

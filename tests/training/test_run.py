@@ -3,13 +3,17 @@
 import copy
 import dataclasses
 import pathlib
+import shutil
 import types
 
+import numpy as np
 import pytest
 
 from lightningdit_jax import checkpoint
 from lightningdit_jax.assembly.models import tokenizer_config
+from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import run
+from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import train
 from tests import tiny
 
@@ -21,16 +25,47 @@ def test_evaluating_without_an_evaluator_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def tree(folder):
+    return {str(p): p.is_file() and p.read_bytes() for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("harmed", "seed", "message"),
+    [
+        ((6,), 1, r"w/checkpoints holds a run with another seed: found 0, now 1;"),
+        ((3, 6), 0, r"w/checkpoints holds no complete checkpoint, but damaged ones: .*/6 \(it is"),
+        (None, 0, r"w/checkpoints is a file; expected a folder"),
+    ],
+)
+def test_a_workdir_that_is_refused_is_left_as_it_is(tmp_path, harmed, seed, message):
+    latents, workdir = str(tiny.write_latents(tmp_path / "latents")), tmp_path / "w"
+    config = tiny.config("digits_dit", data__path=latents, seed=seed)
+    if harmed is None:
+        workdir.mkdir()
+        (workdir / "checkpoints").write_text("")
+    else:
+        mesh = make_mesh(**dataclasses.asdict(config.mesh))
+        meta = run.run_meta(config, make_job(config, mesh)) | {"seed": 0}
+        for step in (3, 6):
+            path = workdir / "checkpoints" / str(step)
+            arrays, step_meta = {"params": {"w": np.ones(2)}}, {"meta": meta | {"step": step}}
+            checkpoint.save_checkpoint(str(path), arrays, step_meta)
+            if step in harmed:
+                shutil.rmtree(path)
+                path.mkdir()
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(config, str(workdir))
+    assert tree(tmp_path) == before
+
+
 @pytest.fixture
 def resumed(monkeypatch):
     """resumed(found, now): the check of a workdir whose newest checkpoint says `found`."""
 
     def check(found, now):
         monkeypatch.setattr(checkpoint, "read_meta", lambda path: copy.deepcopy(found))
-        checkpoints = types.SimpleNamespace(
-            latest_step=lambda: 40, directory=pathlib.Path("run/checkpoints")
-        )
-        run._check_workdir(checkpoints, now)
+        run._check_same_run(pathlib.Path("run/checkpoints/40"), now)
 
     return check
 
