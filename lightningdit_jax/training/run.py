@@ -16,6 +16,7 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
@@ -169,6 +170,11 @@ def _check_same_run(newest: epath.Path, meta: dict) -> None:
     if found["kind"] == meta["kind"]:  # fields that are younger than the run have their defaults
         there = architecture(found["kind"], checkpoint.architecture_fields(found))
         found["architecture"] = json.loads(json.dumps(dataclasses.asdict(there)))
+    if "flow" in meta:
+        found["flow"] = dataclasses.asdict(Flow.from_meta(found))
+    unsaid = [key for key in MEANING if key in meta and key not in found]
+    if unsaid:
+        print_once(f"not compared with step {step:,}, which does not say them: {', '.join(unsaid)}")
     for key in MEANING:
         if key in found and found[key] != meta[key]:
             there, wanted = found[key], meta[key]

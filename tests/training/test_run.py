@@ -11,9 +11,10 @@ import pytest
 
 from lightningdit_jax import checkpoint
 from lightningdit_jax.assembly.models import tokenizer_config
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import run
-from lightningdit_jax.training.job import make_job
+from lightningdit_jax.training.job import abstract_generator_job, make_job
 from lightningdit_jax.training.run import train
 from tests import tiny
 
@@ -89,6 +90,33 @@ def test_fields_younger_than_the_run_have_their_defaults(resumed):
     now["architecture"]["num_groups"] = 16
     with pytest.raises(ValueError, match=r"another architecture: found num_groups 32, now 16;"):
         resumed(found, now)
+
+
+def generator_meta(**changes):
+    config = tiny.config("digits_dit", **changes)
+    job = abstract_generator_job(config, make_mesh(**dataclasses.asdict(config.mesh)))
+    description = job.description | {"latents": LatentScaling().to_meta()}
+    return run.run_meta(config, types.SimpleNamespace(source=range(12), description=description))
+
+
+def test_a_run_that_does_not_name_its_flow_has_the_releases(resumed, capsys):
+    now, other = generator_meta(), generator_meta(flow__path="gvp")
+    resumed({key: value for key, value in now.items() if key != "flow"}, now)
+    resumed({**now, "flow": {"path": "linear"}}, now)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match=r"another flow: found path linear, now gvp;"):
+        resumed({key: value for key, value in other.items() if key != "flow"}, other)
+
+
+@pytest.mark.parametrize("unsaid", [["examples"], ["latents", "seed", "examples"]])
+def test_what_an_older_run_does_not_say_is_named(resumed, unsaid, capsys):
+    now = generator_meta()
+    older = {key: value for key, value in now.items() if key not in unsaid}
+    resumed(older, now)
+    line = f"not compared with step 40, which does not say them: {', '.join(unsaid)}\n"
+    assert capsys.readouterr().out == line
+    with pytest.raises(ValueError, match="another batch_size"):
+        resumed(older, now | {"batch_size": 1})
 
 
 def test_images_taken_away_from_a_tokenizer_are_said(resumed, capsys):
