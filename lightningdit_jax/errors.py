@@ -14,7 +14,7 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
     return f"unknown {what} '{name}'{hint}{listing}"
 
 
-def listed(names: Sequence[str], shown: int = 3) -> str:
+def listed(names: Sequence[str], shown: int = 3, separator: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+    return separator.join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")

@@ -39,10 +39,29 @@ class LatentScaling:
             object.__setattr__(self, "mean", tuple(mean.tolist()))
             object.__setattr__(self, "std", tuple(std.tolist()))
         object.__setattr__(self, "multiplier", float(self.multiplier))
-        if not (np.isfinite(self.multiplier) and self.multiplier > 0):
+        with np.errstate(over="ignore"):
+            multiplier = np.float32(self.multiplier)
+        if not (np.isfinite(multiplier) and multiplier > 0):
             raise ValueError(
                 f"the latent multiplier is {self.multiplier}; expected a finite number above 0"
             )
+
+    @classmethod
+    def of_arrays(cls, mean: Any, std: Any, multiplier: float = 1.0) -> "LatentScaling":
+        """Of what a file or a caller holds as statistics: real numbers, one a channel, in any shape
+        with one axis of channels, such as [1, C, 1, 1].
+
+        Raises ValueError for anything else.
+        """
+        for name, values in (("mean", mean), ("std", std)):
+            array = np.asarray(values)
+            is_real = array.dtype.kind in "fiu" or "float" in array.dtype.name
+            if not is_real or array.size != max(array.shape, default=0):
+                raise ValueError(
+                    f"latent statistics have a {name} of type {array.dtype} and shape "
+                    f"{list(array.shape)}; expected real numbers [C] or [1, C, 1, 1]"
+                )
+        return cls(mean, std, multiplier)
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any] | None) -> "LatentScaling | None":
@@ -104,5 +123,5 @@ def _check_numbers(name: str, values: np.ndarray, good: np.ndarray, expected: st
         channel = int(np.flatnonzero(~good)[0])
         raise ValueError(
             f"latent statistics have {name} {values[channel]} in channel {channel} of "
-            f"{values.size}; expected {expected}. Compute them again with --mode=extract"
+            f"{values.size}; expected {expected}"
         )

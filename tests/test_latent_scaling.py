@@ -57,3 +57,27 @@ def test_channels_have_to_be_those_of_the_latents():
     with pytest.raises(ValueError, match=r"WHERE: .* 3 channels, but the latents have 4"):
         scaling.check_channels(4, "WHERE")
     LatentScaling(multiplier=0.5).check_channels(4, "any number will do")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "reason"),
+    [
+        (MEAN * 1j, STD, r"mean of type complex64"),
+        (MEAN, np.ones(3, bool), "std of type bool"),
+        (None, None, "mean of type object"),
+        (np.ones((2, 4)), np.ones(8), r"shape \[2, 4\]"),
+        ({"a": 1}, STD, "mean of type object"),
+        ("x", STD, "mean of type <U1"),
+    ],
+)
+def test_what_is_no_statistics_is_refused(mean, std, reason):
+    """A bool or complex array, or none at all, used to scale latents."""
+    with pytest.raises(ValueError, match=reason):
+        LatentScaling.of_arrays(mean, std)
+    shaped = LatentScaling.of_arrays(MEAN.reshape(1, 3, 1, 1), STD.astype(np.float64))
+    assert shaped == LatentScaling(MEAN, STD)
+
+
+def test_a_multiplier_that_vanishes_in_float32_is_refused():
+    with pytest.raises(ValueError, match="multiplier is 1e-50"):
+        LatentScaling(multiplier=1e-50)

@@ -105,6 +105,7 @@ def convert_files(
                     source.release()
 
         _, params = params_from_torch(kind, tensors, hints=hints, step=step)
+    _check_finite(kind, params)
     keymap = entry.keymap(config)
     left_out = keymap.left_out(tensors)
     for name, value in dataclasses.asdict(config).items():
@@ -185,6 +186,17 @@ def _untold(kind: str, config: Any, tensors: Tensors) -> list[str]:
     return [f"{n} is {v}, read back as {back[n]}" for n, v in fields if v != back[n]]
 
 
+def _check_finite(kind: str, params: Any) -> None:
+    """Raises ConversionError listing parameters that are damaged."""
+    bad = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if not np.isfinite(leaf).all()
+    ]
+    if bad:
+        raise ConversionError(f"these parameters of a {kind} hold NaN or infinities:", bad)
+
+
 def _merged(sources: Sequence[Source]) -> Tensors:
     tensors: dict[str, np.ndarray] = {}
     for source in sources:
@@ -219,7 +231,7 @@ def _statistics(name: str, tensors: Tensors, multiplier: float = 1.0) -> LatentS
     if problems:
         raise ConversionError(f"{name} does not hold latent statistics:", problems)
     try:
-        return LatentScaling(tensors["mean"], tensors["std"], multiplier)
+        return LatentScaling.of_arrays(tensors["mean"], tensors["std"], multiplier)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

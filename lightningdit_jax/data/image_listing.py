@@ -52,7 +52,7 @@ class ImageListing:
         lines = []
         if self._hidden:
             hidden = listed([printable(name) for name in self._hidden])
-            lines.append(f"{self._folder}: hidden and skipped: {hidden}")
+            lines.append(f"{self._folder}: hidden, or links that lead back, and skipped: {hidden}")
         if self._others:
             counts = sorted(self._others.items(), key=lambda item: (-item[1], item[0]))
             listing = ", ".join(f"{count:,} {printable(suffix)}" for suffix, count in counts)
@@ -67,9 +67,15 @@ class ImageListing:
         ]
 
     def _walk(self, folder: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
-        """os.walk without what is left out."""
+        """os.walk without what is left out, and without going round where a link leads back."""
         for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
             folders[:] = [name for name in sorted(folders) if not self._skip(root, name, True)]
+            above = os.path.realpath(root)
+            for name in list(folders):
+                target = os.path.realpath(os.path.join(root, name))
+                if above == target or above.startswith(target + os.sep):
+                    folders.remove(name)
+                    self._hidden.append(os.path.relpath(os.path.join(root, name), self._folder))
             yield root, folders, [name for name in sorted(names) if not self._skip(root, name)]
 
     def _skip(self, root: str, name: str, is_folder: bool = False) -> bool:

@@ -58,9 +58,9 @@ def load_stats(folder: epath.PathLike) -> LatentScaling:
     if not isinstance(tensors, dict) or not {"mean", "std"} <= tensors.keys():
         raise ValueError(f"{path} lacks 'mean' or 'std'; expected both, [1, C, 1, 1]")
     try:
-        return LatentScaling(tensors["mean"], tensors["std"])
+        return LatentScaling.of_arrays(tensors["mean"], tensors["std"])
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}. Compute them again with --mode=extract") from error
 
 
 def save_stats(folder: epath.PathLike, stats: LatentScaling) -> None:
@@ -90,7 +90,10 @@ def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentSc
         m2 += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * len(block) / merged)
         mean += delta * (len(block) / merged)
         count = merged
-    return LatentScaling(mean, np.sqrt(m2 / (count - 1)))
+    try:
+        return LatentScaling(mean, np.sqrt(m2 / (count - 1)))
+    except ValueError as error:
+        raise ValueError(f"{shards.folder}: {error}; look at its latents") from error
 
 
 def shard_name(rank: int, shard: int) -> str:
@@ -173,7 +176,8 @@ class LatentShards:
     checked on construction; files are memory-mapped when first used or, with `resident`, read into
     memory on construction. Can be pickled without what is read or mapped, which is opened anew.
     Shards without a latent are left out; `notes` say so, for people. `class_names` are those of the
-    images, where the extraction kept them, otherwise empty.
+    images, where the extraction kept them, otherwise empty; `tokenizer` is the fingerprint of the
+    weights that made the latents, None where nobody knows.
 
     Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
     the file that is truncated, damaged, lacks a tensor, or differs from the others, and for a
@@ -216,6 +220,18 @@ class LatentShards:
         self._starts = np.cumsum([0] + [h["labels"].shape[0] for h in self._headers])
         self._record = read_record(folder)
         self.class_names = class_names(self._record)
+        self.tokenizer: str | None = (self._record or {}).get("tokenizer")
+        extracted = (self._record or {}).get("images", {}).get("count")
+        if extracted is not None and len(self) > extracted:
+            raise ValueError(
+                f"{folder} holds {len(self):,} latents, but its {RECORD} is of {extracted:,} "
+                f"images; is one of its shards there twice? {listed([p.name for p in self._paths])}"
+            )
+        if extracted is not None and len(self) < extracted:
+            self.notes.append(
+                f"{folder}: {len(self):,} latents of the {extracted:,} images it was made of; the "
+                "others could not be read, or shards are missing"
+            )
         self._resident = resident
         self._files: dict[int, np.ndarray] = {}
         self._opened: dict[tuple[int, str], np.ndarray] = {}

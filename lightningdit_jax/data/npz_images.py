@@ -18,7 +18,7 @@ class NpzImages:
 
     def __init__(self, path: epath.PathLike, name: str = "arr_0"):
         self.path, self._entry = epath.Path(path), f"{name}.npy"
-        if not self.path.exists():
+        if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: there is no such .npz file of images")
         with self.path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -41,6 +41,11 @@ class NpzImages:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def checksum(self) -> int:
+        """CRC-32 of the array, as the archive has it: no image is read."""
+        with self.path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return archive.getinfo(self._entry).CRC
 
     def batches(self, batch_size: int, start: int, stop: int) -> Iterator[np.ndarray]:
         """Images start ... stop - 1 in order; the last batch may be short."""

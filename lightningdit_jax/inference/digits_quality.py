@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
+from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
 from lightningdit_jax.inference.samples_file import samples_identity, samples_path
@@ -30,14 +32,7 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
     path = samples_path(config, workdir)
     identity = samples_identity(path)
     check_digits((identity["made_with"] or {}).get("class_names", ()))
-    with path.open("rb") as file, np.load(file) as archive:
-        if missing := {"arr_0", "arr_1"} - set(archive.files):
-            raise ValueError(
-                f"{path} lacks {sorted(missing)}; digits are judged by arr_0, images, and arr_1, "
-                "their labels"
-            )
-        count = config.evaluate.num_images
-        images, labels = archive["arr_0"][:count], archive["arr_1"][:count]
+    images, labels = _samples(path, config.evaluate.num_images)
     train_x, _ = real_digits("train")
     test_x, test_y = real_digits("test")
     judge = digits_judge()
@@ -70,6 +65,31 @@ def check_digits(class_names: Sequence[str]) -> None:
             "config.evaluate.metric is 'digits', which judges handwritten digits, but the images "
             f"are of {class_line(class_names)}; set it to 'fid'"
         )
+
+
+def _samples(path: epath.Path, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, 3] and their labels [N], at most so many."""
+    stored = NpzImages(path)
+    count = min(len(stored), most)
+    with path.open("rb") as file, np.load(file) as archive:
+        if "arr_1" not in archive.files:
+            raise ValueError(
+                f"{path} lacks ['arr_1']; digits are judged by arr_0, images, and arr_1, "
+                "their labels"
+            )
+        labels = archive["arr_1"]
+    side = stored.shape[1]
+    if count < 2 or side % 8 or stored.shape[2] != side:
+        raise ValueError(
+            f"{path} holds images of shape {stored.shape}; digits are judged by two at least, as "
+            "wide as high, in pixels a multiple of 8"
+        )
+    if labels.shape != stored.shape[:1] or not np.isin(labels, np.arange(10)).all():
+        raise ValueError(
+            f"{path} holds labels of shape {labels.shape} for {len(stored)} images; expected one "
+            "an image, each a digit from 0 to 9"
+        )
+    return np.concatenate(list(stored.batches(count, 0, count))), labels[:count]
 
 
 @functools.cache

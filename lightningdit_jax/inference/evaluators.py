@@ -34,15 +34,17 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
                 "the reference are not what they should be: look at them"
             )
     if is_main_process():
-        write_json(epath.Path(workdir) / "evaluation.json", {**numbers, "of": of})
         for name, facts in of.items():
             print(f"{name}: {_line(facts)}")
         for name, value in numbers.items():
             print(f"{name:34s} {value:.4f}")
+        write_json(epath.Path(workdir) / "evaluation.json", {**numbers, "of": of})
     return numbers
 
 
 def _line(facts: dict[str, Any]) -> str:
     """Facts in a line, without those that are long or empty."""
     short = {name: fact for name, fact in facts.items() if not isinstance(fact, dict)}
+    for network, weights in ((facts.get("made_with") or {}).get("weights") or {}).items():
+        short[network] = f"{weights['path']} at step {weights['step']}"
     return ", ".join(f"{name} {fact}" for name, fact in short.items() if fact not in ("", None))

@@ -108,4 +108,9 @@ def _scaling(dit: LightningDiT, stats: Any) -> LatentScaling:
         return LatentScaling()
     if isinstance(stats, LatentScaling):
         return stats
-    return LatentScaling(stats.mean, stats.std)
+    if not (hasattr(stats, "mean") and hasattr(stats, "std")):
+        raise ValueError(
+            f"latent_stats is a {type(stats).__name__}; expected a LatentScaling, something else "
+            'with `mean` and `std`, or "none"'
+        )
+    return LatentScaling.of_arrays(stats.mean, stats.std)

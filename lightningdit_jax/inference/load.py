@@ -97,9 +97,9 @@ def load(
 
 
 def latent_stats(path: str) -> LatentScaling | None:
-    """How the latents of a generator's checkpoint were normalised; None where it does not know.
+    """How the latents of a generator's checkpoint are scaled; None where it does not know.
 
-    path: as for `load`.
+    Of a tokenizer converted from diffusers, what its config.json publishes. path: as for `load`.
     """
     return LatentScaling.from_meta(read_meta(find_checkpoint(path)).get("latents"))
 

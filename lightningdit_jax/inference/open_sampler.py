@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
 from lightningdit_jax.inference.identity import weights_identity
 from lightningdit_jax.inference.load import Loaded, load_functional
@@ -17,6 +18,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.multihost import print_once
 
 
 def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]:
@@ -39,7 +41,8 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
             f"{path} does not say how its latents were normalised; "
             "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
         )
-    loaded = {"dit": dit, **load_companions(config, mesh, generator, flow, scaling)}
+    made_by = dit.meta.get("tokenizer")
+    loaded = {"dit": dit, **load_companions(config, mesh, generator, flow, scaling, made_by)}
     graphdefs = {name: part.graphdef for name, part in loaded.items()}
     structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
     paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
@@ -60,15 +63,24 @@ def load_companions(
     generator: LightningDiTConfig,
     flow: Flow,
     scaling: LatentScaling,
+    made_by: str | None,
 ) -> dict[str, Loaded]:
     """What a generator samples with: "vae", and for autoguidance "weak".
 
+    made_by: fingerprint of the tokenizer that made the generator's latents, None where nobody
+    knows; another one is said, since a decoder may be tuned on its own. All processes must call it.
     Raises ValueError or FileNotFoundError for checkpoints that are missing, of another kind, or do
     not fit the generator, its flow and the scaling of its latents.
     """
     options, dtype = config.sample, jnp.dtype(config.compute.dtype)
     vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
     check_tokenizer(generator, vae.meta["architecture"]["embed_dim"], options.tokenizer)
+    if made_by is not None and made_by != (found := weights_fingerprint(vae.params)):
+        print_once(
+            f"{options.tokenizer} is not the tokenizer whose latents the generator was trained on: "
+            f"fingerprint {found}, not {made_by}; unless only its decoder was tuned, pictures come "
+            "out wrong"
+        )
     if not (path := options.weak_checkpoint):
         return {"vae": vae}
     weak = _load_generator(config, path, mesh)

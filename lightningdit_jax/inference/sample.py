@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.open_sampler import open_sampler
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.progress import Progress
@@ -93,14 +94,16 @@ def _finish(
     outputs: list[str],
     seconds: float,
 ) -> None:
+    runtime = {"seconds": round(seconds, 1), "device": jax.devices()[0].device_kind}
     if "samples.npz" in outputs:
         store.write_npz(labels)
+        runtime["arr_0_crc32"] = NpzImages(folder / "samples.npz").checksum()
     if "samples" in outputs:
         store.write_pngs()
     columns = num_classes if num_classes <= 10 else 8
     shown = _first(store, columns * 8)
     save_png(folder / "samples.png", image_grid(shown, columns))
-    store.finish({"seconds": round(seconds, 1), "device": jax.devices()[0].device_kind})
+    store.finish(runtime)
     print(f"{', '.join(outputs)}, samples.json and a picture, samples.png, in {folder}")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from lightningdit_jax.atomic_file import replacing, write_json
-from lightningdit_jax.data.npz_images import write_npz_images
+from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.inference.pictures import save_png
 
 _PART = re.compile(r"^(\d{8})_(\d+)\.npy$")
@@ -40,7 +40,12 @@ class SampleStore:
         if not path.exists() or not all((self._workdir / name).exists() for name in outputs):
             return False
         found = json.loads(path.read_text())
-        return all(found.get(key) == value for key, value in self._description.items())
+        if not all(found.get(key) == value for key, value in self._description.items()):
+            return False
+        checksum = found.get("runtime", {}).get("arr_0_crc32")
+        if "samples.npz" not in outputs or checksum is None:
+            return True
+        return checksum == NpzImages(self._workdir / "samples.npz").checksum()
 
     def missing(self) -> list[tuple[int, int]]:
         """Ranges [start, stop) of samples that are in no part, in order."""

@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.npz_images import NpzImages
 
 
 def samples_path(config: Config, workdir: str) -> epath.Path:
@@ -26,7 +27,7 @@ def samples_identity(path: epath.Path) -> dict[str, Any]:
     """Where samples lie, and where known what they were made with.
 
     That is the JSON of --mode=sample beside them, FILE.json of FILE.npz: weights, seed, settings.
-    Raises ValueError for one that is damaged.
+    Raises ValueError for one that is damaged, or of other samples than those.
     """
     described = path.with_suffix(".json")
     made_with = None
@@ -38,4 +39,12 @@ def samples_identity(path: epath.Path) -> dict[str, Any]:
                 f"{described} is damaged, no JSON: {error}; it says what {path.name} was made "
                 "with. Draw the samples again, or delete it to evaluate them without"
             ) from error
+        if not isinstance(made_with, dict):
+            raise ValueError(f"{described} holds {made_with!r:.40}; expected what was drawn how")
+        checksum = made_with.get("runtime", {}).get("arr_0_crc32")
+        if checksum is not None and checksum != NpzImages(path).checksum():
+            raise ValueError(
+                f"{described} is of other samples than {path.name}: their checksums differ. Draw "
+                "them again, or delete the JSON to evaluate them without"
+            )
     return {"path": str(path), "made_with": made_with}

@@ -1,8 +1,10 @@
 """How samples are drawn: solver, time grid, guidance, labels."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,14 @@ from lightningdit_jax.flow.runge_kutta import TABLEAUS, stage_times
 from lightningdit_jax.flow.sde import SDEOptions, sde_grid
 from lightningdit_jax.flow.timesteps import time_grid
 from lightningdit_jax.flow.ucgm import ucgm_grid
+from lightningdit_jax.whole_numbers import whole_number
 
 SDE_SOLVERS = {"sde_euler": "euler", "sde_heun": "heun"}  # and their methods in SDEOptions
 SOLVERS = (*ODE_SOLVERS, *SDE_SOLVERS)
 # Solvers whose times no shift warps, and what decides them.
 UNSHIFTED = {"ucgm": "time_warp"} | dict.fromkeys(SDE_SOLVERS, "num_steps and last_step_size")
 
+_MOST = 2**31 - 1  # of a whole number
 _NUMBER = re.compile(r"-?[0-9]+")
 
 
@@ -85,8 +89,17 @@ class Sampling:
     def __post_init__(self):
         if self.solver not in SOLVERS:
             raise ValueError(unknown_name("solver", self.solver, SOLVERS))
-        if self.cfg_channels < 0:
-            raise ValueError(f"cfg_channels is {self.cfg_channels}; expected 0 (all) or more")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int:
+                least = 2 if field.name == "num_steps" else 0
+                whole_number(field.name, value, least, _MOST)
+            elif field.type is float and not (isinstance(value, Real) and math.isfinite(value)):
+                raise ValueError(f"{field.name} is {value!r}; expected a finite number")
+        if self.rtol <= 0 or self.atol < 0:
+            raise ValueError(
+                f"rtol is {self.rtol} and atol {self.atol}; expected rtol above 0, atol at least 0"
+            )
         if self.cfg_interval_end < self.cfg_interval_start:
             raise ValueError(
                 f"guidance ends at {self.cfg_interval_end}, before it begins at "

@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import generator_config, generator_options
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.latents import load_stats
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.open_sampler import load_companions
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Sampling, choose_labels
 from lightningdit_jax.inference.stream_quality import make_quality
-from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.mesh import make_mesh
 
@@ -54,9 +53,9 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     generator = generator_config(config)
     flow = Flow(config.flow.path, config.flow.prediction)
-    stats = load_stats(config.data.path) if config.data.latent_norm else LatentScaling()
-    scaling = dataclasses.replace(stats, multiplier=config.data.latent_multiplier)
-    loaded = load_companions(config, mesh, generator, flow, scaling)
+    scaling, record = scaling_of(config.data), read_record(epath.Path(config.data.path))
+    made_by = (record or {}).get("tokenizer")
+    loaded = load_companions(config, mesh, generator, flow, scaling, made_by)
     structure = Structure(
         dit=abstract_model(
             "lightningdit",
@@ -72,7 +71,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     weights = {name: part.params for name, part in loaded.items()}
     sampling = Sampling.of(options)
     count = config.evaluate.train_samples
-    names = class_names(read_record(epath.Path(config.data.path)))
+    names = class_names(record)
     labels = choose_labels(options.labels, count, generator.num_classes, config.seed, names)
     quality = make_quality(config, mesh, names)
 

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import (
     generator_config,
     generator_options,
@@ -18,7 +19,7 @@ from lightningdit_jax.assembly.models import (
 )
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
-from lightningdit_jax.data.latents import LatentShards, load_stats
+from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import describe_images, open_images
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -148,8 +149,7 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
         num_classes=architecture.num_classes,
     )
     print_once(*shards.notes, *([class_line(shards.class_names)] if shards.class_names else []))
-    stats = load_stats(data.path) if data.latent_norm else LatentScaling()
-    scaling = dataclasses.replace(stats, multiplier=data.latent_multiplier)
+    scaling = scaling_of(data)
     scaling.check_channels(architecture.in_channels, data.path)
     job = abstract_generator_job(config, mesh, scaling)
     return dataclasses.replace(
@@ -160,6 +160,7 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
             "latents": scaling.to_meta(),
             "class_names": list(shards.class_names),
             "examples": {"count": len(shards), "fingerprint": shards.fingerprint()},
+            "tokenizer": shards.tokenizer,
         },
     )
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from lightningdit_jax.errors import listed
+
 _SHOWN = 5
 
 
@@ -9,8 +11,7 @@ def cause_of(unfit: Sequence[str]) -> str:
     """What made a step not finite. unfit: the records of its batch that do, by name."""
     if not unfit:
         return "while its batch is, so it is the model"
-    more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
-    return f"because its batch is not: {'; '.join(unfit[:_SHOWN])}{more}"
+    return f"because its batch is not: {listed(unfit, _SHOWN, '; ')}"
 
 
 def advice_for(unfit: Sequence[str], policy: str) -> str:

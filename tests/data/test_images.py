@@ -255,3 +255,20 @@ def test_corrupt_image_is_named_when_read(folder):
         (folder / "a" / "1.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"1\.png cannot be decoded"):
             ImageFolder(folder).image(0)
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path):
+    """Eleven images used to be 451."""
+    folder = tmp_path / "images" / "x"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (4, 4)).save(folder / f"{i}.png")
+    (folder / "self").symlink_to(".")
+    (folder / "up").symlink_to("..")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (4, 4)).save(elsewhere / "3.png")
+    (folder / "more").symlink_to(elsewhere)
+    images = ImageFolder(tmp_path / "images")
+    assert len(images) == 4
+    assert "x/self" in images.notes[0] and "x/up" in images.notes[0]

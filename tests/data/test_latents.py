@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import pickle
 import shutil
 
@@ -395,3 +396,18 @@ def test_check_against_the_model(shards, fit, reason):
     shards.check(**good)
     with pytest.raises(ValueError, match=reason):
         shards.check(**{**good, **fit})
+
+
+def test_shards_are_counted_against_the_record(tmp_path):
+    """A copy beside a shard used to train on its rows twice."""
+    latents = np.zeros((5, 2, 2, 3), np.float32)
+    path = write_shard(tmp_path, 0, 0, latents, latents, np.arange(5))
+    record = {"images": {"count": 5}, "tokenizer": "0123"}
+    (tmp_path / "extraction.json").write_text(json.dumps(record))
+    assert LatentShards(tmp_path).notes == [] and LatentShards(tmp_path).tokenizer == "0123"
+    copy = shutil.copy(path, tmp_path / "latents_rank00_shard000 (1).safetensors")
+    with pytest.raises(ValueError, match=r"10 latents, .* of 5 images; .* twice\? .*\(1\)"):
+        LatentShards(tmp_path)
+    pathlib.Path(copy).unlink()
+    (tmp_path / "extraction.json").write_text(json.dumps({"images": {"count": 7}}))
+    assert "5 latents of the 7 images" in LatentShards(tmp_path).notes[0]

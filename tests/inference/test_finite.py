@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.evaluation.frechet import Gaussian, ReferenceMoments, moments_from_npz
 from lightningdit_jax.inference import evaluators, tokenizer_quality
@@ -14,6 +16,7 @@ from lightningdit_jax.inference.extract import extract
 from lightningdit_jax.inference.inception_network import ImagesInMemory, InceptionNetwork
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
+from tests.golden import GOLDEN
 from tests.inference import tiny_inception
 from tests.inference.tiny_generator import random_generator
 from tests.inference.tiny_tokenizer import save_tokenizer
@@ -50,6 +53,16 @@ def test_pixels_of_a_damaged_tokenizer_are_no_samples(cannot_decode):
         r"post_quant_conv/bias",
     ):
         ldj.generate(random_generator(), vae, [1, 2], num_steps=3, latent_stats="none")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_damaged_weights_are_not_converted(tmp_path, value):
+    tensors = load_file(GOLDEN / "lightningdit_default.weights.safetensors")
+    tensors["final_layer.linear.weight"][0, 0] = value
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"NaN or infinities:\s+final_layer/linear/kernel"):
+        convert_files([str(tmp_path / "x.safetensors")], str(tmp_path / "out"), say=str)
+    assert not (tmp_path / "out").exists()
 
 
 def test_pixels_that_overflow_are_told_from_damage(tmp_path):

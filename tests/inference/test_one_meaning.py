@@ -1,5 +1,7 @@
 """Every way to sample gives the same bytes: what a generator was trained to do is said once."""
 
+import dataclasses
+import shutil
 import types
 
 import numpy as np
@@ -12,6 +14,7 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference import sweep as sweep_module
 from lightningdit_jax.inference import training_evaluator
 from lightningdit_jax.inference.evaluators import evaluate
+from lightningdit_jax.inference.open_sampler import open_sampler
 from lightningdit_jax.inference.sample import sample
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
@@ -193,3 +196,49 @@ def test_the_digits_metric_is_of_digits_alone(folder, tmp_path):
     with pytest.raises(ValueError, match=judged):
         training_evaluator.make_training_evaluator(config)
     (folder / "latents" / "extraction.json").unlink()
+
+
+def test_a_tokenizer_of_other_weights_is_said(folder, tmp_path, capsys):
+    fields = {"flow": Flow(), "scaling": LatentScaling()}
+    other = save_generator(tmp_path / "a", random_generator(), tokenizer="feed", **fields)
+    _, described = open_sampler(config_of(folder, Flow(), other), str(tmp_path))
+    assert "is not the tokenizer whose latents" in capsys.readouterr().out
+    same = described["weights"]["vae"]["fingerprint"]
+    own = save_generator(tmp_path / "b", random_generator(), tokenizer=same, **fields)
+    open_sampler(config_of(folder, Flow(), own), str(tmp_path))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_description_is_of_the_samples_beside_it(folder, tmp_path):
+    """samples.json used to vouch for whatever samples.npz was put beside it."""
+    dit = random_generator()
+    checkpoint = save_generator(tmp_path / "a", dit, flow=Flow(), scaling=LatentScaling())
+    config = config_of(folder, Flow(), checkpoint)
+    sample(config, str(tmp_path / "x"))
+    other = dataclasses.replace(config, seed=1)
+    sample(other, str(tmp_path / "y"))
+    evaluate(config, str(tmp_path / "x"))
+    shutil.copy(tmp_path / "y" / "samples.npz", tmp_path / "x" / "samples.npz")
+    with pytest.raises(ValueError, match=r"samples\.json is of other samples than samples\.npz"):
+        evaluate(config, str(tmp_path / "x"))
+    sample(config, str(tmp_path / "x"))  # drawn again, not "there already"
+    evaluate(config, str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"arr_0": np.zeros((4, 16, 16, 3), np.float32), "arr_1": np.arange(4)}, "float32"),
+        ({"arr_0": np.zeros((4, 12, 12, 3), np.uint8), "arr_1": np.arange(4)}, "multiple of 8"),
+        ({"arr_0": np.zeros((1, 16, 16, 3), np.uint8), "arr_1": np.arange(1)}, "two at least"),
+        ({"arr_0": np.zeros((4, 16, 16, 3), np.uint8), "arr_1": np.arange(3)}, r"\(3,\) for 4"),
+        ({"arr_0": np.zeros((4, 16, 16, 3), np.uint8), "arr_1": np.full(4, 10)}, "0 to 9"),
+        ({"arr_0": np.zeros((4, 16, 16, 3), np.uint8)}, "lacks"),
+    ],
+)
+def test_samples_that_are_no_digits_are_not_scored(folder, tmp_path, arrays, reason):
+    np.savez(tmp_path / "f.npz", **arrays)
+    config = config_of(folder, Flow(), tmp_path)
+    config = tiny.replaced(config, "evaluate", samples=str(tmp_path / "f.npz"))
+    with pytest.raises(ValueError, match=rf"f\.npz .*{reason}"):
+        evaluate(config, str(tmp_path))

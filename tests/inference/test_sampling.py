@@ -115,3 +115,26 @@ def test_grids_leave_out_what_is_infinite():
     np.testing.assert_allclose(ends, [1e-3, 1 - 1e-3], rtol=1e-6)
     with pytest.raises(ValueError, match="needs the path 'linear', the generator's is 'gvp'"):
         Sampling(num_steps=5, solver="ucgm").grid(Flow("gvp"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"num_steps": 2.5}, r"num_steps is 2\.5; expected a whole number from 2"),
+        ({"num_steps": 1}, "num_steps is 1"),
+        ({"cfg_channels": -1}, "cfg_channels is -1"),
+        ({"cfg_channels": 1.0}, r"cfg_channels is 1\.0"),
+        ({"cfg_scale": float("nan")}, "cfg_scale is nan; expected a finite number"),
+        ({"cfg_scale": None}, "cfg_scale is None"),
+        ({"timestep_shift": float("inf")}, "timestep_shift is inf"),
+        ({"cfg_interval_start": float("nan")}, "cfg_interval_start is nan"),
+        ({"solver": "dopri5", "rtol": 0.0}, r"rtol is 0\.0"),
+        ({"solver": "dopri5", "atol": -1.0}, r"atol -1\.0"),
+        ({"solver": "ucgm", "extrapolation": float("nan")}, "extrapolation is nan"),
+    ],
+)
+def test_numbers_from_python_are_checked_as_those_of_configs(fields, reason):
+    """2.5 grid points used to integrate to t = 1.33, beyond the data."""
+    with pytest.raises(ValueError, match=reason):
+        Sampling(**fields)
+    assert Sampling(num_steps=np.int64(5), cfg_scale=2).grid(Flow()).shape == (5,)

@@ -24,7 +24,7 @@ def random_generator(architecture=None, *, seed=1):
     return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
 
-def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, class_names=()):
+def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, **more):
     """Writes a checkpoint of the module, trained to this flow on latents of this scaling."""
     meta = {
         "format_version": FORMAT_VERSION,
@@ -32,7 +32,7 @@ def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, clas
         "architecture": dataclasses.asdict(dit.config),
         "flow": dataclasses.asdict(flow),
         "step": 0,
-        "class_names": list(class_names),
+        **more,
     }
     if scaling is not None:
         meta["latents"] = scaling.to_meta()

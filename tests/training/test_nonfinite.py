@@ -66,7 +66,7 @@ def test_a_long_list_is_cut(tmp_path):
         def find_unfit(self, state):
             return [f"number {n}" for n in range(9)]
 
-    with pytest.raises(NonFiniteError, match=r"not: number 0; .*; number 4; and 4 more\. The"):
+    with pytest.raises(NonFiniteError, match=r"not: number 0; .*; number 4 and 4 more\. The"):
         run(tmp_path, iterator=Many((7,)))
 
 
