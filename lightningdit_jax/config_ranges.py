@@ -54,7 +54,7 @@ RANGES = {
     "tokenizer.in_channels": _COUNT,
     "tokenizer.ch": _COUNT,
     "tokenizer.ch_mult": _COUNT,
-    "tokenizer.num_res_blocks": _COUNT,
+    "tokenizer.num_res_blocks": _NOT_NEGATIVE,
     "tokenizer.z_channels": _COUNT,
     "tokenizer.embed_dim": _COUNT,
     "data.latent_multiplier": _POSITIVE,

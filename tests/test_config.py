@@ -6,8 +6,11 @@ import pathlib
 import sys
 import typing
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs import paper
 from lightningdit_jax import config
@@ -16,6 +19,7 @@ from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_ranges import RANGES
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
+from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.job import abstract_generator_job
 from tests import tiny
@@ -127,6 +131,21 @@ def test_every_number_has_to_be_finite(key, number):
     bad = (number,) * max(len(good), 1) if isinstance(good, tuple) else number
     with pytest.raises(ValueError, match=rf"config\.{key} is \(?-?(nan|inf).*; expected"):
         config.from_dict(broken(**{key.replace(".", "__"): bad}))
+
+
+def test_a_tokenizer_may_have_no_residual_blocks_where_its_levels_are_as_wide():
+    none = {"tokenizer__num_res_blocks": 0}
+    architecture = tokenizer_config(tiny.config("digits_vavae", **none))  # of widths (1, 1)
+    graphdef, params = abstract_model("vavae", architecture)
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    posterior = jax.eval_shape(lambda p, x: nnx.merge(graphdef, p).encode(x), params, images)
+    assert posterior.mean.shape == (1, 8, 8, 8)
+    for widths in ((1, 2), (2, 1)):
+        wider = tiny.config("digits_vavae", **none, tokenizer__ch_mult=widths)
+        with pytest.raises(ValueError, match=r"num_res_blocks is 0 with ch_mult \(., .\); without"):
+            tokenizer_config(wider)
+    with pytest.raises(ValueError, match="num_res_blocks is -1; expected at least 0"):
+        tiny.config("digits_vavae", tokenizer__num_res_blocks=-1)
 
 
 def test_ranges_are_of_keys():

@@ -52,6 +52,11 @@ class VAVAEConfig:
             least = 0 if field.name == "num_res_blocks" else 1
             if field.type is int and value < least:
                 raise ValueError(f"{field.name} is {value}; expected at least {least}")
+        if self.num_res_blocks == 0 and set(self.ch_mult) != {1}:
+            raise ValueError(
+                f"num_res_blocks is 0 with ch_mult {self.ch_mult}; without residual blocks no "
+                "level can have other channels: expected factors of 1, or at least 1 block"
+            )
         if self.activation not in ACTIVATIONS:
             raise ValueError(unknown_name("activation", self.activation, tuple(ACTIVATIONS)))
         if self.ch % self.num_groups:
