@@ -4,7 +4,8 @@ Knows keys by name alone and imports no config. tests/test_config_jobs.py holds 
 the jobs really read.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 # A job is named as people start it.
 TRAIN_GENERATOR = "the training of a generator"
@@ -87,6 +88,18 @@ _READERS: dict[str, Collection[str]] = {
     "evaluate.batch_size": (*_EVALUATE, SWEEP, EVALUATOR),
 }
 
+# Keys that the jobs which read another key read only where that has one of these values.
+_CONDITIONS = {
+    "data.path": ("data.source", ("folder", "tfds", "latents")),
+    "data.split": ("data.source", ("digits", "tfds")),
+    "data.tfds_name": ("data.source", ("tfds",)),
+    "data.corrupt": ("data.source", ("folder", "tfds")),
+    "evaluate.split": ("data.source", ("digits", "tfds")),
+    "evaluate.inception": ("evaluate.metric", ("fid",)),
+    "evaluate.reference": ("evaluate.metric", ("fid",)),
+    "evaluate.batch_size": ("evaluate.metric", ("fid",)),
+}
+
 # Why the others do not, where that is not plain.
 _REASONS = {
     "compute.remat": "without a backward pass nothing is computed again",
@@ -119,7 +132,10 @@ MEANING = {
         "discriminator.ndf",
         "discriminator.num_layers",
         "discriminator.norm",
+        "vae_loss.disc_weight",  # whether it is 0
+        "vae_loss.alignment",  # whether it is "none"
         "vae_loss.reverse_proj",
+        "stages.vf_weight",  # whether all are 0
     ),
     "seed": ("seed",),
     "batch_size": ("train.batch_size",),
@@ -156,9 +172,15 @@ def readers(key: str) -> tuple[str, ...]:
     return tuple(job for job in JOBS if job in found)
 
 
-def is_read(key: str, jobs: Collection[str]) -> bool:
-    """Whether one of the jobs reads a key, or takes what it says from its checkpoint."""
-    return any(job in readers(key) or is_taken(key, job) for job in jobs)
+def is_read(key: str, jobs: Collection[str], value: Callable[[str], Any]) -> bool:
+    """Whether one of the jobs reads a key, or takes what it says from its checkpoint.
+
+    value: what the config says of a key, which may decide whether others are read.
+    """
+    return any(
+        is_taken(key, job) or (job in readers(key) and _unmet(key, job, value) is None)
+        for job in jobs
+    )
 
 
 def is_taken(key: str, job: str) -> bool:
@@ -171,20 +193,37 @@ def meaning_of(key: str) -> str | None:
     return next((field for field, keys in MEANING.items() if _lists(keys, key)), None)
 
 
-def check_given(keys: Iterable[str], jobs: Collection[str]) -> None:
+def check_given(keys: Iterable[str], jobs: Collection[str], value: Callable[[str], Any]) -> None:
     """Raises ValueError for a key given on the command line that none of the jobs reads.
 
-    A key that a job takes from its checkpoint passes: it is compared when that is known.
+    value: as in is_read. A key that a job takes from its checkpoint passes: it is compared when
+    that is known.
     """
     for key in keys:
-        if is_read(key, jobs):
+        if is_read(key, jobs, value):
             continue
+        reading = next((job for job in jobs if job in readers(key)), None)
+        if reading is not None:
+            other, values = _unmet(key, reading, value)
+            raise ValueError(
+                f"config.{key} is given on the command line, but config.{other} is "
+                f"'{value(other)}', which does not read it; leave it out, or set config.{other} to "
+                f"what reads it: {', '.join(map(repr, values))}"
+            )
         reason = _REASONS.get(key) or _REASONS.get(key.partition(".")[0])
         why = f" ({reason})" if reason else ""
         raise ValueError(
             f"config.{key} is given on the command line, but {next(iter(jobs))} does not read it"
             f"{why}; leave it out. It is read by {', '.join(readers(key))}"
         )
+
+
+def _unmet(key: str, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[str, ...]] | None:
+    """The other key and values that a job reads this key at, where the other is not one of them."""
+    other, values = _CONDITIONS.get(key, (None, ()))
+    if other is None or job not in readers(other) or value(other) in values:
+        return None
+    return other, values
 
 
 def _lists(names: Collection[str], key: str) -> bool:

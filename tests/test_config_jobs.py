@@ -5,8 +5,10 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 import pytest
 
+from lightningdit_jax.assembly.workdir import check_command_line, write_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import (
@@ -24,14 +26,18 @@ from lightningdit_jax.config_jobs import (
     TRAIN_GENERATOR,
     TRAIN_TOKENIZER,
     check_given,
+    is_read,
     is_taken,
     jobs_of,
     meaning_of,
     readers,
 )
+from lightningdit_jax.data import sources
+from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.inference import compile as sampler_compile
 from lightningdit_jax.inference.evaluators import evaluate
 from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.inference.image_batches import open_image_batches
 from lightningdit_jax.inference.sample import sample
 from lightningdit_jax.inference.sweep import sweep
 from lightningdit_jax.inference.training_evaluator import make_training_evaluator
@@ -168,13 +174,93 @@ def test_the_table_says_what_a_job_reads(recorded, job):
 
 
 def test_a_key_that_a_job_does_not_read_is_refused():
+    value = {"data.source": "tfds", "evaluate.metric": "fid"}.get  # these read the most
     for job in JOBS:
         for key in KEYS:
             if job in readers(key) or is_taken(key, job):
-                check_given([key], [job])
+                check_given([key], [job], value)
                 continue
             with pytest.raises(ValueError, match=rf"config\.{key} is given .* does not read it"):
-                check_given([key], [job])
+                check_given([key], [job], value)
+
+
+@pytest.mark.parametrize("source", ["digits", "folder", "tfds"])
+def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monkeypatch):
+    """Of a key that passes, another value opens other images; of one that is refused, the same."""
+    opened = []
+
+    class TFDS:
+        notes, class_names = (), ()
+
+        def __init__(self, *what):
+            opened.append(what)
+
+        def __len__(self):
+            return 1
+
+        def image(self, index):
+            raise UnreadableImageError(f"record of {opened[-1]}")
+
+        label = image
+
+    monkeypatch.setattr(sources, "TFDSImages", TFDS)
+    for name, count in (("a", 1), ("b", 2)):
+        (tmp_path / name / "c").mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / name / "c" / f"{i}.png").write_bytes(b"no image")
+    config = tiny.config(
+        "digits_vavae", data__source=source, data__path=str(tmp_path / "a"), data__split="train"
+    )
+    others = {
+        "data.path": str(tmp_path / "b"),
+        "data.split": "test",
+        "data.tfds_name": "another",
+        "data.corrupt": "skip",
+        "evaluate.split": "train",
+    }
+
+    def images(config, split):
+        opened.clear()
+        batches = open_image_batches(config, split, 16)
+        try:
+            batches.read_batch(np.arange(1), np.zeros(1, bool))
+            unreadable = None
+        except UnreadableImageError as error:
+            unreadable = str(error)
+        return len(batches), list(opened), unreadable
+
+    for job in (TRAIN_TOKENIZER, EXTRACT, EVALUATE_TOKENIZER):
+        split_key = "evaluate.split" if job == EVALUATE_TOKENIZER else "data.split"
+        want = images(config, config.value(split_key))
+        for key, other in others.items():
+            if job not in readers(key):
+                continue
+            section, _, name = key.partition(".")
+            changed = config.changed(**{section: {name: other}})
+            same = images(changed, changed.value(split_key)) == want
+            assert is_read(key, [job], changed.value) != same, (job, key)
+            if same:
+                told = rf"config.{key} is given .* config.data.source is '{source}', which does"
+                with pytest.raises(ValueError, match=told):
+                    check_command_line(changed, [key], [job], str(tmp_path))
+
+
+def test_the_digits_metric_reads_no_network(tmp_path):
+    """What FRECHET's keys are to the jobs recorded here, which are judged as digits."""
+    for key in KEYS:
+        for job in (EVALUATE_SAMPLES, SWEEP, EVALUATOR):
+            fid, digits = (is_read(key, [job], lambda _, m=m: m) for m in ("fid", "digits"))
+            assert (fid != digits) == (key in FRECHET and job in readers(key)), (job, key)
+    config = tiny.config("digits_dit")
+    with pytest.raises(
+        ValueError,
+        match=r"inception is given .* set config\.evaluate\.metric to what reads it: 'fid'",
+    ):
+        check_command_line(config, ["evaluate.inception"], [EVALUATE_SAMPLES], str(tmp_path))
+    write_config(config, str(tmp_path))
+    check_command_line(config, ["evaluate.inception"], [EVALUATE_SAMPLES], str(tmp_path))
+    # A tokenizer's evaluation has one metric.
+    check_command_line(config, ["evaluate.inception"], [EVALUATE_TOKENIZER], "")
 
 
 def test_every_key_has_a_reader_and_every_command_its_jobs():
@@ -210,6 +296,9 @@ OTHERS = {
     "flow.path": "gvp",
     "flow.prediction": "noise",
     "discriminator.norm": "actnorm",
+    "vae_loss.disc_weight": 0.0,
+    "vae_loss.alignment": "none",
+    "stages.vf_weight": (0.0,),
     "train.ema_decay": 0.5,
     "optimizer.beta1": 0.6,
     "optimizer.beta2": 0.6,

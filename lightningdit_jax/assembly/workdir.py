@@ -43,13 +43,14 @@ def check_command_line(
 ) -> None:
     """Raises ValueError for a key given on the command line that none of the jobs reads.
 
+    Nor may it be one that what config says of another key, as data.source, leaves unread.
     given: the keys. One that restates what WORKDIR/config.json holds passes.
     """
-    unread = [key for key in given if not is_read(key, jobs)]
+    unread = [key for key in given if not is_read(key, jobs, config.value)]
     stored = read_config(workdir) if unread else None
     if stored is not None:
         unread = [key for key in unread if stored.value(key) != config.value(key)]
-    check_given(unread, jobs)
+    check_given(unread, jobs, config.value)
 
 
 def check_taken(
