@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole. Imports nothing of ours."""
+"""Files that appear under their name only when they are whole; JSON. Imports nothing of ours."""
 
 import contextlib
 import json
@@ -25,3 +25,12 @@ def write_json(path: epath.PathLike, content: Any) -> None:
     """Writes JSON for people to read, one field a line."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """What a JSON file holds. Raises FileNotFoundError, and ValueError naming a damaged file."""
+    path = epath.Path(path)
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, no JSON: {error}") from error

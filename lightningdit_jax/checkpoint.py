@@ -185,14 +185,13 @@ def find_checkpoint(path: str) -> epath.Path:
             f"python convert_torch_weights.py --src {path} --dst FOLDER"
         )
     if not root.is_dir():
-        hub = re.fullmatch(r"[\w-]+/[\w.-]+", str(path))
-        advice = (
-            "; a repository of the hub is downloaded and converted first, the released ones by "
-        )
-        raise FileNotFoundError(
-            f"no checkpoint at {root}: there is no such directory"
-            + (f"{advice}scripts/download_weights.py" if hub else "")
-        )
+        advice = ""
+        if re.fullmatch(r"[\w-]+/[\w.-]+", str(path)):
+            advice = (
+                "; a repository of the hub is downloaded and converted first, the released ones by "
+                "scripts/download_weights.py"
+            )
+        raise FileNotFoundError(f"no checkpoint at {root}: there is no such directory{advice}")
     if (root / "meta").is_dir():
         if lacks := defect(root):
             raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; copy it again")

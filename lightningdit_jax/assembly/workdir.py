@@ -1,14 +1,13 @@
 """What a workdir and a checkpoint remember of the config they were made with."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from etils import epath
 
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
-from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint, read_meta
 from lightningdit_jax.config import Config, from_dict
 from lightningdit_jax.config_fields import key_types
@@ -33,7 +32,7 @@ def read_config(workdir: str) -> Config | None:
     if not path.exists():
         return None
     try:
-        return from_dict(json.loads(path.read_text()))
+        return from_dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no config of this program: {error}") from error
 

@@ -1,12 +1,12 @@
 """diffusers' config.json beside an autoencoder: it says what the tensors do not tell."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.convert.keymap import ConversionError, Hints
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -95,10 +95,7 @@ def read_diffusers_config(folder: epath.Path) -> DiffusersConfig | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}. Copy it again") from error
+    values = read_json(path)
     kind = values.get("_class_name") if isinstance(values, dict) else None
     if kind != "AutoencoderKL":
         raise ValueError(

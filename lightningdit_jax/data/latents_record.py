@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.atomic_file import read_json
+
 RECORD = "extraction.json"
 # These change neither latents nor their order.
 _INDIFFERENT = {"shard_size", "processes", "class_names"}
@@ -20,10 +22,7 @@ def read_record(folder: epath.Path) -> dict[str, Any] | None:
     path = folder / RECORD
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, no JSON: {error}") from error
+    record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} is damaged: it holds {type(record).__name__}, expected fields")
     names = record.get("class_names", [])

@@ -10,7 +10,6 @@ from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.latents_record import RECORD, read_record
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.identity import images_identity
 from lightningdit_jax.inference.load import Loaded
 from lightningdit_jax.parallel.multihost import is_main_process
@@ -24,7 +23,7 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
     it.
     """
     return {
-        "tokenizer": weights_fingerprint(tokenizer.params),
+        "tokenizer": tokenizer.fingerprint,
         "seed": config.seed,
         "images": images_identity(config.data, images, config.data.split),
         "class_names": list(images.class_names),

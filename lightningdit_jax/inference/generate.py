@@ -35,14 +35,13 @@ def generate(
     """Images of the given classes. labels: ints [N] -> uint8 [N, H, W, 3].
 
     Sample i is a function of (seed, start_index + i, labels[i]) alone, whatever the batch size and
-    the devices; seed and start_index + i are below 2**32.
-    What the generator was trained to do, its flow and the scaling of its latents, is
-    what `load` read (dit.flow and dit.latent_scaling; a module of one's own is of the release's
-    flow unless that is set). latent_stats replaces the scaling: a LatentScaling, anything else with
-    `mean` and `std` [C], or "none" for latents as the tokenizer makes them. weak: a worse generator
-    to guide against, instead of the null label (autoguidance). mesh: None is all devices. sampling:
-    the fields of Sampling: num_steps (grid points), solver, cfg_scale, cfg_channels (0 is all),
-    cfg_interval_start, timestep_shift, ...
+    the devices; seed and start_index + i are below 2**32. What the generator was trained to do, its
+    flow and the scaling of its latents, is what `load` read (dit.flow and dit.latent_scaling; a
+    module of one's own is of the release's flow unless that is set). latent_stats replaces the
+    scaling: a LatentScaling, anything else with `mean` and `std` [C], or "none" for latents as the
+    tokenizer makes them. weak: a worse generator to guide against, instead of the null label
+    (autoguidance). mesh: None is all devices. sampling: the fields of Sampling: num_steps (grid
+    points), solver, cfg_scale, cfg_channels (0 is all), cfg_interval_start, timestep_shift, ...
     Raises ValueError for labels outside 0..num_classes-1, models of another kind or that do not fit
     each other, latents of a scaling that nobody knows, and values that do not fit.
     """

@@ -4,7 +4,6 @@ from typing import Any
 
 from lightningdit_jax.config import DataConfig
 from lightningdit_jax.data.images import ImageFolder, ImageSource
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.load import Loaded
 
 
@@ -13,7 +12,7 @@ def weights_identity(path: str, loaded: Loaded) -> dict[str, Any]:
     return {
         "path": path,
         "step": loaded.meta["step"],
-        "fingerprint": weights_fingerprint(loaded.params),
+        "fingerprint": loaded.fingerprint,
     }
 
 

@@ -13,7 +13,7 @@ from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, prin
 
 
 def open_image_batches(config: Config, split: str, resolution: int) -> ImageBatches:
-    """The images of config.data, centre-cropped to a tokenizer's resolution.
+    """The images of config.data, center-cropped to a tokenizer's resolution.
 
     Prints how many there are, their classes and what was left out.
     """

@@ -10,7 +10,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.evaluation.frechet import Moments, MomentsStream
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows, process_range
 from lightningdit_jax.inference.load import load_functional
@@ -62,7 +61,7 @@ class InceptionNetwork:
         self._local_size = batch_size // jax.process_count()
         self.identity = {
             "network": "inception-v3-2015",
-            "weights": weights_fingerprint(loaded.params),
+            "weights": loaded.fingerprint,
             "resize": f"bilinear-tf1-{SIDE}",
         }
 

@@ -1,6 +1,7 @@
 """A checkpoint directory -> a module ready to call; the directory describes itself."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from lightningdit_jax.checkpoint import (
 from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -39,6 +41,11 @@ class Loaded:
     graphdef: nnx.GraphDef
     params: Any
     meta: dict
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the weights, see weights_fingerprint. All processes must ask for it."""
+        return weights_fingerprint(self.params)
 
     def module(self) -> nnx.Module:
         """The module, to be called eagerly or inside jit; a generator says how it was trained."""

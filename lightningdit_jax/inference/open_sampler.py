@@ -8,14 +8,10 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.config import Config
-from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
 from lightningdit_jax.inference.identity import weights_identity
 from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import print_once
@@ -41,8 +37,8 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
             f"{path} does not say how its latents were normalised; "
             "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
         )
-    made_by = dit.meta.get("tokenizer")
-    loaded = {"dit": dit, **load_companions(config, mesh, generator, flow, scaling, made_by)}
+    meaning = GeneratorMeaning(generator, flow, scaling)
+    loaded = {"dit": dit, **load_companions(config, mesh, meaning, dit.meta.get("tokenizer"))}
     graphdefs = {name: part.graphdef for name, part in loaded.items()}
     structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
     paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
@@ -60,9 +56,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
 def load_companions(
     config: Config,
     mesh: Mesh,
-    generator: LightningDiTConfig,
-    flow: Flow,
-    scaling: LatentScaling,
+    generator: GeneratorMeaning,
     made_by: str | None,
 ) -> dict[str, Loaded]:
     """What a generator samples with: "vae", and for autoguidance "weak".
@@ -74,19 +68,18 @@ def load_companions(
     """
     options, dtype = config.sample, jnp.dtype(config.compute.dtype)
     vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
-    check_tokenizer(generator, vae.meta["architecture"]["embed_dim"], options.tokenizer)
-    if made_by is not None and made_by != (found := weights_fingerprint(vae.params)):
+    check_tokenizer(generator.config, vae.meta["architecture"]["embed_dim"], options.tokenizer)
+    if made_by is not None and made_by != vae.fingerprint:
         print_once(
             f"{options.tokenizer} is not the tokenizer whose latents the generator was trained on: "
-            f"fingerprint {found}, not {made_by}; unless only its decoder was tuned, pictures come "
-            "out wrong"
+            f"fingerprint {vae.fingerprint}, not {made_by}; unless only its decoder was tuned, "
+            "pictures come out wrong"
         )
     if not (path := options.weak_checkpoint):
         return {"vae": vae}
     weak = _load_generator(config, path, mesh)
     theirs = architecture("lightningdit", architecture_fields(weak.meta))
-    ours = GeneratorMeaning(generator, flow, scaling)
-    check_weak(ours, GeneratorMeaning(theirs, weak.flow(), weak.scaling()), path)
+    check_weak(generator, GeneratorMeaning(theirs, weak.flow(), weak.scaling()), path)
     return {"vae": vae, "weak": weak}
 
 

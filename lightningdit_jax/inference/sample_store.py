@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lightningdit_jax.atomic_file import replacing, write_json
+from lightningdit_jax.atomic_file import read_json, replacing, write_json
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.inference.pictures import save_png
 
@@ -32,14 +32,14 @@ class SampleStore:
         self._folder = workdir / "samples.parts"
         self._settings = self._folder / "samples.json"
         if self._settings.exists():
-            _check_same(json.loads(self._settings.read_text()), description, self._folder)
+            _check_same(read_json(self._settings), description, self._folder)
 
     def is_finished(self, outputs: list[str]) -> bool:
         """Whether the samples of this very description are there already, in these files."""
         path = self._workdir / "samples.json"
         if not path.exists() or not all((self._workdir / name).exists() for name in outputs):
             return False
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if not all(found.get(key) == value for key, value in self._description.items()):
             return False
         checksum = found.get("runtime", {}).get("arr_0_crc32")

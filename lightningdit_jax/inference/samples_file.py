@@ -1,10 +1,10 @@
 """The file of samples that --mode=evaluate looks at."""
 
-import json
 from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.npz_images import NpzImages
 
@@ -33,11 +33,11 @@ def samples_identity(path: epath.Path) -> dict[str, Any]:
     made_with = None
     if described.exists():
         try:
-            made_with = json.loads(described.read_text())
-        except (ValueError, RecursionError) as error:
+            made_with = read_json(described)
+        except ValueError as error:
             raise ValueError(
-                f"{described} is damaged, no JSON: {error}; it says what {path.name} was made "
-                "with. Draw the samples again, or delete it to evaluate them without"
+                f"{error}; it says what {path.name} was made with. Draw the samples again, or "
+                "delete it to evaluate them without"
             ) from error
         if not isinstance(made_with, dict):
             raise ValueError(f"{described} holds {made_with!r:.40}; expected what was drawn how")

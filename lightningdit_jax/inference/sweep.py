@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
 from lightningdit_jax.inference.open_sampler import open_sampler
 from lightningdit_jax.inference.sampling import UNSHIFTED, Sampling, choose_labels
@@ -43,7 +43,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         **weights,
     }
     path, main = epath.Path(workdir) / "sweep.json", is_main_process()
-    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    rows: list[Row] = read_json(path) if path.exists() else []
     done = []
     for number, sampling in enumerate(points):
         settings = json.loads(json.dumps({**dataclasses.asdict(sampling), **common}))

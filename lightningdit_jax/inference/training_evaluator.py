@@ -13,6 +13,7 @@ from lightningdit_jax.assembly.models import generator_config, generator_options
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference.fitting import GeneratorMeaning
 from lightningdit_jax.inference.open_sampler import load_companions
 from lightningdit_jax.inference.sampler import Sampler, Structure
 from lightningdit_jax.inference.sampling import Sampling, choose_labels
@@ -55,7 +56,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     flow = Flow(config.flow.path, config.flow.prediction)
     scaling, record = scaling_of(config.data), read_record(epath.Path(config.data.path))
     made_by = (record or {}).get("tokenizer")
-    loaded = load_companions(config, mesh, generator, flow, scaling, made_by)
+    loaded = load_companions(config, mesh, GeneratorMeaning(generator, flow, scaling), made_by)
     structure = Structure(
         dit=abstract_model(
             "lightningdit",

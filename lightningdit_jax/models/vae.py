@@ -110,6 +110,13 @@ class ResnetBlock(nnx.Module):
         return h + (self.nin_shortcut(x) if self.has_shortcut else x)
 
 
+def _residual(config: VAVAEConfig, **options: Any) -> Callable[[int, int], ResnetBlock]:
+    """What makes the residual blocks of an autoencoder, given their channels."""
+    return functools.partial(
+        ResnetBlock, groups=config.num_groups, activation=config.activation, **options
+    )
+
+
 class AttnBlock(nnx.Module):
     """Self-attention over all positions, one head, with residual. [B, H, W, C] -> the same."""
 
@@ -171,14 +178,7 @@ class Level(nnx.Module):
         rngs: nnx.Rngs,
     ):
         widths = [in_channels] + [out_channels] * num_blocks
-        block = functools.partial(
-            ResnetBlock,
-            groups=config.num_groups,
-            activation=config.activation,
-            dtype=dtype,
-            remat=remat,
-            rngs=rngs,
-        )
+        block = _residual(config, dtype=dtype, remat=remat, rngs=rngs)
         self.block = nnx.List([block(*pair) for pair in itertools.pairwise(widths)])
         attend = functools.partial(
             AttnBlock, out_channels, groups=config.num_groups, dtype=dtype, rngs=rngs
@@ -210,14 +210,7 @@ class Middle(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
     ):
-        block = functools.partial(
-            ResnetBlock,
-            groups=config.num_groups,
-            activation=config.activation,
-            dtype=dtype,
-            remat=remat,
-            rngs=rngs,
-        )
+        block = _residual(config, dtype=dtype, remat=remat, rngs=rngs)
         self.block_1 = block(channels, channels)
         self.attn_1 = AttnBlock(channels, groups=config.num_groups, dtype=dtype, rngs=rngs)
         self.block_2 = block(channels, channels)

@@ -26,9 +26,13 @@ def _cuboids(largest: int) -> tuple[Shape, ...]:
     largest: chips of a slice. cloud.google.com/tpu/docs/types-topologies: AxBxC with A <= B <= C,
     all at most 4 or multiples of 4.
     """
-    sides = range(4, largest // 16 + 1, 4)
-    cubes = itertools.combinations_with_replacement(sides, 3)
-    return (*_PARTS, *(shape for shape in cubes if math.prod(shape) <= largest))
+    cubes = (
+        (a, b, c)
+        for a in range(4, largest // 16 + 1, 4)
+        for b in range(a, math.isqrt(largest // a) + 1, 4)
+        for c in range(b, largest // (a * b) + 1, 4)
+    )
+    return (*_PARTS, *cubes)
 
 
 # A v4 pod has 4,096 chips; of a v5p pod's 8,960 one slice has 6,144 at most.
