@@ -89,31 +89,31 @@ def _checkpoint_path(config: "Config") -> str:
 def run_mode(config: "Config") -> None:
     """Hands over to what --mode says."""
     if MODE.value == "train":
-        from lightningdit_jax.inference.training_evaluator import make_training_evaluator
+        from lightningdit_jax.inference.quality.in_training import make_training_evaluator
         from lightningdit_jax.training.run import train
 
         train(config, WORKDIR.value, make_training_evaluator(config))
     elif MODE.value == "extract":
-        from lightningdit_jax.inference.extract import extract
+        from lightningdit_jax.inference.extraction.job import extract
 
         extract(config, WORKDIR.value)
     elif MODE.value == "sample":
-        from lightningdit_jax.inference.sample import sample
+        from lightningdit_jax.inference.sampling.job import sample
 
         sample(config, WORKDIR.value)
     elif MODE.value == "sweep":
-        from lightningdit_jax.inference.sweep import sweep
+        from lightningdit_jax.inference.quality.sweep import sweep
 
         sweep(config, WORKDIR.value)
     elif MODE.value == "compile":
         if TARGET.value == "train":
             from lightningdit_jax.training.compile import compile_train_step as compile_for
         else:
-            from lightningdit_jax.inference.compile import compile_sampler as compile_for
+            from lightningdit_jax.inference.sampling.compile import compile_sampler as compile_for
 
         compile_for(config, WORKDIR.value, TOPOLOGY.value)
     else:
-        from lightningdit_jax.inference.evaluators import evaluate
+        from lightningdit_jax.inference.quality.job import evaluate
 
         evaluate(config, WORKDIR.value)
 

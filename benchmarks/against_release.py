@@ -38,7 +38,7 @@ from benchmarks import floors
 from benchmarks.release_model import release_generator, release_train_step
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.sampling import Sampling
+from lightningdit_jax.inference.sampling.options import Sampling
 
 BATCH, SAMPLES = 8, 2
 SIDE, CHANNELS = 32, 4

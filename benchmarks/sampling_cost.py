@@ -27,8 +27,8 @@ from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Sampling
+from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT

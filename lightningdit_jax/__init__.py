@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightningdit_jax.inference.generate import generate
-    from lightningdit_jax.inference.load import latent_stats, load
+    from lightningdit_jax.assembly.loading import latent_stats, load
+    from lightningdit_jax.inference.sampling.generate import generate
     from lightningdit_jax.latent_scaling import LatentScaling
     from lightningdit_jax.models.lightningdit import LightningDiT
     from lightningdit_jax.models.pixels import to_model_range, to_uint8
@@ -31,9 +31,9 @@ _HOME = {
     "LatentScaling": "latent_scaling",
     "LightningDiT": "models.lightningdit",
     "VAVAE": "models.vae",
-    "generate": "inference.generate",
-    "latent_stats": "inference.load",
-    "load": "inference.load",
+    "generate": "inference.sampling.generate",
+    "latent_stats": "assembly.loading",
+    "load": "assembly.loading",
     "to_model_range": "models.pixels",
     "to_uint8": "models.pixels",
 }

@@ -49,8 +49,8 @@ def compute(options: argparse.Namespace) -> None:
     from lightningdit_jax.data.npz_images import NpzImages
     from lightningdit_jax.data.pipeline import ImageBatches
     from lightningdit_jax.data.sources import describe_images, open_images
-    from lightningdit_jax.inference.inception_network import InceptionNetwork
-    from lightningdit_jax.inference.reference_statistics import (
+    from lightningdit_jax.inference.quality.inception import InceptionNetwork
+    from lightningdit_jax.inference.quality.reference import (
         CroppedImages,
         StoredImages,
         write_reference,

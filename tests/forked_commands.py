@@ -20,9 +20,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # What main.py imports once it knows the mode.
 MODULES = (
     "training.run",
-    "inference.training_evaluator",
-    "inference.sample",
-    "inference.evaluators",
+    "inference.quality.in_training",
+    "inference.sampling.job",
+    "inference.quality.job",
 )
 
 

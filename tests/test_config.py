@@ -15,11 +15,11 @@ from flax import nnx
 from configs import paper
 from lightningdit_jax import config
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_ranges import RANGES
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
-from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.job import abstract_generator_job
 from tests import tiny

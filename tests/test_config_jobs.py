@@ -34,13 +34,13 @@ from lightningdit_jax.config_jobs import (
 )
 from lightningdit_jax.data import sources
 from lightningdit_jax.data.images import UnreadableImageError
-from lightningdit_jax.inference import compile as sampler_compile
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.image_batches import open_image_batches
-from lightningdit_jax.inference.sample import sample
-from lightningdit_jax.inference.sweep import sweep
-from lightningdit_jax.inference.training_evaluator import make_training_evaluator
+from lightningdit_jax.inference.quality.in_training import make_training_evaluator
+from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.quality.sweep import sweep
+from lightningdit_jax.inference.sampling import compile as sampler_compile
+from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh

@@ -68,6 +68,28 @@ def test_imports_point_downwards(path):
         assert "torch" not in roots
 
 
+WINGS = {"sampling": set(), "extraction": set(), "quality": {"sampling"}}  # and whom each uses
+INFERENCE = PACKAGE / "inference"
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_wings_of_inference_use_each_other_one_way(wing):
+    for path in (INFERENCE / wing).glob("*.py"):
+        parts = (name.split(".") for name in imported(path))
+        seen = {p[2] for p in parts if p[:2] == ["lightningdit_jax", "inference"] and len(p) > 2}
+        assert seen & WINGS.keys() <= WINGS[wing] | {wing}, path
+    assert {p.name for p in INFERENCE.iterdir() if p.is_dir()} - {"__pycache__"} == WINGS.keys()
+
+
+def test_parts_that_the_wings_share_use_none_of_them():
+    for path in INFERENCE.glob("*.py"):
+        assert not any(
+            name.startswith(f"lightningdit_jax.inference.{wing}")
+            for name in imported(path)
+            for wing in WINGS
+        ), path
+
+
 def test_importing_everything_needs_neither_torch_nor_tensorflow():
     modules = [
         ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from configs import workdir as workdir_config
 from lightningdit_jax import config as configs
+from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.assembly.models import generator_options, tokenizer_config
 from lightningdit_jax.assembly.workdir import (
     check_command_line,
@@ -32,9 +33,8 @@ from lightningdit_jax.config_jobs import (
 )
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.load import load_functional
+from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.mesh import make_mesh

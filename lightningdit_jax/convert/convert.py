@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.convert.keymap import (
     ConversionError,
     Hints,
@@ -14,7 +15,6 @@ from lightningdit_jax.convert.keymap import (
     Tensors,
 )
 from lightningdit_jax.convert.kinds import find_kind
-from lightningdit_jax.models.registry import abstract_model
 
 
 def params_from_torch(

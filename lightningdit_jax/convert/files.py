@@ -10,6 +10,7 @@ import safetensors.numpy
 from etils import epath
 from tqdm import tqdm
 
+from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
@@ -34,7 +35,6 @@ from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN
 from lightningdit_jax.data.latents import save_stats
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.models.registry import architecture
 
 STATISTICS = "latent_stats"
 KIND_NAMES = ("auto", *KINDS, STATISTICS)

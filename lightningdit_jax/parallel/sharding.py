@@ -1,8 +1,7 @@
-"""Where parameters and activations lie on the mesh: ordered tables of (path pattern, spec).
+"""Where parameters and activations lie on the mesh, by ordered tables of (path pattern, spec).
 
 The same table serves parameters, EMA and optimizer moments, since their paths end in the
-parameter's path. Blocks are stacked over depth (a leading axis L that is never sharded). D is the
-model width, H heads, F the MLP's hidden width.
+parameter's path.
 """
 
 import dataclasses
@@ -22,42 +21,6 @@ Rules = Sequence[tuple[str, P]]
 
 # A tensor below this many elements is replicated where "fsdp" does not divide it: it costs nothing.
 SMALL = 2**16
-
-# "fsdp" cuts the axis of width D of every block kernel. "tensor" follows Megatron (Shoeybi et al.
-# 2019): heads and F are cut in the column-parallel qkv and w12, and summed over in proj and w3.
-# Embeddings and the final layer are replicated: sharding them only adds stray collectives.
-LIGHTNINGDIT_RULES: Rules = (
-    (r"(^|/)blocks/attn/qkv/kernel$", P(None, "fsdp", None, "tensor", None)),  # [L, D, 3, H, hd]
-    (r"(^|/)blocks/attn/qkv/bias$", P(None, None, "tensor", None)),  # [L, 3, H, hd]
-    (r"(^|/)blocks/attn/proj/kernel$", P(None, "tensor", None, "fsdp")),  # [L, H, hd, D]
-    (r"(^|/)blocks/mlp/w12/kernel$", P(None, "fsdp", None, "tensor")),  # [L, D, 2, F]
-    (r"(^|/)blocks/mlp/w12/bias$", P(None, None, "tensor")),  # [L, 2, F]
-    (r"(^|/)blocks/mlp/fc1/kernel$", P(None, "fsdp", "tensor")),  # [L, D, F]
-    (r"(^|/)blocks/mlp/fc1/bias$", P(None, "tensor")),  # [L, F]
-    (r"(^|/)blocks/mlp/(w3|fc2)/kernel$", P(None, "tensor", "fsdp")),  # [L, F, D]
-    (r"(^|/)blocks/adaLN_modulation/kernel$", P(None, "fsdp")),  # [L, D, 6 or 4, D]
-    (r"(^|/)blocks/(attn/proj|mlp/w3|mlp/fc2|adaLN_modulation)/bias$", P()),
-    (r"(^|/)blocks/(norm[12]|attn/[qk]_norm)/(scale|bias)$", P()),
-    (r"(^|/)([xty]_embedder|final_layer)/", P()),
-    (r"(^|/)pos_embed$", P()),
-)
-
-# The autoencoder is small (70 M parameters): its convolution kernels alone are worth sharding.
-VAVAE_RULES: Rules = (
-    (r"(^|/)(q|k|v|proj_out)/kernel$", P(None, "fsdp")),
-    (r"(^|/)kernel$", P(None, None, None, "fsdp")),  # [kh, kw, in, out]
-    (r"(^|/)(bias|scale)$", P()),
-)
-
-# Frozen networks: nearly all of a ViT-L's 300 M parameters are in the kernels of its blocks.
-FROZEN_RULES: Rules = (
-    (r"(^|/)blocks/attn/proj/kernel$", P(None, None, None, "fsdp")),  # [L, H, hd, D]
-    (r"(^|/)blocks/.*kernel$", P(None, "fsdp")),  # [L, in, ...]
-    (r"", P()),
-)
-
-# A tokenizer's state: companions, 2.8 M parameters at most, are replicated.
-TOKENIZER_RULES: Rules = ((r"^companions/", P()), *VAVAE_RULES)
 
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> P:
@@ -101,6 +64,18 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
         return NamedSharding(mesh, _spec(name, tuple(leaf.shape), mesh, rules))
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+
+
+def abstract_on_mesh(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+    """ShapeDtypeStructs with the sharding that the table gives each leaf. Raises as tree_shardings.
+
+    tree: of arrays or ShapeDtypeStructs.
+    """
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        tree_shardings(tree, mesh, rules),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

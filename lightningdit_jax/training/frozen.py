@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.registry import MODELS, abstract_model, architecture
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -15,9 +15,8 @@ from lightningdit_jax.checkpoint import (
 )
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.lpips import LPIPSConfig
-from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.models.vit import ViTConfig
-from lightningdit_jax.parallel.sharding import FROZEN_RULES, tree_shardings
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
 
 LPIPS, FOUNDATION = "lpips", "foundation"
 _WEIGHTS = {LPIPS: "vae_loss.perceptual_weight", FOUNDATION: "stages.vf_weight"}
@@ -114,9 +113,4 @@ def _find(name: str, kind: str, config: Config) -> tuple[Any, Any]:
 
 def _abstract(kind: str, network: Any, config: Config, mesh: Mesh) -> FrozenNetwork:
     graphdef, abstract = abstract_model(kind, network, config.compute.dtype)
-    abstract = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        abstract,
-        tree_shardings(abstract, mesh, FROZEN_RULES),
-    )
-    return FrozenNetwork(network, graphdef, abstract)
+    return FrozenNetwork(network, graphdef, abstract_on_mesh(abstract, mesh, MODELS[kind].rules))

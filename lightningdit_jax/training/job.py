@@ -26,12 +26,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.multihost import print_once
-from lightningdit_jax.parallel.sharding import (
-    LIGHTNINGDIT_RULES,
-    TOKENIZER_RULES,
-    Rules,
-    constrain_tokens,
-)
+from lightningdit_jax.parallel.sharding import constrain_tokens
 from lightningdit_jax.training.companions import tokenizer_companions
 from lightningdit_jax.training.dit_step import make_dit_step
 from lightningdit_jax.training.frozen import (
@@ -61,7 +56,6 @@ class Job:
 
     build: Build
     make_step: Callable[[nnx.GraphDef, Config, optax.GradientTransformation], StepFn]
-    rules: Rules
     source: BatchSource | None
     description: dict[str, Any]
     companions: Mapping[str, Build] = dataclasses.field(default_factory=dict)
@@ -116,7 +110,7 @@ def abstract_generator_job(
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
     }
     make_step = functools.partial(make_dit_step, scaling=scaling)
-    return Job(build, make_step, LIGHTNINGDIT_RULES, None, description)
+    return Job(build, make_step, None, description)
 
 
 def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
@@ -196,7 +190,6 @@ def _tokenizer_step_job(config: Config, frozen: Mapping[str, FrozenNetwork]) -> 
     return Job(
         build,
         functools.partial(make_vae_step, networks=networks),
-        TOKENIZER_RULES,
         None,
         {
             "architecture": dataclasses.asdict(architecture),

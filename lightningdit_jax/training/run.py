@@ -8,20 +8,20 @@ from typing import Any
 import jax
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from lightningdit_jax import checkpoint
+from lightningdit_jax.assembly.registry import MODELS, architecture
 from lightningdit_jax.assembly.workdir import write_config
 from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import make_pipeline
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.models.registry import architecture
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
-from lightningdit_jax.parallel.sharding import tree_shardings
+from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.training.job import Job, make_job
 from lightningdit_jax.training.loop import Evaluator, Loop
@@ -144,13 +144,8 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
             companions=job.init_companions(config.seed),
         )
 
-    abstract = jax.eval_shape(create)
-    shardings = tree_shardings(abstract, mesh, job.rules)
-    abstract = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        abstract,
-        shardings,
-    )
+    abstract = abstract_on_mesh(jax.eval_shape(create), mesh, _state_rules(config.kind))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step_fn = jax.jit(
         job.make_step(job.graphdef(), config, optimizer),
         in_shardings=(
@@ -163,6 +158,11 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
         compiler_options=compiler_options(mesh),
     )
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
+
+
+def _state_rules(kind: str) -> Rules:
+    """Of a run's state: companions, 2.8 M parameters at most, are replicated."""
+    return ((r"^companions/", PartitionSpec()), *MODELS[kind].rules)
 
 
 def _check_same_run(newest: epath.Path, meta: dict) -> None:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lightningdit_jax.assembly.models import tokenizer_config
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.matmul_flops import matmul_flops
-from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.training.companions import DISCRIMINATOR, tokenizer_companions
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS, FrozenNetwork
 

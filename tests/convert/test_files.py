@@ -15,12 +15,12 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files, export_file
 from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.source import read_source
 from lightningdit_jax.data.latents import load_stats
-from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests.golden import GOLDEN
 

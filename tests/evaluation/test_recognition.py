@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightningdit_jax.evaluation.recognition import DigitsJudge
-from lightningdit_jax.inference.digits_quality import real_digits
+from lightningdit_jax.inference.quality.digits import real_digits
 
 
 @pytest.fixture(scope="module")

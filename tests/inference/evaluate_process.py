@@ -12,9 +12,9 @@ import pytest
 from jax.experimental import multihost_utils
 
 from lightningdit_jax.data.npz_images import NpzImages
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.inception_network import InceptionNetwork
-from lightningdit_jax.inference.reference_statistics import StoredImages, write_reference
+from lightningdit_jax.inference.quality.inception import InceptionNetwork
+from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.quality.reference import StoredImages, write_reference
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import initialize
 from tests import tiny

@@ -9,7 +9,7 @@ import sys
 import jax
 from jax.experimental import multihost_utils
 
-from lightningdit_jax.inference.extract import extract
+from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.parallel.multihost import initialize
 from tests import tiny
 

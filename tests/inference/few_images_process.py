@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.inference import tokenizer_quality
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.inception_network import ImagesInMemory, InceptionNetwork
-from lightningdit_jax.inference.load import Loaded
+from lightningdit_jax.assembly.loading import Loaded
+from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
+from lightningdit_jax.inference.quality.inception import ImagesInMemory, InceptionNetwork
+from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import initialize
 from tests import tiny

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lightningdit_jax.inference.compile import compile_sampler
+from lightningdit_jax.inference.sampling.compile import compile_sampler
 from tests import tiny
 
 

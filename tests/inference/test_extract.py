@@ -15,8 +15,8 @@ from lightningdit_jax.data.latents import (
     save_stats,
     write_shard,
 )
-from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.shard_writer import ShardWriter, missing_shards
+from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.extraction.shards import ShardWriter, missing_shards
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
 from tests.inference.tiny_tokenizer import save_tokenizer

@@ -4,7 +4,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
+from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.parallel.mesh import make_mesh
 
 WEIGHTS = {"a": np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32), "b": np.ones(3)}

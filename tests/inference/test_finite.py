@@ -10,10 +10,11 @@ import lightningdit_jax as ldj
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.evaluation.frechet import Gaussian, ReferenceMoments, moments_from_npz
-from lightningdit_jax.inference import evaluators, tokenizer_quality
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.inception_network import ImagesInMemory, InceptionNetwork
+from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.quality import job as quality_job
+from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
+from lightningdit_jax.inference.quality.inception import ImagesInMemory, InceptionNetwork
+from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
 from tests.golden import GOLDEN
@@ -114,7 +115,7 @@ def test_reconstructions_of_a_damaged_tokenizer_have_no_score(cannot_decode, tmp
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_no_measurement_are_not_written(tmp_path, monkeypatch, value):
     numbers = {"reconstruction_psnr": 20.0, "reconstruction_ssim": value}
-    monkeypatch.setattr(evaluators, "evaluate_tokenizer", lambda config, workdir: (numbers, {}))
+    monkeypatch.setattr(quality_job, "evaluate_tokenizer", lambda config, workdir: (numbers, {}))
     with pytest.raises(FloatingPointError, match=r"reconstruction_ssim is (nan|inf)"):
         evaluate(tiny.config("digits_vavae"), str(tmp_path))
     assert not (tmp_path / "evaluation.json").exists()

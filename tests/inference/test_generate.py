@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.inference import sampler
-from lightningdit_jax.inference.generate import generate
-from lightningdit_jax.inference.sampler import initial_noise
+from lightningdit_jax.inference.sampling import sampler
+from lightningdit_jax.inference.sampling.generate import generate
+from lightningdit_jax.inference.sampling.sampler import initial_noise
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig

@@ -11,11 +11,11 @@ from flax import nnx
 import lightningdit_jax as ldj
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference import sweep as sweep_module
-from lightningdit_jax.inference import training_evaluator
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.open_sampler import open_sampler
-from lightningdit_jax.inference.sample import sample
+from lightningdit_jax.inference.quality import in_training
+from lightningdit_jax.inference.quality import sweep as sweep_module
+from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.sampling.job import sample
+from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
 from tests.inference.tiny_generator import random_generator, save_generator
@@ -106,9 +106,9 @@ def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, f
     sweep_module.sweep(config, str(tmp_path / "swept"))
     np.testing.assert_array_equal(swept[0], want)
 
-    evaluated = keep_images(monkeypatch, training_evaluator)
+    evaluated = keep_images(monkeypatch, in_training)
     params = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
-    evaluator = training_evaluator.make_training_evaluator(config)
+    evaluator = in_training.make_training_evaluator(config)
     evaluator(1, types.SimpleNamespace(params=params, ema=None))
     np.testing.assert_array_equal(evaluated[0], want)
 
@@ -194,7 +194,7 @@ def test_the_digits_metric_is_of_digits_alone(folder, tmp_path):
     assert not (tmp_path / "sampled" / "evaluation.json").exists()
     write_json(folder / "latents" / "extraction.json", {"class_names": names})
     with pytest.raises(ValueError, match=judged):
-        training_evaluator.make_training_evaluator(config)
+        in_training.make_training_evaluator(config)
     (folder / "latents" / "extraction.json").unlink()
 
 

@@ -13,18 +13,18 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.assembly.fingerprint import weights_fingerprint
+from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, load_stats, save_stats
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
-from lightningdit_jax.inference.load import load_functional
+from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.quality.sweep import sweep
 from lightningdit_jax.inference.reconstruct import posterior_sample
-from lightningdit_jax.inference.sample import sample
-from lightningdit_jax.inference.sample_store import SampleStore
-from lightningdit_jax.inference.sweep import sweep
+from lightningdit_jax.inference.sampling.job import sample
+from lightningdit_jax.inference.sampling.store import SampleStore
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.pixels import to_model_range, to_uint8
 from lightningdit_jax.parallel.mesh import make_mesh

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lightningdit_jax.inference import reconstruction_picture
-from lightningdit_jax.inference.reconstruction_picture import ReconstructionPicture
+from lightningdit_jax.inference.quality import reconstruction_picture
+from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
 
 
 def images(indices, offset=0):

@@ -12,10 +12,10 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.convert.files import convert_files
-from lightningdit_jax.inference.evaluators import evaluate
+from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.models.inception import InceptionConfig
-from lightningdit_jax.models.registry import abstract_model
 from tests import golden, tiny
 from tests.models.inception_weights import draw_weights
 

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from lightningdit_jax.inference.sample_store import SampleStore
+from lightningdit_jax.inference.sampling.store import SampleStore
 
 SETTINGS = {"seed": 0, "cfg_scale": 2.0, "weights": {"dit": {"step": 3}}}
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 3), np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.sampling import Sampling, choose_labels
+from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 
 PUBLISHED = {"cfg_scale": 6.7, "timestep_shift": 0.3}
 

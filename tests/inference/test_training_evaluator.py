@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lightningdit_jax.assembly.loading import load
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.data.latents import load_stats
 from lightningdit_jax.evaluation.frechet import Moments, ReferenceMoments, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
-from lightningdit_jax.inference.digits_quality import digits_judge
-from lightningdit_jax.inference.generate import generate
-from lightningdit_jax.inference.load import load
-from lightningdit_jax.inference.training_evaluator import make_training_evaluator
+from lightningdit_jax.inference.quality.digits import digits_judge
+from lightningdit_jax.inference.quality.in_training import make_training_evaluator
+from lightningdit_jax.inference.sampling.generate import generate
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.training.run import train
 from tests import tiny

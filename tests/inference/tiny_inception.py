@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lightningdit_jax.inference import inception_network
-from lightningdit_jax.inference.load import Loaded
+from lightningdit_jax.assembly.loading import Loaded
+from lightningdit_jax.inference.quality import inception as inception_network
 from lightningdit_jax.models.inception import InceptionFeatures
 
 

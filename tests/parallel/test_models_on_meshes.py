@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
+from lightningdit_jax.assembly.registry import LIGHTNINGDIT_RULES, VAVAE_RULES
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch
 from lightningdit_jax.flow.losses import flow_loss
 from lightningdit_jax.models.lightningdit import (
@@ -17,12 +18,7 @@ from lightningdit_jax.models.lightningdit import (
 )
 from lightningdit_jax.models.vae import VAVAEConfig
 from lightningdit_jax.parallel.mesh import AXES, batch_sharding, make_mesh
-from lightningdit_jax.parallel.sharding import (
-    LIGHTNINGDIT_RULES,
-    VAVAE_RULES,
-    constrain_tokens,
-    tree_shardings,
-)
+from lightningdit_jax.parallel.sharding import constrain_tokens, tree_shardings
 from tests import golden, tiny
 
 RELEASED = tiny.dit_config(**variant_dims("XL/1"), input_size=16, in_channels=32, num_classes=1000)

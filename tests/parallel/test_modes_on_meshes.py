@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.inference.evaluators import evaluate
-from lightningdit_jax.inference.extract import extract
-from lightningdit_jax.inference.sample import sample
+from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.training.run import train
 from tests import tiny
 

@@ -9,13 +9,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from lightningdit_jax.assembly.registry import LIGHTNINGDIT_RULES, VAVAE_RULES
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.parallel.sharding import (
-    LIGHTNINGDIT_RULES,
-    VAVAE_RULES,
-    constrain_tokens,
-    tree_shardings,
-)
+from lightningdit_jax.parallel.sharding import constrain_tokens, tree_shardings
 
 L, D, H, F = 2, 64, 4, 168  # F as of SwiGLU: int(2/3 * 4 D), made even
 

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from lightningdit_jax.assembly.models import tokenizer_config
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.models.matmul_flops import matmul_flops
-from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.models.vae import VAVAE, ResnetBlock
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import frozen

@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.convert.convert import params_from_torch, params_to_torch
 from lightningdit_jax.models.linear_proj import LinearProjConfig
 from lightningdit_jax.models.posterior import DiagonalGaussian
-from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.frozen import LPIPS

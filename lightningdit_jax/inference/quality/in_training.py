@@ -10,15 +10,15 @@ from etils import epath
 
 from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import generator_config, generator_options
+from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.fitting import GeneratorMeaning
-from lightningdit_jax.inference.open_sampler import load_companions
-from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Sampling, choose_labels
-from lightningdit_jax.inference.stream_quality import make_quality
-from lightningdit_jax.models.registry import abstract_model
+from lightningdit_jax.inference.quality.stream import make_quality
+from lightningdit_jax.inference.sampling.fitting import GeneratorMeaning
+from lightningdit_jax.inference.sampling.opening import load_companions
+from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
+from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
 from lightningdit_jax.parallel.mesh import make_mesh
 
 

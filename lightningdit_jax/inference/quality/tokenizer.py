@@ -11,23 +11,23 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.identity import images_identity, weights_identity
+from lightningdit_jax.assembly.loading import Loaded, load_functional
 from lightningdit_jax.config import Config
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
 from lightningdit_jax.inference.finite import check_finite
-from lightningdit_jax.inference.identity import images_identity, weights_identity
 from lightningdit_jax.inference.image_batches import (
     local_rows,
     open_image_batches,
     padded_batches,
     process_range,
 )
-from lightningdit_jax.inference.inception_network import gathered_moments
-from lightningdit_jax.inference.load import Loaded, load_functional
 from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.progress import Progress
+from lightningdit_jax.inference.quality.inception import gathered_moments
+from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.inference.reconstruct import make_reconstructor
-from lightningdit_jax.inference.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh

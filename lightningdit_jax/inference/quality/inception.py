@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.evaluation.frechet import Moments, MomentsStream
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows, process_range
-from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.models.inception import SIDE
 from lightningdit_jax.parallel.batch_function import jit_batches

@@ -13,8 +13,8 @@ from lightningdit_jax.evaluation.frechet import (
 )
 from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.evaluation.precision_recall import precision_recall
-from lightningdit_jax.inference.inception_network import InceptionNetwork
-from lightningdit_jax.inference.samples_file import samples_identity, samples_path
+from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
+from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
 

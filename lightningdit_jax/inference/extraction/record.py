@@ -6,12 +6,12 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lightningdit_jax.assembly.identity import images_identity
+from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.latents_record import RECORD, read_record
-from lightningdit_jax.inference.identity import images_identity
-from lightningdit_jax.inference.load import Loaded
 from lightningdit_jax.parallel.multihost import is_main_process
 
 

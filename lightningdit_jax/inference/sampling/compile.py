@@ -14,17 +14,17 @@ from lightningdit_jax.assembly.models import (
     generator_options,
     tokenizer_config,
 )
+from lightningdit_jax.assembly.registry import MODELS, abstract_model
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.sampler import Structure, make_program
-from lightningdit_jax.inference.sampling import Sampling
+from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.inference.sampling.sampler import Structure, make_program
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.matmul_flops import matmul_flops
-from lightningdit_jax.models.registry import abstract_model
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, num_batch_shards
-from lightningdit_jax.parallel.sharding import LIGHTNINGDIT_RULES, VAVAE_RULES, tree_shardings
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import open_slice
 
 
@@ -62,8 +62,8 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     scaling = LatentScaling(*[(1.0,) * dit_config.in_channels] * 2)  # its numbers cost nothing
     structure = Structure(dit, vae, dit_config, scaling, flow)
     weights = {
-        "dit": _placed(dit_params, mesh, LIGHTNINGDIT_RULES),
-        "vae": _placed(vae_params, mesh, VAVAE_RULES),
+        "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),
+        "vae": abstract_on_mesh(vae_params, mesh, MODELS["vavae"].rules),
     }
     indices, labels = (
         jax.ShapeDtypeStruct((batch_size,), dtype, sharding=batch_sharding(mesh))
@@ -90,11 +90,3 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     name = f"compile_sample_{topology.replace(':', '_')}.json"
     write_report(report, epath.Path(workdir) / name)
     return report
-
-
-def _placed(params: Any, mesh: jax.sharding.Mesh, rules: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        params,
-        tree_shardings(params, mesh, rules),
-    )

@@ -7,9 +7,9 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
-from lightningdit_jax.inference.digits_quality import evaluate_digits
-from lightningdit_jax.inference.sample_quality import evaluate_samples
-from lightningdit_jax.inference.tokenizer_quality import evaluate_tokenizer
+from lightningdit_jax.inference.quality.digits import evaluate_digits
+from lightningdit_jax.inference.quality.fid import evaluate_samples
+from lightningdit_jax.inference.quality.tokenizer import evaluate_tokenizer
 from lightningdit_jax.parallel.multihost import is_main_process
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats
-from lightningdit_jax.inference.extraction_record import check_record, make_record
+from lightningdit_jax.inference.extraction.record import check_record, make_record
+from lightningdit_jax.inference.extraction.shards import ShardWriter, missing_shards
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
     local_rows,
@@ -24,10 +26,8 @@ from lightningdit_jax.inference.image_batches import (
     padded_batches,
     process_range,
 )
-from lightningdit_jax.inference.load import load_functional
 from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_encoder
-from lightningdit_jax.inference.shard_writer import ShardWriter, missing_shards
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process

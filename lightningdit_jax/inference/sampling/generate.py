@@ -9,9 +9,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
-from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.inference.sampling import Sampling
+from lightningdit_jax.inference.sampling.fitting import (
+    GeneratorMeaning,
+    check_tokenizer,
+    check_weak,
+)
+from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.models import generator_options
+from lightningdit_jax.assembly.registry import MODELS, abstract_model, architecture
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -20,18 +22,9 @@ from lightningdit_jax.checkpoint import (
 from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.fingerprint import weights_fingerprint
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.models.registry import abstract_model, architecture
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.parallel.sharding import (
-    FROZEN_RULES,
-    LIGHTNINGDIT_RULES,
-    VAVAE_RULES,
-    tree_shardings,
-)
-
-_RULES = {"lightningdit": LIGHTNINGDIT_RULES, "vavae": VAVAE_RULES}
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +128,6 @@ def load_functional(
     if kind == "lightningdit" and compute is not None:
         options = generator_options(compute, config, mesh)
     graphdef, abstract = abstract_model(kind, config, dtype, **options)
-    shardings = tree_shardings(abstract, mesh, _RULES.get(kind, FROZEN_RULES))
-    abstract = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        abstract,
-        shardings,
-    )
+    abstract = abstract_on_mesh(abstract, mesh, MODELS[kind].rules)
     item = "ema" if use_ema and "ema" in item_names(checkpoint) else "params"
     return Loaded(graphdef, read_arrays(checkpoint, item, abstract), meta)

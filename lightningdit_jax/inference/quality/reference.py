@@ -8,7 +8,7 @@ import numpy as np
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
 from lightningdit_jax.evaluation.frechet import ReferenceMoments
-from lightningdit_jax.inference.inception_network import InceptionNetwork, OrderedImages
+from lightningdit_jax.inference.quality.inception import InceptionNetwork, OrderedImages
 from lightningdit_jax.parallel.multihost import is_main_process
 
 _BATCH = 256  # images read at once when some are kept

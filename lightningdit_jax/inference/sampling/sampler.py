@@ -17,7 +17,7 @@ from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import Flow, to_velocity
 from lightningdit_jax.flow.sde import integrate_sde, sample_noise
 from lightningdit_jax.inference.finite import check_finite, rows_are_finite
-from lightningdit_jax.inference.sampling import Method, Sampling
+from lightningdit_jax.inference.sampling.options import Method, Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.pixels import to_uint8

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.config import DataConfig
 from lightningdit_jax.data.images import ImageFolder, ImageSource
-from lightningdit_jax.inference.load import Loaded
 
 
 def weights_identity(path: str, loaded: Loaded) -> dict[str, Any]:

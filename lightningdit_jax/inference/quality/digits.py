@@ -13,7 +13,7 @@ from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
-from lightningdit_jax.inference.samples_file import samples_identity, samples_path
+from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
 
 
 def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:

@@ -6,13 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.identity import weights_identity
+from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.config import Config
-from lightningdit_jax.inference.fitting import GeneratorMeaning, check_tokenizer, check_weak
-from lightningdit_jax.inference.identity import weights_identity
-from lightningdit_jax.inference.load import Loaded, load_functional
-from lightningdit_jax.inference.sampler import Sampler, Structure
-from lightningdit_jax.models.registry import architecture
+from lightningdit_jax.inference.sampling.fitting import (
+    GeneratorMeaning,
+    check_tokenizer,
+    check_weak,
+)
+from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import print_once
 

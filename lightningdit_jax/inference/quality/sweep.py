@@ -11,10 +11,10 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
-from lightningdit_jax.inference.open_sampler import open_sampler
-from lightningdit_jax.inference.sampling import UNSHIFTED, Sampling, choose_labels
-from lightningdit_jax.inference.stream_quality import make_quality
-from lightningdit_jax.inference.sweep_plot import plot_sweep
+from lightningdit_jax.inference.quality.stream import make_quality
+from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
+from lightningdit_jax.inference.sampling.opening import open_sampler
+from lightningdit_jax.inference.sampling.options import UNSHIFTED, Sampling, choose_labels
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 
 Row = dict[str, Any]

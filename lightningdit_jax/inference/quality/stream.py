@@ -9,9 +9,9 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
-from lightningdit_jax.inference.digits_quality import check_digits, digits_judge
-from lightningdit_jax.inference.inception_network import ImagesInMemory, InceptionNetwork
-from lightningdit_jax.inference.sample_quality import check_inception_options, open_reference
+from lightningdit_jax.inference.quality.digits import check_digits, digits_judge
+from lightningdit_jax.inference.quality.fid import check_inception_options, open_reference
+from lightningdit_jax.inference.quality.inception import ImagesInMemory, InceptionNetwork
 
 # (batches of images, labels of all of them) -> numbers
 Quality = Callable[[Iterator[np.ndarray], np.ndarray], dict[str, float]]
