@@ -25,6 +25,8 @@ SLICES: dict[str, tuple[int, str, int]] = {
     "v4:2x2x4": (16, "dots", 1),
     "v5p:2x2x4": (16, "dots", 1),
     "v6e:4x4": (16, "dots", 4),
+    "tpu7x:2x2x1": (8, "dots", 1),
+    "tpu7x:2x2x2": (16, "dots", 1),
 }
 
 
@@ -59,12 +61,17 @@ def row(report: dict[str, Any]) -> str:
     milliseconds = report["estimated_seconds"] * 1e3
     gathered = sum(report["collective_bytes"].values()) / 2**30
     overlapped = sum(report["collectives_overlapped"].values())
+    communication, exposed, step = (
+        f"{report[key] * 1e3:.0f}"
+        for key in ("communication_seconds", "exposed_communication_seconds", "step_seconds")
+    )
     return (
         f"{label} {report['peak_bytes'] / 2**30:.1f} of {report['hbm_bytes'] / 2**30:.0f} | "
         f"{report['matmul_flops'] / report['model_flops']:.2f} | {milliseconds:.0f} | "
         f"{milliseconds * report['estimated_mfu']:.0f} | {report['estimated_mfu']:.2f} | "
         f"{', '.join(shares)} | {sum(report['collectives'].values())}, {overlapped} overlapped, "
-        f"{gathered:.1f} GiB | {report['compile_seconds']:.0f} |"
+        f"{gathered:.1f} GiB | {communication}, {exposed} exposed | {step} | "
+        f"{report['step_mfu']:.2f} | {report['bound_by']} | {report['compile_seconds']:.0f} |"
     )
 
 
@@ -84,9 +91,10 @@ def main() -> None:
     reports = []
     print(
         "| slice | fsdp | remat | parts | peak GiB | matmul / model FLOPs | est. ms | ideal ms | "
-        "est. MFU | cycles | collectives | compile s |"
+        "est. MFU | cycles | collectives | communication ms | step ms | step MFU | bound by | "
+        "compile s |"
     )
-    print("|" + "---|" * 12)
+    print("|" + "---|" * 16)
     for topology in options.slices:
         reports.append(measure(options, topology))
         print(row(reports[-1]), flush=True)

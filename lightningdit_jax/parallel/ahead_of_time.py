@@ -5,21 +5,29 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.parallel.hlo_cost import program_cost
+from lightningdit_jax.parallel.hlo_text import Module
+from lightningdit_jax.parallel.timeline import program_timeline
 from lightningdit_jax.parallel.topology import Slice
 
 
-def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) -> dict[str, Any]:
-    """Compiles for a slice: memory, arithmetic and collectives of the program.
+def compile_on(
+    where: Slice, mesh: Mesh, lowered: jax.stages.Lowered, model_flops: float
+) -> dict[str, Any]:
+    """Compiles for a mesh of a slice: memory, arithmetic and communication of the program.
 
     model_flops: what the model asks for, by all devices together. In the report bytes, FLOPs and
-    seconds are per device and run. The seconds are the compiler's cycle estimates over an assumed
-    clock, without collectives: good for ranking variants on one slice, no prediction. cycle_shares
-    says what takes them, product_cycle_shares which of the products, by einsum, and
-    product_utilisation how much of the chip's peak each of those reaches. Raises ValueError for a
-    program that needs more memory than the chip has.
+    seconds are per device and run. estimated_seconds are the compiler's cycle estimates over an
+    assumed clock, without collectives; cycle_shares says what takes them, product_cycle_shares
+    which of the products, by einsum, and product_utilisation how much of the chip's peak each of
+    those reaches. communication_seconds are those of all collectives by public bandwidths,
+    exposed_communication_seconds what no arithmetic runs beside (see Timeline and Network), and
+    step_seconds both together; bound_by is what takes most of them. Estimates that rank variants
+    on one slice, no measurements. Raises ValueError for a program that needs more memory than the
+    chip has.
     """
     devices, chip = where.devices, where.chip
     began = time.perf_counter()
@@ -34,8 +42,13 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
             "larger --config.mesh.fsdp, another --config.compute.remat or a smaller batch"
         ) from error
     seconds = time.perf_counter() - began
-    memory, cost = compiled.memory_analysis(), program_cost(compiled.as_text())
+    memory, module = compiled.memory_analysis(), Module.parse(compiled.as_text())
+    cost = program_cost(module)
+    timeline = program_timeline(module, where.network(mesh), chip.clock)
     estimate = cost.total_cycles / chip.clock
+    step_seconds = estimate + timeline.exposed
+    parts = {kind: cycles / chip.clock for kind, cycles in cost.cycles.items()}
+    parts["communication"] = timeline.exposed
     model_flops /= len(devices)
     return {
         "topology": where.name,
@@ -66,6 +79,11 @@ def compile_on(where: Slice, lowered: jax.stages.Lowered, model_flops: float) ->
         "cycle_shares": {
             kind: cycles / cost.total_cycles for kind, cycles in cost.cycles.most_common()
         },
+        "communication_seconds": timeline.communication,
+        "exposed_communication_seconds": timeline.exposed,
+        "step_seconds": step_seconds,
+        "step_mfu": model_flops / (step_seconds * chip.peak_flops),
+        "bound_by": max(parts, key=parts.get),
         "compile_seconds": seconds,
     }
 

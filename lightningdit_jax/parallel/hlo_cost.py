@@ -1,4 +1,4 @@
-"""What a compiled TPU program costs, read from its optimised HLO text.
+"""What a compiled TPU program costs, read from its optimized HLO text.
 
 XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
 """
@@ -7,24 +7,18 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^  (?:ROOT )?%(\S+) = (.+)$")
-_SHAPE = re.compile(r"^\(?([a-z]\w*)\[([\d,]*)\]")
-_OPCODE = re.compile(r" ([a-z][\w-]*)\(")
-_OPERANDS = re.compile(r"%([^\s,)]+)")
-_CALLS = re.compile(r"(?:calls|to_apply|body)=%([^\s,]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_CHANNEL = re.compile(r"channel_id=(\d+)")
-_ARRAYS = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
-_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+from lightningdit_jax.parallel.collectives import collectives_of
+from lightningdit_jax.parallel.hlo_text import Instruction, Module
+
 # What moves numbers and computes none.
 _MOVES = {
     *("bitcast", "broadcast", "concatenate", "convert", "copy", "copy-start", "copy-done"),
     *("dynamic-slice", "dynamic-update-slice", "gather", "pad", "reshape", "reverse", "slice"),
     *("transpose", "parameter", "constant", "get-tuple-element", "tuple", "iota", "fusion"),
 }
+_PRODUCTS = ("convolution", "dot")
 MATMUL, MOVEMENT, OTHER = "products", "copies and casts", "elementwise and reductions"
 
 
@@ -62,118 +56,80 @@ class Cost:
                 getattr(self, field.name)[key] += times * amount
 
 
-def program_cost(text: str) -> Cost:
-    """Cost of the entry computation of an HLO module, loops counted as often as they run."""
-    computations, entry = _split(text)
+def program_cost(module: Module) -> Cost:
+    """Cost of a program, loops counted as often as they run."""
     done: dict[str, Cost] = {}
 
     def cost_of(name: str) -> Cost:
         if name not in done:
-            done[name] = _computation_cost(computations, name, cost_of)
+            done[name] = _computation_cost(module, name, cost_of)
         return done[name]
 
-    return cost_of(entry)
+    return cost_of(module.entry)
 
 
-def _split(text: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
-    """Computations as lists of (instruction name, what it is), and the entry's name."""
-    computations: dict[str, list[tuple[str, str]]] = {}
-    entry = current = ""
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            current = match[2]
-            computations[current] = []
-            entry = current if match[1] else entry
-        elif match := _INSTRUCTION.match(line):
-            computations[current].append((match[1], match[2]))
-    return computations, entry
-
-
-def _computation_cost(computations, name, cost_of) -> Cost:
+def _computation_cost(module: Module, name: str, cost_of: Callable[[str], Cost]) -> Cost:
     total = Cost()
-    shapes = {n: _dims(rest) for n, rest in computations[name]}
-    channels = set()  # of collectives counted here: one that overlaps appears in several fusions
-    for _, rest in computations[name]:
-        opcode = _OPCODE.search(rest)[1]
-        called = _CALLS.search(rest)
+    instructions = module.computations[name]
+    shapes = {instruction.name: instruction.dims for instruction in instructions}
+    seen = set()  # of collectives: one that overlaps is in several kernels
+    for instruction in instructions:
+        opcode, called = instruction.opcode, instruction.called
         inner = Cost()
-        if opcode in ("convolution", "dot"):
-            flops = _matmul_flops(rest, opcode, shapes)
+        if opcode in _PRODUCTS:
+            flops = _matmul_flops(instruction, shapes)
             total.matmul_flops += flops
-            total.product_flops[_einsum(rest)] += flops
+            total.product_flops[_einsum(instruction)] += flops
         elif opcode == "while":
-            condition = re.search(r"condition=%([^\s,]+)", rest)[1]
-            total.add(cost_of(called[1]), _trip_count(computations[condition]))
+            total.add(cost_of(called), module.trip_count(instruction))
         elif opcode == "conditional":
-            branches = [b.strip().lstrip("%") for b in _BRANCHES.search(rest)[1].split(",")]
-            total.add(max((cost_of(b) for b in branches), key=lambda c: c.matmul_flops))
+            branches = map(cost_of, instruction.branches)
+            total.add(max(branches, key=lambda cost: cost.matmul_flops))
         elif opcode == "fusion" and called:
-            inner = cost_of(called[1])
+            inner = cost_of(called)
             total.matmul_flops += inner.matmul_flops
             total.product_flops.update(inner.product_flops)
-            for _, inside in computations[called[1]]:
-                channel = _CHANNEL.search(inside)
-                if channel and channel[1] not in channels:
-                    channels.add(channel[1])
-                    _count_collective(total, inside, fused_into=called[1])
         elif opcode in ("call", "async-start") and called:
-            total.add(cost_of(called[1]))
-        _count_collective(total, rest)
-        if cycles := _CYCLES.search(rest):
-            inside = computations[called[1]] if opcode == "fusion" and called else [("", rest)]
-            opcodes = {_OPCODE.search(instruction)[1] for _, instruction in inside}
-            if opcode in ("convolution", "dot") or inner.matmul_flops:
+            total.add(cost_of(called))
+        for found in collectives_of(module, instruction):
+            if found.key not in seen:
+                seen.add(found.key)
+                total.collectives[found.collective.kind] += 1
+                total.overlapped[found.collective.kind] += not found.waits
+                total.collective_bytes[found.collective.kind] += found.collective.whole_bytes
+        if instruction.cycles:
+            kind = OTHER
+            if opcode in _PRODUCTS or inner.matmul_flops:
                 kind = MATMUL
-                asked = inner.product_flops or {_einsum(rest): 1}
-                total.product_cycles[max(asked, key=asked.get)] += int(cycles[1])
-            else:
-                kind = MOVEMENT if opcodes <= _MOVES else OTHER
-            total.cycles[kind] += int(cycles[1])
+                asked = inner.product_flops or {_einsum(instruction): 1}
+                total.product_cycles[max(asked, key=asked.get)] += instruction.cycles
+            elif _opcodes(module, instruction) <= _MOVES:
+                kind = MOVEMENT
+            total.cycles[kind] += instruction.cycles
     return total
 
 
-def _einsum(rest: str) -> str:
+def _opcodes(module: Module, instruction: Instruction) -> set[str]:
+    """What a kernel does."""
+    if instruction.opcode != "fusion" or not instruction.called:
+        return {instruction.opcode}
+    return {inner.opcode for inner in module.computations[instruction.called]}
+
+
+def _einsum(instruction: Instruction) -> str:
     """The einsum, such as "BNHK,BMHK->BHNM", that an instruction comes from, if it is from one."""
-    name = re.search(r'op_name="([^"]*)"', rest)
+    name = re.search(r'op_name="([^"]*)"', instruction.text)
     return next((part for part in name[1].split("/") if "->" in part), "") if name else ""
 
 
-def _count_collective(total: Cost, rest: str, fused_into: str = "") -> None:
-    """Adds an instruction if it is a collective. fused_into: the computation of its fusion."""
-    opcode = _OPCODE.search(rest)[1]
-    kind = opcode.removesuffix("-start")
-    if kind not in _COLLECTIVES:
-        return
-    sizes = [_bytes(*array) for array in _ARRAYS.findall(rest[: rest.index(f" {opcode}(")])]
-    overlapped = opcode != kind or bool(fused_into)
-    if fused_into.startswith("all-reduce-scatter"):
-        kind, overlapped = "reduce-scatter", False
-    total.collectives[kind] += 1
-    total.overlapped[kind] += overlapped
-    # What a start returns is its operand, its result and perhaps its state.
-    total.collective_bytes[kind] += max(sizes) if opcode.endswith("-start") else sum(sizes)
-
-
-def _bytes(dtype: str, dims: str) -> float:
-    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
-    return math.prod(int(d) for d in dims.split(",") if d) * bits / 8
-
-
-def _dims(rest: str) -> tuple[int, ...]:
-    match = _SHAPE.match(rest)
-    return tuple(int(d) for d in match[2].split(",") if d) if match else ()
-
-
-def _matmul_flops(rest: str, opcode: str, shapes: dict[str, tuple[int, ...]]) -> float:
-    arguments = rest[rest.index(f" {opcode}(") :]
-    left, right = (shapes[n] for n in _OPERANDS.findall(arguments.partition(")")[0])[:2])
-    out = math.prod(_dims(rest))
-    if opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
-        return 2.0 * out * math.prod(left[int(d)] for d in contracted.split(",") if d)
-    lhs, kernel, output = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest).groups()
-    out_dims = _dims(rest)
-    window = re.search(r"window=\{([^}]*)\}", rest)
+def _matmul_flops(instruction: Instruction, shapes: dict[str, tuple[int, ...]]) -> float:
+    left, right = (shapes[name] for name in instruction.operands[:2])
+    text, out_dims = instruction.text, instruction.dims
+    if instruction.opcode == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", text)[1]
+        return 2.0 * math.prod((*out_dims, *(left[int(d)] for d in contracted.split(",") if d)))
+    lhs, kernel, output = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text).groups()
+    window = re.search(r"window=\{([^}]*)\}", text)
     settings = dict(part.split("=", 1) for part in window[1].split()) if window else {}
     flops = 2.0 * right[kernel.index("i")]
     flops *= math.prod(out_dims[output.index(label)] for label in "bf")
@@ -198,9 +154,3 @@ def _window_pairs(size_in: int, size_out: int, settings: dict[str, str], axis: i
     before = int(setting("pad", "0_0").split("_")[0])
     places = (o * stride + k * step - before for o in range(size_out) for k in range(kernel))
     return sum(0 <= p <= (size_in - 1) * hole and p % hole == 0 for p in places)
-
-
-def _trip_count(condition: list[tuple[str, str]]) -> int:
-    """The constant that a counting loop compares with."""
-    constants = [re.search(r" constant\((\d+)\)", rest) for _, rest in condition]
-    return max((int(match[1]) for match in constants if match), default=1)

@@ -11,7 +11,7 @@ from lightningdit_jax.errors import unknown_name
 
 Shape = tuple[int, ...]
 
-# Parts of a cube of 4x4x4; cloud.google.com/tpu/docs/v4 and /v5p.
+# Parts of a cube of 4x4x4; cloud.google.com/tpu/docs/v4, /v5p and /tpu7x.
 _PARTS: tuple[Shape, ...] = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 # cloud.google.com/tpu/docs/v5e and /v6e: planes, a pod is 16x16.
 _PLANES: tuple[Shape, ...] = (
@@ -35,12 +35,13 @@ def _cuboids(largest: int) -> tuple[Shape, ...]:
     return (*_PARTS, *cubes)
 
 
-# A v4 pod has 4,096 chips; of a v5p pod's 8,960 one slice has 6,144 at most.
+# A v4 pod has 4,096 chips, one of tpu7x 9,216; of a v5p pod's 8,960 one slice has 6,144 at most.
 SHAPES: dict[str, tuple[Shape, ...]] = {
     "v4": _cuboids(4096),
     "v5e": _PLANES,
     "v5p": _cuboids(6144),
     "v6e": _PLANES,
+    "tpu7x": _cuboids(9216),
 }
 
 

@@ -9,15 +9,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lightningdit_jax.parallel.links import LINKS, Links, Network
 from lightningdit_jax.parallel.slice_shapes import slice_shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """hbm_bytes per device, peak bfloat16 FLOP/s (cloud.google.com/tpu/docs), clock in Hz.
+    """hbm_bytes and peak bfloat16 FLOP/s per device (cloud.google.com/tpu/docs), clock in Hz.
 
-    The clock is the one that reproduces the peak; nothing publishes it. compiler_options: of XLA,
-    see docs/performance.md.
+    A chip is one device, but two on tpu7x. The clock is the one that reproduces the peak; nothing
+    publishes it. compiler_options: of XLA, see docs/performance.md.
     """
 
     hbm_bytes: int
@@ -44,6 +45,7 @@ CHIPS = {
     "v5e": Chip(16 * 2**30, 197e12, 1.5e9, _WHOLE_PRODUCTS | {_VMEM_LIMIT: "65536"}),
     "v5p": Chip(95 * 2**30, 459e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "49152"}),
     "v6e": Chip(32 * 2**30, 918e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "65536"}),
+    "tpu7x": Chip(96 * 2**30, 1153.5e12, 2.2e9, _WHOLE_PRODUCTS),
 }
 
 
@@ -54,6 +56,7 @@ _KINDS = {
     "TPU v5": "v5p",
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
+    "TPU7x": "tpu7x",
 }
 
 
@@ -81,11 +84,20 @@ def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A slice that need not be there: its name, its chip, its devices."""
+    """A slice that need not be there: its name, what its chips and links can do, its devices.
+
+    sides: chips along each.
+    """
 
     name: str
     chip: Chip
+    links: Links
+    sides: tuple[int, ...]
     devices: Sequence[jax.Device]
+
+    def network(self, mesh: Mesh) -> Network:
+        """What joins the devices of a mesh of this slice."""
+        return Network.of_devices(self.links, self.sides, list(mesh.devices.flat))
 
     def __str__(self) -> str:
         return f"{len(self.devices)} x {self.devices[0].device_kind}"
@@ -120,4 +132,4 @@ def open_slice(topology: str) -> Slice:
             f"--topology={topology} cannot be described, as where another process uses libtpu: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return Slice(topology, CHIPS[name], description.devices)
+    return Slice(topology, CHIPS[name], LINKS[name], shape, description.devices)

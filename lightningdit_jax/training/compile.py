@@ -64,7 +64,7 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
         "batch_size": batch_size,
         "accumulate_steps": steps,
         "remat": config.compute.remat,
-        **compile_on(where, lowered, subject.flops_per_image * batch_size),
+        **compile_on(where, mesh, lowered, subject.flops_per_image * batch_size),
     }
 
 

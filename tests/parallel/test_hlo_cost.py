@@ -3,6 +3,7 @@
 import pytest
 
 from lightningdit_jax.parallel.hlo_cost import program_cost
+from lightningdit_jax.parallel.hlo_text import Module
 
 PROGRAM = """HloModule step
 
@@ -37,7 +38,7 @@ ENTRY %main (x: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
 
 
 def test_a_loop_counts_as_often_as_it_runs():
-    cost = program_cost(PROGRAM)
+    cost = program_cost(Module.parse(PROGRAM))
     assert cost.matmul_flops == 28 * 2 * 8 * 16 * 32
     assert cost.cycles == {"copies and casts": 7, "products": 28 * 100}
     assert cost.total_cycles == 7 + 28 * 100
@@ -80,7 +81,7 @@ ENTRY %main (x: bf16[2,8]) -> bf16[2,8] {
 
 
 def test_a_collective_that_overlaps_with_fusions_counts_once():
-    cost = program_cost(OVERLAPPED)
+    cost = program_cost(Module.parse(OVERLAPPED))
     once = {"all-gather": 1, "collective-permute": 1, "reduce-scatter": 1, "all-reduce": 1}
     assert cost.collectives == once
     assert +cost.overlapped == {"all-gather": 1, "collective-permute": 1}
@@ -95,14 +96,13 @@ def test_a_collective_that_overlaps_with_fusions_counts_once():
 
 def convolution(left, right, out, labels, window):
     shape = "bf16[{}]{{0}}".format
-    return program_cost(
-        f"""ENTRY %main (a: bf16[1]) -> bf16[1] {{
+    text = f"""ENTRY %main (a: bf16[1]) -> bf16[1] {{
   %a = {shape(left)} parameter(0)
   %b = {shape(right)} parameter(1)
   ROOT %c = {shape(out)} convolution(%a, %b), window={{{window}}}, dim_labels={labels}
 }}
 """
-    ).matmul_flops
+    return program_cost(Module.parse(text)).matmul_flops
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_slices_that_exist(topology, chips):
         ("v5e:٤x٤", "is no slice"),
         ("v5e:" + "9" * 9, "is no slice"),
         ("v5:4x4", "unknown chip in --topology 'v5'"),
-        ("tpu7x:2x2x1", "unknown chip in --topology 'tpu7x'"),
+        ("v7x:2x2x1", "unknown chip in --topology 'v7x'"),
         ("", "unknown chip in --topology ''"),
     ],
 )

@@ -85,7 +85,7 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
         "evaluations_per_image": evaluations,
-        **compile_on(where, lowered, flops_per_image * batch_size),
+        **compile_on(where, mesh, lowered, flops_per_image * batch_size),
     }
     name = f"compile_sample_{topology.replace(':', '_')}.json"
     write_report(report, epath.Path(workdir) / name)
