@@ -17,6 +17,7 @@ BASE = {
     "latent_scaling",
     "mapped_file",
     "torch_reader",
+    "tree_paths",
     "whole_numbers",
 }
 LOWER = {"config", "checkpoint", "models", "flow", "data", "parallel", "evaluation"}

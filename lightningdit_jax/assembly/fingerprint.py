@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lightningdit_jax.tree_paths import named_leaves
+
 
 def weights_fingerprint(params: Any) -> str:
     """16 hexadecimal digits of a tree of arrays, wherever its arrays lie.
@@ -14,11 +16,10 @@ def weights_fingerprint(params: Any) -> str:
     Integer sums modulo 2**32 of the bits and of the bits times their position: exact in any order,
     so sharding changes nothing. For telling weights apart, not against forgery.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = named_leaves(params)
     sums = jax.device_get(_bit_sums([leaf for _, leaf in leaves]))
     digest = hashlib.sha256()
-    for (path, leaf), pair in zip(leaves, sums):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for (name, leaf), pair in zip(leaves, sums):
         digest.update(f"{name} {leaf.shape} {leaf.dtype} ".encode())
         digest.update(np.asarray(pair, "<u4").tobytes())
     return digest.hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from lightningdit_jax.assembly.registry import abstract_model
@@ -15,6 +14,7 @@ from lightningdit_jax.convert.keymap import (
     Tensors,
 )
 from lightningdit_jax.convert.kinds import find_kind
+from lightningdit_jax.tree_paths import named_leaves
 
 
 def params_from_torch(
@@ -67,10 +67,8 @@ def params_to_torch(
     bit. Raises ConversionError listing parameters that are missing, too many, or of another shape.
     """
     expected, found = (
-        {jax.tree_util.keystr(p, simple=True, separator="/"): tuple(x.shape) for p, x in leaves}
-        for leaves in map(
-            jax.tree_util.tree_leaves_with_path, (abstract_params(kind, config), params)
-        )
+        {name: tuple(leaf.shape) for name, leaf in named_leaves(tree)}
+        for tree in (abstract_params(kind, config), params)
     )
     problems = [f"missing: {p} {expected[p]}" for p in expected.keys() - found.keys()]
     problems += [f"unknown: {p} {found[p]}" for p in found.keys() - expected.keys()]

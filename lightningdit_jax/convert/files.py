@@ -35,6 +35,7 @@ from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN
 from lightningdit_jax.data.latents import save_stats
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.tree_paths import named_leaves
 
 STATISTICS = "latent_stats"
 KIND_NAMES = ("auto", *KINDS, STATISTICS)
@@ -188,11 +189,7 @@ def _untold(kind: str, config: Any, tensors: Tensors) -> list[str]:
 
 def _check_finite(kind: str, params: Any) -> None:
     """Raises ConversionError listing parameters that are damaged."""
-    bad = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if not np.isfinite(leaf).all()
-    ]
+    bad = [name for name, leaf in named_leaves(params) if not np.isfinite(leaf).all()]
     if bad:
         raise ConversionError(f"these parameters of a {kind} hold NaN or infinities:", bad)
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lightningdit_jax.tree_paths import map_named, named_leaves
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, np.ndarray]
@@ -222,15 +223,12 @@ class KeyMap:
         step: told the bytes of each tensor that is done.
         """
         slots, _ = self._slots(abstract)
-        filled = {
-            _name(path): np.empty(leaf.shape, leaf.dtype)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
-        }
+        filled = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in named_leaves(abstract)}
         for key, slot in slots.items():
             layer = ... if slot.layer is None else slot.layer
             filled[slot.path][layer] = slot.layout.to_ours(tensors[key], slot.shape)
             step(tensors[key].nbytes)
-        return jax.tree_util.tree_map_with_path(lambda path, _: filled[_name(path)], abstract)
+        return map_named(lambda name, _: filled[name], abstract)
 
     def to_torch(self, params: Any) -> dict[str, np.ndarray]:
         """The state dict of a parameter tree and buffers, C-contiguous: float32, counts int64.
@@ -240,7 +238,7 @@ class KeyMap:
         slots, problems = self._slots(params)
         if problems:
             raise ConversionError("these parameters do not fit the table:", problems.values())
-        leaves = {_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+        leaves = dict(named_leaves(params))
         tensors = {}
         for key, slot in slots.items():
             dtype = np.float32 if slot.floating else np.int64
@@ -263,8 +261,7 @@ class KeyMap:
     def _slots(self, abstract: Any) -> tuple[dict[str, _Slot], dict[str, str]]:
         slots: dict[str, _Slot] = {}
         problems = {}
-        for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-            path = _name(tree_path)
+        for path, leaf in named_leaves(abstract):
             for key, slot in self._slots_of(path, tuple(leaf.shape), np.dtype(leaf.dtype)):
                 if key in slots:
                     problems[key] = f"claimed twice: {key}, by {slots[key].path} and {path}"
@@ -283,10 +280,6 @@ class KeyMap:
                     for i in range(shape[0])
                 ]
         raise ValueError(f"no rule of the key map matches our parameter '{path}'; add one")
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _buffer_problems(key: str, tensor: np.ndarray, buffer: np.ndarray) -> dict[str, str]:

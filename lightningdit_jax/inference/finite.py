@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightningdit_jax.errors import listed
+from lightningdit_jax.tree_paths import named_leaves
 
 
 def rows_are_finite(array: jax.Array) -> jax.Array:
@@ -33,8 +34,7 @@ def check_finite(
 def damaged_weights(weights: Mapping[str, Any]) -> str | None:
     """A sentence naming the first weights here that are not finite; None where all are."""
     for name, params in weights.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        for where, leaf in named_leaves(params):
             if not all(jnp.isfinite(shard.data).all() for shard in leaf.addressable_shards):
-                where = jax.tree_util.keystr(path, simple=True, separator="/")
                 return f"the weights of {name} hold values that are not finite, in {where}"
     return None

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lightningdit_jax.tree_paths import map_named
+
 _FUSED = re.compile(r"(^|/)(qkv|w12)/kernel(/|$)")
 
 
@@ -38,8 +40,7 @@ def parts_as_saved(block: Any, blocks: Any) -> Any:
 
 
 def _map_fused(function: Callable[..., jax.Array], tree: Any, *others: Any) -> Any:
-    def visit(path: Any, leaf: jax.Array, *more: Any) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    def visit(name: str, leaf: jax.Array, *more: Any) -> jax.Array:
         return function(leaf, *more) if _FUSED.search(name) else leaf
 
-    return jax.tree_util.tree_map_with_path(visit, tree, *others)
+    return map_named(visit, tree, *others)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lightningdit_jax.parallel.mesh import BATCH_AXES
+from lightningdit_jax.tree_paths import map_named
 
 Rules = Sequence[tuple[str, P]]
 
@@ -59,11 +60,10 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     axis it should cut.
     """
 
-    def leaf_sharding(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    def leaf_sharding(name, leaf):
         return NamedSharding(mesh, _spec(name, tuple(leaf.shape), mesh, rules))
 
-    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+    return map_named(leaf_sharding, tree)
 
 
 def abstract_on_mesh(tree: Any, mesh: Mesh, rules: Rules) -> Any:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from etils import epath
 
 from lightningdit_jax.checkpoint import TrainingCheckpoints, array_metadata, item_names
 from lightningdit_jax.training.state import TrainState, fresh_average
+from lightningdit_jax.tree_paths import named_leaves
 
 
 def restore_state(
@@ -50,5 +50,4 @@ def _check_optimizer(folder: epath.Path, wanted: Any) -> None:
 
 
 def _names(tree: Any) -> set[str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+    return {name for name, _ in named_leaves(tree)}
