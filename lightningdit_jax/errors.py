@@ -1,7 +1,8 @@
 """Wording of messages that several packages share. Imports nothing of ours."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
@@ -18,3 +19,21 @@ def listed(names: Sequence[str], shown: int = 3, separator: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = len(names) - shown
     return separator.join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def difference(found: Any, wanted: Any, wording: str = "{}, now {}") -> str:
+    """What differs: `FOUND, now WANTED`, or of two descriptions `key FOUND, now WANTED; key ...`.
+
+    Descriptions within descriptions are compared in the same way; empty where two are the same.
+    wording: of the two values.
+    """
+    if not (isinstance(found, Mapping) and isinstance(wanted, Mapping)):
+        return wording.format(_short(found), _short(wanted))
+    keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    return "; ".join(f"{k} {difference(found.get(k), wanted.get(k), wording)}" for k in keys)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 5:
+        return f"[{', '.join(map(str, value[:3]))}, ... {len(value)} values]"
+    return str(value)

@@ -17,6 +17,7 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.errors import difference
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
@@ -180,23 +181,10 @@ def _check_same_run(newest: epath.Path, meta: dict) -> None:
             there, wanted = found[key], meta[key]
             if key == "examples" and meta["kind"] == "vavae":
                 # An image that cannot be decoded may be taken away, as its error advises.
-                print_once(f"other images than at step {step:,}: {_difference(there, wanted)}")
+                print_once(f"other images than at step {step:,}: {difference(there, wanted)}")
                 continue
             raise ValueError(
                 f"{newest.parent} holds a run with another {key}: found "
-                f"{_difference(there, wanted)}; choose another --workdir, or go on with the config "
+                f"{difference(there, wanted)}; choose another --workdir, or go on with the config "
                 "it was started with"
             )
-
-
-def _difference(found: Any, wanted: Any) -> str:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        return "; ".join(f"{k} {_difference(found.get(k), wanted.get(k))}" for k in keys)
-    return f"{_short(found)}, now {_short(wanted)}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and len(value) > 5:
-        return f"[{', '.join(map(str, value[:3]))}, ... {len(value)} values]"
-    return str(value)

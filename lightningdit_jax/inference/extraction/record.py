@@ -12,6 +12,7 @@ from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.latents_record import RECORD, read_record
+from lightningdit_jax.errors import difference
 from lightningdit_jax.parallel.multihost import is_main_process
 
 
@@ -44,10 +45,9 @@ def check_record(folder: epath.Path, record: dict[str, Any]) -> None:
     """
     path, found = folder / RECORD, read_record(folder)
     if found is not None:
-        compared = record.keys() - {"class_names"}
-        differing = [key for key in record if key in compared and found.get(key) != record[key]]
-        if differing:
-            changes = ", ".join(f"{k} {found.get(k)}, now {record[k]}" for k in differing)
+        compared = [key for key in record if key != "class_names"]
+        there, here = ({key: r.get(key) for key in compared} for r in (found, record))
+        if changes := difference(there, here):
             raise ValueError(
                 f"{folder} holds latents made otherwise: {changes}; delete them or set another "
                 "config.extract.path"

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightningdit_jax.config import Config, EvaluateConfig
 from lightningdit_jax.data.npz_images import NpzImages
+from lightningdit_jax.errors import difference
 from lightningdit_jax.evaluation.frechet import (
     Moments,
     ReferenceMoments,
@@ -77,12 +78,8 @@ def open_reference(path: str, network: InceptionNetwork) -> ReferenceMoments:
         if is_main_process():
             print(f"{path} does not name its network; taken for the 2015 graph of ADM's evaluator")
     elif reference.extractor != network.identity:
-        fields = {**reference.extractor, **network.identity}
-        differing = ", ".join(
-            f"{key} {reference.extractor.get(key)} in the file and {network.identity.get(key)} here"
-            for key in fields
-            if reference.extractor.get(key) != network.identity.get(key)
-        )
+        wording = "{} in the file and {} here"
+        differing = difference(reference.extractor, network.identity, wording)
         raise ValueError(
             f"{path} was made with another network: {differing}. Give config.evaluate.inception "
             "the checkpoint it was made with, or make it again with scripts/reference_statistics.py"

@@ -11,6 +11,7 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import read_json, replacing, write_json
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
+from lightningdit_jax.errors import difference
 from lightningdit_jax.inference.pictures import save_png
 
 _PART = re.compile(r"^(\d{8})_(\d+)\.npy$")
@@ -110,13 +111,8 @@ class SampleStore:
 
 
 def _check_same(found: dict, wanted: dict, folder: epath.Path) -> None:
-    different = [
-        f"{key} {found.get(key)}, now {wanted.get(key)}"
-        for key in {**found, **wanted}
-        if found.get(key) != wanted.get(key)
-    ]
-    if different:
+    if changes := difference(found, wanted):
         raise ValueError(
-            f"{folder} holds the beginning of other samples: {'; '.join(different)}. Go on with "
+            f"{folder} holds the beginning of other samples: {changes}. Go on with "
             "those settings, delete the folder, or choose another --workdir"
         )
