@@ -16,6 +16,7 @@ BASE = {
     "errors",
     "latent_scaling",
     "mapped_file",
+    "progress",
     "torch_reader",
     "tree_paths",
     "whole_numbers",

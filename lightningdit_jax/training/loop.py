@@ -12,10 +12,11 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text
+from lightningdit_jax.progress import Progress, duration
 from lightningdit_jax.training.nonfinite import advice_for, cause_of
 from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.state import TrainState
-from lightningdit_jax.training.writer import EVALUATION, MetricWriter, Progress, duration
+from lightningdit_jax.training.writer import EVALUATION, MetricWriter
 
 # Steps dispatched before the host looks at the oldest one: the device never waits for Python, the
 # next batches are on their way while a step runs, and a bad loss is noticed so many steps late.
@@ -101,7 +102,9 @@ class Loop:
 
     def _run(self, state: TrainState, step: int, writer: MetricWriter | None) -> TrainState:
         config = self._config
-        progress = Progress(config.num_steps, config.batch_size, step)
+        progress = Progress(
+            "step", config.num_steps, done=step, images=config.batch_size, decimals=0
+        )
         pending: collections.deque = collections.deque()
         first, began = True, time.perf_counter()
         # A run that was ended between a checkpoint and its evaluation makes up for it.
@@ -122,7 +125,7 @@ class Loop:
                 jax.block_until_ready(metrics)
                 self._say(f"first step, with compilation: {time.perf_counter() - began:.1f}s")
                 if not logs:
-                    progress.images_per_second(step)  # compilation does not count as training
+                    progress.mark(step)  # compilation does not count as training
                 first = False
             bad_step = self._drain(pending, 0 if logs or saves or evaluates else RUN_AHEAD)
             if bad_step is not None:
@@ -130,7 +133,7 @@ class Loop:
                 state, step = self._rollback(bad_step)
                 if writer:
                     writer.rewind(step)
-                progress.images_per_second(step)
+                progress.mark(step)
                 if ends:
                     raise Preempted(step)
                 continue
@@ -231,7 +234,7 @@ class Loop:
             writer.write(step, {f"{EVALUATION}{name}": value for name, value in numbers.items()})
         terms = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         self._say(f"step {step:,}: {terms}  ({duration(time.perf_counter() - began)})")
-        progress.images_per_second(step)  # evaluation does not count as training
+        progress.mark(step)  # evaluation does not count as training
 
     def _keep_if_best(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
         metric = self._best.metric
@@ -251,8 +254,10 @@ class Loop:
         scalars = {n: float(np.mean([record[n] for record in self._window])) for n in names}
         if self._nonfinite:
             scalars["nonfinite_steps"] = self._nonfinite
-        scalars["images_per_second"] = progress.images_per_second(step)
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        rate = progress.rate(step)
+        progress.mark(step)
         self._window = []
         if writer:
-            writer.write(step, scalars)
-            self._say(progress.line(step, scalars))
+            writer.write(step, {**scalars, "images_per_second": rate})
+            self._say(progress.line(step, rate, terms))

@@ -1,7 +1,6 @@
-"""Metrics to TensorBoard and JSONL, and one readable line of progress."""
+"""Metrics to TensorBoard and JSONL."""
 
 import json
-import time
 from collections.abc import Mapping
 
 from etils import epath
@@ -65,37 +64,6 @@ class MetricWriter:
             return
         with replacing(self._path) as temporary:
             temporary.write_text(text)
-
-
-class Progress:
-    """Prints `step 1,200/80,000  loss 0.385  grad_norm 0.12  1,234 images/s  3h12m left`."""
-
-    def __init__(self, num_steps: int, batch_size: int, start_step: int):
-        self._num_steps, self._batch_size = num_steps, batch_size
-        self._last = (start_step, time.perf_counter())
-
-    def images_per_second(self, step: int) -> float:
-        """Throughput since the last call."""
-        last_step, last_time = self._last
-        self._last = (step, time.perf_counter())
-        return (step - last_step) * self._batch_size / max(self._last[1] - last_time, 1e-9)
-
-    def line(self, step: int, scalars: Mapping[str, float]) -> str:
-        """The line for a record that holds images_per_second."""
-        rate = scalars["images_per_second"]
-        left = duration((self._num_steps - step) * self._batch_size / rate)
-        terms = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items() if k != "images_per_second")
-        return f"step {step:,}/{self._num_steps:,}  {terms}  {rate:,.0f} images/s  {left} left"
-
-
-def duration(seconds: float) -> str:
-    """45s, 12m30s, 3h12m."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
 def _records_until(path: epath.Path, step: int) -> list[str]:

@@ -26,11 +26,11 @@ from lightningdit_jax.inference.image_batches import (
     padded_batches,
     process_range,
 )
-from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.reconstruct import make_encoder
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
+from lightningdit_jax.progress import Progress
 
 # Batches dispatched before the oldest is fetched, so that the device does not wait for the host.
 _RUN_AHEAD = 2

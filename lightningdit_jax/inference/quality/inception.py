@@ -13,11 +13,11 @@ from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.evaluation.frechet import Moments, MomentsStream
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows, process_range
-from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.models.inception import SIDE
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size
 from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, is_main_process
+from lightningdit_jax.progress import Progress
 
 Features = dict[str, np.ndarray]
 # Batches dispatched before the oldest is fetched, so that the device does not wait for the host.

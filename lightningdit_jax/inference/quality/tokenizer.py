@@ -24,7 +24,6 @@ from lightningdit_jax.inference.image_batches import (
     process_range,
 )
 from lightningdit_jax.inference.pictures import save_png
-from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.quality.inception import gathered_moments
 from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.inference.reconstruct import make_reconstructor
@@ -32,6 +31,7 @@ from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+from lightningdit_jax.progress import Progress
 
 POOL_DIM = 2048
 

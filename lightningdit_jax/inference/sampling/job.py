@@ -11,11 +11,11 @@ from etils import epath
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.pictures import image_grid, save_png
-from lightningdit_jax.inference.progress import Progress
 from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.inference.sampling.store import SampleStore
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
+from lightningdit_jax.progress import Progress
 
 # Keys of config.sample that are not part of a Sampling but decide the images too.
 _CHOICES = ("num_samples", "labels", "use_ema")

@@ -1,0 +1,68 @@
+"""One readable line of progress: how much is done, how fast, how long it will take."""
+
+import time
+
+INTERVAL = 10.0  # seconds between the lines of `update`
+
+
+class Progress:
+    """Makes `VERB done/total  TERMS  RATE images/s  LEFT left`, and prints it now and then.
+
+    done and total count what the caller likes: images, or steps of several `images` each.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        total: int,
+        *,
+        done: int = 0,
+        images: int = 1,
+        decimals: int = 1,
+        quiet: bool = False,
+    ):
+        """done: what an earlier run has finished; decimals: of the rate; quiet: print nothing."""
+        self._verb, self._total, self._images = verb, total, images
+        self._decimals, self._quiet = decimals, quiet
+        self._updated = False
+        self.mark(done)
+        self._printed = self._marked[1]
+
+    def mark(self, done: int) -> None:
+        """What came before this moment no longer counts in the rate, such as compilation."""
+        self._marked = (done, time.perf_counter())
+
+    def rate(self, done: int) -> float:
+        """Images a second since the last mark."""
+        marked, began = self._marked
+        return (done - marked) * self._images / max(time.perf_counter() - began, 1e-9)
+
+    def line(self, done: int, rate: float, terms: str = "", last: bool = False) -> str:
+        """The line for a rate, with more numbers in `terms`; the last has no time left."""
+        parts = [f"{self._verb} {done:,}/{self._total:,}", f"{rate:,.{self._decimals}f} images/s"]
+        if terms:
+            parts.insert(1, terms)
+        if not last:
+            seconds = (self._total - done) * self._images / max(rate, 1e-9)
+            parts.append(f"{duration(seconds)} left")
+        return "  ".join(parts)
+
+    def update(self, done: int) -> None:
+        """Prints a line every ten seconds and at the end; the first call ends compilation."""
+        now, last = time.perf_counter(), done >= self._total
+        if not self._quiet and (last or now - self._printed >= INTERVAL):
+            self._printed = now
+            print(self.line(done, self.rate(done), last=last), flush=True)
+        if not self._updated:
+            self._updated = True
+            self.mark(done)
+
+
+def duration(seconds: float) -> str:
+    """45s, 12m30s, 3h12m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
