@@ -1,6 +1,5 @@
 """The training loop of generator and tokenizer alike: step, log, checkpoint, resume exactly."""
 
-import collections
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -12,15 +11,12 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text
+from lightningdit_jax.parallel.run_ahead import RunAhead
 from lightningdit_jax.progress import Progress, duration
 from lightningdit_jax.training.nonfinite import advice_for, cause_of
 from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.writer import EVALUATION, MetricWriter
-
-# Steps dispatched before the host looks at the oldest one: the device never waits for Python, the
-# next batches are on their way while a step runs, and a bad loss is noticed so many steps late.
-RUN_AHEAD = 2
 
 Evaluator = Callable[[int, TrainState], Mapping[str, float]]
 
@@ -105,7 +101,7 @@ class Loop:
         progress = Progress(
             "step", config.num_steps, done=step, images=config.batch_size, decimals=0
         )
-        pending: collections.deque = collections.deque()
+        ahead = RunAhead()  # so a bad loss is noticed some steps late
         first, began = True, time.perf_counter()
         # A run that was ended between a checkpoint and its evaluation makes up for it.
         if self._evaluates(step) and not from_main_process(
@@ -116,7 +112,7 @@ class Loop:
             position = self._iterator.get_state()
             state, metrics = self._step_fn(state, self._to_device(next(self._iterator)))
             step += 1
-            pending.append((step, position, metrics))
+            ahead.add((step, position, metrics))
             ends = self._preempted(step)
             logs = step % config.log_every_steps == 0 or step == config.num_steps
             saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps or ends
@@ -127,9 +123,9 @@ class Loop:
                 if not logs:
                     progress.mark(step)  # compilation does not count as training
                 first = False
-            bad_step = self._drain(pending, 0 if logs or saves or evaluates else RUN_AHEAD)
+            bad_step = self._drain(ahead, everything=logs or saves or evaluates)
             if bad_step is not None:
-                pending.clear()
+                ahead = RunAhead()
                 state, step = self._rollback(bad_step)
                 if writer:
                     writer.rewind(step)
@@ -171,17 +167,16 @@ class Loop:
             step, state.items(), {"meta": {**self._meta, "step": step}, "loop": loop}
         )
 
-    def _drain(self, pending: collections.deque, leave: int) -> int | None:
+    def _drain(self, ahead: RunAhead, *, everything: bool) -> int | None:
         """Reads metrics of finished steps; returns a non-finite one that asks for a rollback."""
-        while len(pending) > leave:
-            step, position, metrics = pending.popleft()
+        for step, position, metrics in ahead.due(everything=everything):
             values = {name: value.item() for name, value in jax.device_get(metrics).items()}
             if values.pop("finite"):
                 self._window.append(values)
                 continue
             self._nonfinite += 1
             policy, most = self._config.nonfinite, self._config.max_nonfinite
-            jax.block_until_ready(list(pending))  # processes meet while nothing else runs
+            jax.block_until_ready(list(ahead))  # processes meet while nothing else runs
             unfit = self._unfit_records(position)
             what = (
                 f"step {step:,}: loss {values['loss']}, gradient norm {values['grad_norm']}: "

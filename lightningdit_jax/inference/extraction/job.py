@@ -5,8 +5,9 @@ there after a kill is right, and a restart makes what is missing, in the same ba
 bits are those of a run that was never interrupted.
 """
 
-import collections
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,11 @@ from lightningdit_jax.inference.reconstruct import make_encoder
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
+from lightningdit_jax.parallel.run_ahead import run_ahead
 from lightningdit_jax.progress import Progress
 
-# Batches dispatched before the oldest is fetched, so that the device does not wait for the host.
-_RUN_AHEAD = 2
+# Indices and labels [b] of this process, latents of the global batch and of its mirror images.
+Encoded = tuple[np.ndarray, np.ndarray, Any]
 
 
 def extract(config: Config, workdir: str) -> epath.Path:
@@ -71,7 +73,6 @@ def extract(config: Config, workdir: str) -> epath.Path:
     writer = ShardWriter(folder, rank, shards, rows, options.dtype)
     todo = sum(stop - start for start, stop in ranges)
     progress, done = Progress("extracted", todo, quiet=not (is_main_process() and todo)), 0
-    pending: collections.deque = collections.deque()
 
     def to_store(encoded: jax.Array, indices: np.ndarray) -> np.ndarray:
         """This process's rows in the type of the files, where finite is asked of them."""
@@ -87,29 +88,23 @@ def extract(config: Config, workdir: str) -> epath.Path:
             check_finite(finite, names, "the latents", {"the tokenizer": loaded.params}, advice)
         return stored
 
-    def fetch() -> None:
-        nonlocal done
-        indices, labels, encoded = pending.popleft()
-        writer.add(*(to_store(array, indices) for array in encoded), labels)
-        if len(indices):  # otherwise padding, while other processes have images left
-            done += len(indices)
-            progress.update(done)
+    def encoded_batches() -> Iterator[Encoded]:
+        batches = padded_batches(
+            source, ranges, options.batch_size, resolution, mesh, config.data.num_workers
+        )
+        for indices, labels, batch in batches:
+            yield indices, labels, encode(loaded.params, batch["images"], batch["indices"])
 
-    batches = padded_batches(
-        source,
-        ranges,
-        options.batch_size,
-        resolution,
-        mesh,
-        config.data.num_workers,
-    )
-    for indices, labels, batch in batches:
-        encoded = encode(loaded.params, batch["images"], batch["indices"])
-        pending.append((indices, labels, encoded))
-        if len(pending) > _RUN_AHEAD:
-            fetch()
-    while pending:
-        fetch()
+    def store(batch: Encoded) -> int:
+        """The number of images."""
+        indices, labels, encoded = batch
+        writer.add(*(to_store(array, indices) for array in encoded), labels)
+        return len(indices)
+
+    for count in run_ahead(encoded_batches(), store):
+        if count:  # otherwise padding, while other processes have images left
+            done += count
+            progress.update(done)
     writer.close()
 
     multihost_utils.sync_global_devices("latents written")

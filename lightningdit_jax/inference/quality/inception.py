@@ -1,6 +1,5 @@
 """The Inception network on a mesh: features of images from a file, a folder or memory."""
 
-import collections
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -17,11 +16,10 @@ from lightningdit_jax.models.inception import SIDE
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size
 from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, is_main_process
+from lightningdit_jax.parallel.run_ahead import run_ahead
 from lightningdit_jax.progress import Progress
 
 Features = dict[str, np.ndarray]
-# Batches dispatched before the oldest is fetched, so that the device does not wait for the host.
-_RUN_AHEAD = 2
 
 
 class OrderedImages(Protocol):
@@ -103,12 +101,20 @@ class InceptionNetwork:
         start, stop = process_range(total)
         longest = -(-total // jax.process_count())
         progress = Progress(verb, stop - start, quiet=not (verb and is_main_process()))
-        batches, done, first = images.batches(self._local_size, start, stop), 0, start
-        pending: collections.deque[tuple[dict[str, jax.Array], int]] = collections.deque()
+        first = start
 
-        def fetch() -> Features:
+        def started() -> Iterator[tuple[dict[str, jax.Array], int]]:
+            batches = images.batches(self._local_size, start, stop)
+            for _ in range(-(-longest // self._local_size)):
+                batch = next(batches, np.zeros((0, *images.shape[1:]), np.uint8))
+                padded = np.zeros((self._local_size, *images.shape[1:]), np.uint8)
+                padded[: len(batch)] = batch
+                there = global_batch({"images": padded}, self._mesh)
+                yield self._run(self._params, there["images"]), len(batch)
+
+        def finish(work: tuple[dict[str, jax.Array], int]) -> Features:
             nonlocal first
-            output, count = pending.popleft()
+            output, count = work
             features = {name: local_rows(array, count) for name, array in output.items()}
             finite = np.stack([np.isfinite(x).all(axis=1) for x in features.values()]).all(axis=0)
             names = [f"image {first + row}" for row in range(count)]
@@ -117,18 +123,9 @@ class InceptionNetwork:
             first += count
             return features
 
-        for _ in range(-(-longest // self._local_size)):
-            batch = next(batches, np.zeros((0, *images.shape[1:]), np.uint8))
-            padded = np.zeros((self._local_size, *images.shape[1:]), np.uint8)
-            padded[: len(batch)] = batch
-            output = self._run(self._params, global_batch({"images": padded}, self._mesh)["images"])
-            pending.append((output, len(batch)))
-            if len(pending) > _RUN_AHEAD:
-                yield fetch()
-            done = min(done + self._local_size, stop - start)
-            progress.update(done)
-        while pending:
-            yield fetch()
+        for number, features in enumerate(run_ahead(started(), finish), 1):
+            progress.update(min(number * self._local_size, stop - start))
+            yield features
 
 
 def gathered_moments(moments: Moments) -> Moments:

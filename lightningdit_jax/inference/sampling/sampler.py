@@ -28,6 +28,7 @@ from lightningdit_jax.parallel.mesh import (
     replicated,
 )
 from lightningdit_jax.parallel.multihost import to_host
+from lightningdit_jax.parallel.run_ahead import run_ahead
 from lightningdit_jax.parallel.topology import compiler_options
 
 _NETWORKS = {"dit": "the generator", "vae": "the tokenizer", "weak": "the weak generator"}
@@ -107,7 +108,8 @@ class Sampler:
             )
             return chosen, program(self.weights, *jax.device_put(rows, split), knobs)
 
-        def finish(chosen: np.ndarray, outputs: tuple) -> tuple[np.ndarray, np.ndarray]:
+        def finish(started: tuple[np.ndarray, tuple]) -> tuple[np.ndarray, np.ndarray]:
+            chosen, outputs = started
             images, finite = to_host(outputs)
             names = [f"sample {index}" for index in chosen]
             weights = {_NETWORKS[name]: params for name, params in self.weights.items()}
@@ -116,14 +118,7 @@ class Sampler:
                 check_finite(rows, names, f"the {what}", weights, advice.format(sampling.solver))
             return chosen, images[: len(chosen)]
 
-        running = None
-        for first in range(0, len(indices), batch_size):
-            following = start(first)
-            if running is not None:
-                yield finish(*running)
-            running = following
-        if running is not None:
-            yield finish(*running)
+        yield from run_ahead(map(start, range(0, len(indices), batch_size)), finish, depth=1)
 
 
 def initial_noise(seed: Any, indices: jax.Array, shape: Sequence[int]) -> jax.Array:
