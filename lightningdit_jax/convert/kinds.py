@@ -13,7 +13,7 @@ from lightningdit_jax.errors import unknown_name
 class Kind:
     """A kind of weights.
 
-    model: of assembly.registry, the kind of the checkpoint. signs: each a tensor that only such
+    model: the kind of the checkpoint, of assembly.registry. signs: each a tensor that only such
     files have, () where the user has to say so. prefix: where the weights lie in a tokenizer's
     training checkpoint. canonical: gives tensors the names of the table, whatever program wrote
     them. hints: those that say something of it.

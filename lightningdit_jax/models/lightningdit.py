@@ -4,7 +4,7 @@ DiT (Peebles & Xie 2023) with SwiGLU, RMSNorm and rotary embedding, each an opti
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
-from lightningdit_jax.models.arrangement import parts_as_saved, parts_first
 from lightningdit_jax.models.attention import IMPLEMENTATIONS, choose_implementation
 from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
 from lightningdit_jax.models.layers import (
@@ -25,6 +24,7 @@ from lightningdit_jax.models.layers import (
     modulated,
     token_norm,
 )
+from lightningdit_jax.models.stack import Activations, make_stack, run_stack
 
 # Sizes as in the release; L/1 stands in the paper only.
 _SIZES = {
@@ -262,14 +262,10 @@ class LightningDiT(nnx.Module):
         )
         self.pos_embed = nnx.Param(jnp.asarray(sincos_position_table(dim, config.grid)))
 
-        def make_block(key: jax.Array) -> Block:
-            return Block(config, attention=attention, dtype=dtype, rngs=nnx.Rngs(key))
+        def make_block(rngs: nnx.Rngs) -> Block:
+            return Block(config, attention=attention, dtype=dtype, rngs=rngs)
 
-        # As jax.vmap over the keys would give, bit for bit, in a third of the compile time.
-        keys = jax.random.split(rngs.params(), config.depth)
-        stacked = jax.lax.map(lambda key: nnx.state(make_block(key), nnx.Param), keys)
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
-        self.blocks = nnx.merge(graphdef, stacked)
+        self.blocks = make_stack(make_block, config.depth, rngs)
         self.final_layer = FinalLayer(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
@@ -279,9 +275,18 @@ class LightningDiT(nnx.Module):
         half of the output channels is dropped, as in the release.
         Raises ValueError if x has another size or other channels than the config.
         """
+        return self.with_activations(x, t, y, ())[0]
+
+    def with_activations(
+        self, x: jax.Array, t: jax.Array, y: jax.Array, activations: Sequence[int]
+    ) -> tuple[jax.Array, Activations]:
+        """The velocity, and tokens [B, N, D] after some blocks by their number, counted from 1.
+
+        Arguments and errors as of __call__; ValueError for a number that no block has too.
+        """
         c = self.embed_condition(t, y)
-        tokens = self.run_blocks(self.embed_latents(x), c)
-        return self.unpatchify(self.final_layer(tokens, c))
+        tokens, kept = self.run_blocks(self.embed_latents(x), c, activations)
+        return self.unpatchify(self.final_layer(tokens, c)), kept
 
     def embed_latents(self, x: jax.Array) -> jax.Array:
         """Patches to tokens, with their positions. x: [B, H, W, C] -> [B, N, D]."""
@@ -301,21 +306,19 @@ class LightningDiT(nnx.Module):
         """Time plus class. t: [B], y: [B] int -> c [B, D] float32."""
         return self.t_embedder(t).astype(jnp.float32) + self.y_embedder(y)
 
-    def run_blocks(self, x: jax.Array, c: jax.Array) -> jax.Array:
-        """All blocks in turn. x: [B, N, D], c: [B, D] -> [B, N, D]."""
-        graphdef, stacked = nnx.split(self.blocks)
-        shapes = jax.eval_shape(lambda: stacked)
-
-        def body(x: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
-            block = nnx.merge(graphdef, parts_as_saved(state, shapes))
-            return self.constrain(block(x, c)), None
-
-        if self.remat != "none":
-            # Inside a loop nothing can be shared with the forward pass; without one the compiler
-            # would find what is computed again and keep it instead.
-            unrolled = self.scan_unroll >= self.config.depth
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=unrolled)
-        return jax.lax.scan(body, x, parts_first(stacked), unroll=self.scan_unroll)[0]
+    def run_blocks(
+        self, x: jax.Array, c: jax.Array, activations: Sequence[int] = ()
+    ) -> tuple[jax.Array, Activations]:
+        """All blocks in turn, see run_stack. x: [B, N, D], c: [B, D] -> [B, N, D], activations."""
+        return run_stack(
+            self.blocks,
+            lambda block, x: self.constrain(block(x, c)),
+            x,
+            policy=REMAT_POLICIES.get(self.remat),
+            unroll=self.scan_unroll,
+            fused_parts_first=True,
+            activations=activations,
+        )
 
     def unpatchify(self, x: jax.Array) -> jax.Array:
         """Tokens to a latent. x: [B, N, p p C_out] -> [B, H, W, C] float32."""

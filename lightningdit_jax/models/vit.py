@@ -4,6 +4,7 @@ Oquab et al. 2023, He et al. 2022; as in timm, on which the release builds. Imag
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from lightningdit_jax.models.layers import linear
+from lightningdit_jax.models.stack import Activations, make_stack, run_stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,19 +146,26 @@ class ViT(nnx.Module):
             shape = (config.num_registers, dim)
             self.reg_token = nnx.Param(normal(rngs.params(), shape, jnp.float32))
 
-        def make_block(key: jax.Array) -> ViTBlock:
-            return ViTBlock(config, dtype=dtype, rngs=nnx.Rngs(key))
+        def make_block(rngs: nnx.Rngs) -> ViTBlock:
+            return ViTBlock(config, dtype=dtype, rngs=rngs)
 
-        keys = jax.random.split(rngs.params(), config.depth)
-        stacked = jax.lax.map(lambda key: nnx.state(make_block(key), nnx.Param), keys)
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
-        self.blocks = nnx.merge(graphdef, stacked)
+        self.blocks = make_stack(make_block, config.depth, rngs)
         self.norm = _norm(dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Patch tokens after the last norm. [B, H, W, 3] -> [B, H/p, W/p, D].
 
         Raises ValueError if the patch does not divide the sides, or the images are not RGB.
+        """
+        return self.with_activations(images, ())[0]
+
+    def with_activations(
+        self, images: jax.Array, activations: Sequence[int]
+    ) -> tuple[jax.Array, Activations]:
+        """The same, and all tokens [B, N, D] after some blocks by their number, counted from 1.
+
+        Tokens are class, registers and patches, before the last norm. Raises ValueError as
+        __call__, and for a number that no block has.
         """
         patch = self.config.patch_size
         if images.ndim != 4 or images.shape[3] != 3:
@@ -167,9 +176,14 @@ class ViT(nnx.Module):
                 f"multiples of {patch}: resize them"
             )
         size = (images.shape[1] // patch, images.shape[2] // patch)
-        tokens = self._run_blocks(self._embed(images, size))
+        tokens, kept = run_stack(
+            self.blocks,
+            lambda block, x: block(x),
+            self._embed(images, size),
+            activations=activations,
+        )
         patches = self.norm(tokens)[:, -size[0] * size[1] :]
-        return patches.reshape(len(images), *size, -1)
+        return patches.reshape(len(images), *size, -1), kept
 
     def _embed(self, images: jax.Array, size: tuple[int, int]) -> jax.Array:
         """Tokens with their positions: class, registers, patches. -> [B, N, D]."""
@@ -186,11 +200,3 @@ class ViT(nnx.Module):
             prefix = jnp.concatenate([prefix, self.reg_token[...]])
         prefix = jnp.broadcast_to(prefix, (batch, *prefix.shape)).astype(self.dtype)
         return jnp.concatenate([prefix, (x + positions).astype(self.dtype)], axis=1)
-
-    def _run_blocks(self, x: jax.Array) -> jax.Array:
-        graphdef, stacked = nnx.split(self.blocks)
-
-        def body(x: jax.Array, state: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, state)(x), None
-
-        return jax.lax.scan(body, x, stacked)[0]
