@@ -68,12 +68,10 @@ def autoencoder_gradients(
     noise: jax.Array,
     stage: Stage,
     config: VAELossConfig,
-    image_weights: jax.Array | None = None,
 ) -> AutoencoderGradients:
     """Gradients of the whole loss: likelihood, KL, adversary, alignment.
 
-    images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d];
-    image_weights: [B], of the images' likelihoods in the loss, though not in adaptive weights.
+    images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d].
     """
 
     def encode(params: Any) -> tuple[jax.Array, jax.Array]:
@@ -97,12 +95,9 @@ def autoencoder_gradients(
     (d_nll,) = pull_nll(jnp.full_like(nll, 1 / nll.size))
     nll_at_decoder, nll_at_z = pull_decoder(d_nll)
 
-    # An image's likelihood depends on no other image, so its weight scales its own gradient.
-    weights = jnp.ones_like(nll) if image_weights is None else image_weights
-    loss = (weights * nll).mean() + config.kl_weight * kl
+    loss = nll.mean() + config.kl_weight * kl
     metrics |= {"nll": nll.mean(), "kl": kl}
-    d_reconstruction = d_nll if image_weights is None else d_nll * weights[:, None, None, None]
-    stats = None
+    d_reconstruction, stats = d_nll, None
     if terms.discriminate is not None:
         g_loss, pull_g, stats = jax.vjp(generator_loss, reconstruction, has_aux=True)
         (d_g,) = pull_g(jnp.ones_like(g_loss))
