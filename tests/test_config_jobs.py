@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.workdir import check_command_line, write_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
@@ -35,7 +36,6 @@ from lightningdit_jax.config_jobs import (
 from lightningdit_jax.data import sources
 from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.inference.extraction.job import extract
-from lightningdit_jax.inference.image_batches import open_image_batches
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.sweep import sweep

@@ -6,32 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lightningdit_jax.config import Config
 from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
-from lightningdit_jax.data.sources import describe_images, open_images
-from lightningdit_jax.parallel.multihost import gather_numpy, global_batch, print_once
-
-
-def open_image_batches(config: Config, split: str, resolution: int) -> ImageBatches:
-    """The images of config.data, center-cropped to a tokenizer's resolution.
-
-    Prints how many there are, their classes and what was left out.
-    """
-    images = open_images(
-        config.data.source,
-        path=config.data.path,
-        split=split,
-        size=resolution,
-        tfds_name=config.data.tfds_name,
-    )
-    print_once(*describe_images(images))
-    return ImageBatches(
-        images,
-        resolution=resolution,
-        augment="center_crop",
-        num_threads=config.data.num_threads,
-        corrupt=config.data.corrupt,
-    )
+from lightningdit_jax.parallel.multihost import gather_numpy, global_batch
 
 
 def process_range(total: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import (
     generator_config,
@@ -20,8 +21,7 @@ from lightningdit_jax.assembly.models import (
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
-from lightningdit_jax.data.sources import describe_images, open_images
+from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
@@ -160,20 +160,10 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
 
 
 def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
-    data, resolution = config.data, tokenizer_config(config).resolution
-    images = open_images(
-        data.source, path=data.path, split=data.split, size=resolution, tfds_name=data.tfds_name
-    )
-    print_once(*describe_images(images))
-    source = ImageBatches(
-        images,
-        resolution=resolution,
-        augment=data.augment,
-        num_threads=data.num_threads,
-        corrupt=data.corrupt,
-    )
+    resolution, augment = tokenizer_config(config).resolution, config.data.augment
+    source = open_image_batches(config, config.data.split, resolution, augment)
     job = _tokenizer_step_job(config, load_frozen_networks(config, mesh))
-    names = {"class_names": list(images.class_names)}
+    names = {"class_names": list(source.source.class_names)}
     return dataclasses.replace(job, source=source, description=job.description | names)
 
 

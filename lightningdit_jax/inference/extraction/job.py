@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats
@@ -23,7 +24,6 @@ from lightningdit_jax.inference.extraction.shards import ShardWriter, missing_sh
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
     local_rows,
-    open_image_batches,
     padded_batches,
     process_range,
 )

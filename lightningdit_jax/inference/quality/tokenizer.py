@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.identity import images_identity, weights_identity
+from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.loading import Loaded, load_functional
 from lightningdit_jax.config import Config
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
@@ -19,7 +20,6 @@ from lightningdit_jax.evaluation.reconstruction import psnr, ssim
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
     local_rows,
-    open_image_batches,
     padded_batches,
     process_range,
 )

@@ -1,0 +1,32 @@
+"""The images that a config names, as batches."""
+
+from typing import Literal
+
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.pipeline import ImageBatches
+from lightningdit_jax.data.sources import describe_images, open_images
+from lightningdit_jax.parallel.multihost import print_once
+
+
+def open_image_batches(
+    config: Config,
+    split: str,
+    resolution: int,
+    augment: Literal["random_crop", "center_crop"] = "center_crop",
+) -> ImageBatches:
+    """The images of config.data, cropped to a tokenizer's resolution.
+
+    Prints how many there are, their classes and what was left out. Raises what open_images raises.
+    """
+    data = config.data
+    images = open_images(
+        data.source, path=data.path, split=split, size=resolution, tfds_name=data.tfds_name
+    )
+    print_once(*describe_images(images))
+    return ImageBatches(
+        images,
+        resolution=resolution,
+        augment=augment,
+        num_threads=data.num_threads,
+        corrupt=data.corrupt,
+    )
