@@ -3,6 +3,8 @@
 Needs `pip install -e '.[parity]'`. Nothing is downloaded: both get the weights of `draw_weights`.
 """
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.evaluation.precision_recall import precision_recall
 from lightningdit_jax.models.inception import Inception, InceptionConfig
 from tests import golden
+from tests.declared_operators import import_torchvision
 from tests.models.inception_weights import draw_weights
 
 pytestmark = pytest.mark.slow
@@ -23,25 +26,15 @@ TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 def need(name):
     """A module of the extra [parity]."""
-    torch, torchvision = _package("torch"), "torchvision"
-    try:
-        _package(torchvision)
-    except RuntimeError:
-        # Built for another variant of torch (CUDA, say), it has lost its compiled operators. None
-        # is used here, but it does not import unless these are declared.
-        library = torch.library.Library(torchvision, "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        _DECLARED.append(library)
-        _package(torchvision)
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
+    for package in ("torch", "torchvision"):
+        _package(package)
     return _package(name)
 
 
 def _package(name):
     return pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[parity]'")
-
-
-_DECLARED = []  # a declaration lasts as long as its library
 
 
 @pytest.fixture(scope="module")

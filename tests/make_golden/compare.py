@@ -1,0 +1,91 @@
+"""Made against stored: the largest difference of each tensor, and the tolerance it is held to."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.make_golden.files import read
+from tests.make_golden.registry import Case
+
+# Parts of a case's weights that have a tolerance under another name.
+PARTS = {
+    "final": "params",
+    "grads_step0": "grads",
+    "final_float64_run_subset": "final_params",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Of one tensor: |made - stored| at its largest, and over its tolerance (up to 1 is within)."""
+
+    name: str
+    largest: float
+    over_tolerance: float
+
+
+def compare(case: Case, files: dict[str, Any]) -> list[Difference]:
+    """Of every tensor that the case makes from the stored one; inputs are the stored ones.
+
+    files: of Case.files. Raises ValueError where names, shapes or kinds of numbers differ.
+    """
+    differences = []
+    for file, content in files.items():
+        made, stored = dict(_leaves(content)), dict(_leaves(read(case.folder / file)))
+        if made.keys() != stored.keys():
+            extra, missing = made.keys() - stored.keys(), stored.keys() - made.keys()
+            raise ValueError(f"{file}: makes {sorted(extra)}, but not {sorted(missing)} as stored")
+        own = file == case.file
+        for name in made:
+            if own and name.startswith("in."):
+                continue
+            limits = _bounds(case.entry, file, name)
+            where = name if own else f"{file}:{name}"
+            differences.append(_difference(where, made[name], stored[name], *limits))
+    return differences
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of what lies in dicts and lists."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _bounds(entry: dict[str, Any], file: str, name: str) -> tuple[float, float]:
+    """(atol, rtol) that index.json sets for a tensor of a case's file."""
+    tolerance, weights = entry["tolerance"], entry.get("weights")
+    if isinstance(weights, dict) and file in weights.values():
+        part = next(part for part, of_part in weights.items() if of_part == file)
+        tolerance = tolerance[PARTS.get(part, part)]
+    rows = entry["config"].get("rows", [])
+    atols = {f"out.{row['name']}": row["atol"] for row in rows if "atol" in row}
+    return atols.get(name, tolerance["atol"]), tolerance["rtol"]
+
+
+def _difference(name: str, made: Any, stored: Any, atol: float, rtol: float) -> Difference:
+    """NaN equals NaN; what is no number must be equal."""
+    if isinstance(stored, torch.Tensor):
+        here, there = (f"{x.dtype} {list(x.shape)}" for x in (made, stored))
+        if here != there:
+            raise ValueError(f"{name} is {here}, stored is {there}")
+    elif not isinstance(stored, float | int):
+        apart = 0.0 if made == stored else np.inf
+        return Difference(name, apart, apart)
+    made, stored = np.asarray(made, np.float64), np.asarray(stored, np.float64)
+    apart = np.abs(made - stored)
+    apart = np.where((made == stored) | (np.isnan(made) & np.isnan(stored)), 0.0, apart)
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        over = np.where(apart == 0, 0.0, apart / (atol + rtol * np.abs(stored)))
+    return Difference(name, _largest(apart), _largest(over))
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(values.max(initial=0.0))
