@@ -15,7 +15,7 @@ from tests.make_golden import release
 if TYPE_CHECKING:
     from tests.make_golden.compare import Difference
 
-AREAS = ("generator", "tables", "transport", "sampling", "training")
+AREAS = ("generator", "tables", "transport", "sampling", "training", "tokenizer", "losses")
 
 
 def main() -> None:
