@@ -1,8 +1,10 @@
 """The command line of tests.make_golden; see its package."""
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
+import io
 import json
 import pathlib
 import sys
@@ -15,7 +17,18 @@ from tests.make_golden import release
 if TYPE_CHECKING:
     from tests.make_golden.compare import Difference
 
-AREAS = ("generator", "tables", "transport", "sampling", "training", "tokenizer", "losses")
+AREAS = (
+    "generator",
+    "tables",
+    "transport",
+    "sampling",
+    "training",
+    "tokenizer",
+    "losses",
+    "tokenizer_training",
+    "foundation",
+    "latents",
+)
 
 
 def main() -> None:
@@ -62,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
     different = 0
     for name in names:
         case = Case(name, entries, options.golden)
-        files = case.files()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            files = case.files()  # the release's code prints as it goes
         if options.output is not None:
             write(files, options.output)
         if options.check:
