@@ -28,6 +28,7 @@ AREAS = (
     "tokenizer_training",
     "foundation",
     "latents",
+    "checkpoints",
 )
 
 

@@ -21,9 +21,16 @@ def autoencoder(config: dict[str, Any], **kwargs: Any) -> torch.nn.Module:
     from tokenizer import autoencoder as module
 
     sizes = {name: config[name] for name in SIZES}
+    encoder, large = functools.partial(module.Encoder, **sizes), module.Decoder
+
+    def decoder(attn_resolutions: tuple[int, ...], **given: Any) -> torch.nn.Module:
+        # It asks for attention at 16, which is where the config's is, or for none.
+        where = sizes["attn_resolutions"] if attn_resolutions else ()
+        return large(**{**sizes, **given, "attn_resolutions": where})
+
     with (
-        mock.patch.object(module, "Encoder", functools.partial(module.Encoder, **sizes)),
-        mock.patch.object(module, "Decoder", functools.partial(module.Decoder, **sizes)),
+        mock.patch.object(module, "Encoder", encoder),
+        mock.patch.object(module, "Decoder", decoder),
     ):
         return module.AutoencoderKL(config["embed_dim"], config["ch_mult"], **kwargs).eval()
 
