@@ -1,5 +1,7 @@
 # Every target works alone from a fresh clone: the first one makes the environment in .venv.
-PYTHON ?= python3
+# PYTHON=python3.12 asks for one interpreter; otherwise the first of these that will do is taken.
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+WILL_DO := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 DEMO := outputs/demo
 
@@ -8,8 +10,11 @@ DEMO := outputs/demo
 setup: .venv/installed
 
 .venv/installed: setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or 3.12 is needed, found " + sys.version.split()[0] + "; set PYTHON=python3.12, say")'
-	$(PYTHON) -m venv .venv
+	@for python in $(PYTHONS); do \
+		if "$$python" -c '$(WILL_DO)' 2>/dev/null; then exec "$$python" -m venv .venv; fi; \
+	done; \
+	echo "Python 3.11 or newer with the modules venv and ensurepip is needed; found none as" \
+		"$(PYTHONS); install one, or set PYTHON=/path/to/python3.12" >&2; exit 1
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[digits,test]'
 	@touch $@

@@ -1,4 +1,8 @@
-"""Package metadata. Exact versions that are tested stand in constraints.txt."""
+"""Package metadata. Exact versions that are tested stand in constraints.txt.
+
+An upper bound stays where the next minor version may rename what is used here: flax's NNX, Orbax's
+managers and Grain's iterators are still being settled.
+"""
 
 import ast
 import pathlib
@@ -36,8 +40,8 @@ setup(
         "etils[epath]>=1.10",
         "flax>=0.12,<0.13",
         "grain>=0.2.15,<0.3",
-        "importlib_resources>=6",
-        "jax>=0.10,<0.12",
+        "importlib_resources>=6",  # tensorflow-datasets imports it, unasked above Python 3.8
+        "jax>=0.10",
         "ml_collections>=1.0",
         "ml_dtypes>=0.5",
         "numpy>=2.0",
@@ -57,6 +61,6 @@ setup(
         "parity": ["pytorch-fid>=0.3", "torch>=2.4", "torch-fidelity>=0.4", "torchvision>=0.19"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.
-        "test": ["pytest>=8,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "test": ["mypy>=2", "pytest>=8,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
 )

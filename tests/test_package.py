@@ -1,4 +1,4 @@
-"""setup.py's ranges and constraints.txt's pins tell the same story."""
+"""setup.py's ranges, constraints.txt's pins and the Pythons under test tell the same story."""
 
 import ast
 import importlib.metadata
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from packaging.requirements import Requirement
 
 import lightningdit_jax as ldj
@@ -14,9 +15,19 @@ import lightningdit_jax as ldj
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def pins():
+# Those that every change is tested on, in the order of their age.
+PYTHONS = re.findall(r'"(3\.\d+)"', (ROOT / ".github/workflows/test.yml").read_text())
+
+
+def pins(python):
+    """Name and version of what a Python is pinned to."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return {canonical(n): v for n, v in (line.split("==") for line in lines if line)}
+    every = [Requirement(line) for line in lines if not line.startswith("#")]
+    there = {"python_version": python}
+    chosen = [r for r in every if r.marker is None or r.marker.evaluate(there)]
+    found = {canonical(r.name): str(r.specifier).removeprefix("==") for r in chosen}
+    assert len(found) == len(chosen), f"two pins of one package for Python {python}"
+    return found
 
 
 def canonical(name):
@@ -32,11 +43,20 @@ def requirements():
     return [Requirement(r) for r in ast.literal_eval(keywords["install_requires"]) + chosen]
 
 
-def test_every_requirement_is_pinned_inside_its_range():
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_requirement_is_pinned_inside_its_range(python):
+    pinned = pins(python)
     for requirement in requirements():
-        pin = pins().get(canonical(requirement.name))
+        pin = pinned.get(canonical(requirement.name))
         assert pin is not None, f"{requirement.name} is not in constraints.txt"
         assert pin in requirement.specifier, f"{requirement} does not admit {pin}"
+
+
+def test_the_oldest_python_is_the_one_that_setup_and_make_ask_for():
+    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
+    asked = next(k.value.value for k in call.keywords if k.arg == "python_requires")
+    assert asked == f">={PYTHONS[0]}"
+    assert f"< ({PYTHONS[0].replace('.', ', ')})" in (ROOT / "Makefile").read_text()
 
 
 def test_every_import_is_required():
