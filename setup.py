@@ -56,6 +56,17 @@ setup(
     extras_require={
         "convert": ["huggingface_hub>=0.30", "torch>=2.4"],
         "cuda": ["jax[cuda13]"],
+        # What made the golden cases; of other versions the last digits differ.
+        "golden": [
+            "einops>=0.8",
+            "pyyaml>=6",
+            "requests>=2.32",
+            "scipy>=1.17.1",
+            "timm==1.0.31",
+            "torch==2.13.0",
+            "torchdiffeq==0.2.5",
+            "torchvision>=0.28",
+        ],
         "gcs": ["gcsfs>=2026.8", "google-cloud-storage>=3.17"],
         "tpu": ["jax[tpu]"],
         "parity": ["pytorch-fid>=0.3", "torch>=2.4", "torch-fidelity>=0.4", "torchvision>=0.19"],

@@ -42,7 +42,7 @@ def release_models(release: str) -> Iterator[tuple[str, Any, Callable, dict[str,
     torch.manual_seed(0)
 
 
-def randomise(module: Any) -> None:
+def randomize(module: Any) -> None:
     """Fills every parameter, also those that start at zero, so that all of them matter."""
     import torch
 
@@ -104,7 +104,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for name, module, function, inputs in release_models(options.release):
         if module is not written:
-            randomise(module)
+            randomize(module)
             module.eval()
             torch.save(module.state_dict(), scratch / "release.pt")
             convert_files(

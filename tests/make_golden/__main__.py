@@ -8,14 +8,14 @@ import io
 import json
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightningdit_jax.errors import unknown_name
 from tests.golden import GOLDEN
 from tests.make_golden import release
 
 if TYPE_CHECKING:
-    from tests.make_golden.compare import Difference
+    from tests.make_golden.registry import Case
 
 AREAS = (
     "generator",
@@ -29,6 +29,7 @@ AREAS = (
     "foundation",
     "latents",
     "checkpoints",
+    "manifests",
 )
 
 
@@ -47,6 +48,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: pip install -e '.[golden]'", file=sys.stderr)
+        sys.exit(2)
     sys.exit(int(different > 0))
 
 
@@ -60,19 +64,21 @@ def run(options: argparse.Namespace) -> int:
     release.use(options.release, options.taming)
     for area in AREAS:
         importlib.import_module(f"tests.make_golden.{area}")
-    from tests.make_golden.compare import compare
     from tests.make_golden.files import write
-    from tests.make_golden.registry import MAKERS, Case
+    from tests.make_golden.registry import ENTRIES, MAKERS, Case
 
     listing = json.loads((options.golden / "index.json").read_text())
-    entries = {entry["case"]: entry for entry in listing["cases"]}
+    entries = ENTRIES | {entry["case"]: entry for entry in listing["cases"]}
     names = options.cases.split(",") if options.cases else list(MAKERS)
+    unmade = [name for name in entries if name not in MAKERS]
     for name in names:
         if name not in MAKERS:
             raise ValueError(unknown_name("case", name, list(MAKERS)))
         if name not in entries:
             raise ValueError(f"{options.golden / 'index.json'} has no entry of the case {name}")
     print_versions(listing["versions"])
+    if unmade:
+        print(f"not made: {', '.join(unmade)}")
     different = 0
     for name in names:
         case = Case(name, entries, options.golden)
@@ -81,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         if options.output is not None:
             write(files, options.output)
         if options.check:
-            different += not print_differences(name, compare(case, files))
+            different += not as_stored(case, files)
     if options.check:
         print(f"{len(names) - different} of {len(names)} cases are as stored")
     return different
@@ -95,12 +101,19 @@ def print_versions(stored: dict[str, str]) -> None:
             print(f"{package} {here}; the stored cases were made with {version}")
 
 
-def print_differences(name: str, differences: list["Difference"]) -> bool:
-    """A line for the case and one for each tensor that is not within its tolerance; if none is."""
+def as_stored(case: "Case", files: dict[str, Any]) -> bool:
+    """Prints a line for the case, and one for each tensor that is beyond its tolerance."""
+    from tests.make_golden.compare import compare
+
+    try:
+        differences = compare(case, files)
+    except ValueError as error:
+        print(f"{case.name:36s} {error}", flush=True)
+        return False
     worst = max(differences, key=lambda d: (d.over_tolerance, d.largest))
     largest = max(d.largest for d in differences)
     found = f"{worst.over_tolerance:.2g} of the tolerance, {worst.name}" if largest else "identical"
-    print(f"{name:36s} {largest:8.1e}  {found}", flush=True)
+    print(f"{case.name:36s} {largest:8.1e}  {found}", flush=True)
     beyond = [d for d in differences if not d.over_tolerance <= 1]
     for d in beyond:
         print(f"    {d.name}: {d.largest:.2e}, {d.over_tolerance:.2g} of the tolerance")

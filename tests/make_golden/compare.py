@@ -1,6 +1,7 @@
 """Made against stored: the largest difference of each tensor, and the tolerance it is held to."""
 
 import dataclasses
+import json
 import pathlib
 import pickle
 from collections.abc import Iterator
@@ -32,10 +33,18 @@ class Difference:
 def compare(case: Case, files: dict[str, Any]) -> list[Difference]:
     """Of every tensor that the case makes from the stored one; inputs are the stored ones.
 
-    files: of Case.files. Raises ValueError where names, shapes or kinds of numbers differ.
+    files: of Case.files. Raises ValueError where names, shapes or dtypes are not those that are
+    stored and that index.json lists, FileNotFoundError where nothing is stored.
     """
+    if case.file is not None and listing(files[case.file]) != case.entry.get("tensors"):
+        made = json.dumps(listing(files[case.file]))
+        raise ValueError(f'the entry of {case.name} in index.json lacks "tensors": {made}')
     differences = []
     for file, content in files.items():
+        if not (case.folder / file).is_file():
+            raise FileNotFoundError(
+                f"{case.folder / file} is not stored: write it with --output={case.folder} first"
+            )
         made, stored = (dict(_leaves(value)) for value in _pair(content, case.folder / file))
         if made.keys() != stored.keys():
             extra, missing = made.keys() - stored.keys(), stored.keys() - made.keys()
@@ -48,6 +57,14 @@ def compare(case: Case, files: dict[str, Any]) -> list[Difference]:
             where = name if own else f"{file} {name}".strip()
             differences.append(_difference(where, made[name], stored[name], *limits))
     return differences
+
+
+def listing(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Name -> dtype and shape, as index.json has them: float32[2,3]."""
+    return {
+        name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}".replace(" ", "")
+        for name, tensor in tensors.items()
+    }
 
 
 def _pair(made: Any, path: pathlib.Path) -> tuple[Any, Any]:
@@ -88,7 +105,7 @@ def _bounds(entry: dict[str, Any], file: str, name: str) -> tuple[float, float]:
 def _difference(name: str, made: Any, stored: Any, atol: float, rtol: float) -> Difference:
     """NaN equals NaN; what is no number must be equal."""
     if isinstance(stored, torch.Tensor):
-        here, there = (f"{x.dtype} {list(x.shape)}" for x in (made, stored))
+        (here,), (there,) = (listing({name: value}).values() for value in (made, stored))
         if here != there:
             raise ValueError(f"{name} is {here}, stored is {there}")
     elif not isinstance(stored, float | int):

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.release_parity import randomize
 from tests.make_golden.registry import Case, Made, Tensors, case
 
 FORWARD = (
@@ -29,25 +30,8 @@ def generator(config: dict[str, Any], weights: Tensors) -> torch.nn.Module:
     return model.eval()
 
 
-def randomize(module: torch.nn.Module, rng: torch.Generator) -> Tensors:
-    """Its state dict, random also where weights start at zero or one, so that every branch counts.
-
-    Matrices have the variance 1/fan_in, vectors are moved by 0.2; tables without gradient stay.
-    """
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if not parameter.requires_grad:
-                continue
-            noise = torch.randn(parameter.shape, generator=rng)
-            if parameter.ndim > 1:
-                parameter.copy_(noise * parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(0.2 * noise)
-    return module.state_dict()
-
-
 def draw_forward(entry: dict[str, Any], rng: torch.Generator) -> dict[str, Tensors]:
-    """Three latents, times and labels, and weights."""
+    """Three latents, times and labels, and weights that leave no branch at zero."""
     from models.lightningdit import LightningDiT
 
     config = entry["config"]
@@ -59,7 +43,8 @@ def draw_forward(entry: dict[str, Any], rng: torch.Generator) -> dict[str, Tenso
         "in.t": torch.rand(3, generator=rng),
         "in.y": torch.randint(classes, (3,), generator=rng),
     }
-    return {entry["file"]: inputs, entry["weights"]: randomize(model, rng)}
+    randomize(model)
+    return {entry["file"]: inputs, entry["weights"]: model.state_dict()}
 
 
 @case(*(f"lightningdit_{name}" for name in FORWARD), draw=draw_forward)

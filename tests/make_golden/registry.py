@@ -16,15 +16,24 @@ Make = Callable[["Case"], Made]
 Draw = Callable[[dict[str, Any], torch.Generator], dict[str, Tensors]]
 
 MAKERS: dict[str, tuple[Make, Draw | None]] = {}
+# Of cases that index.json does not list.
+ENTRIES: dict[str, dict[str, Any]] = {}
 
 
-def case(*names: str, draw: Draw | None = None) -> Callable[[Make], Make]:
-    """Registers how the cases of these names are made; `draw` makes inputs that are not stored."""
+def case(
+    *names: str, draw: Draw | None = None, entry: dict[str, Any] | None = None
+) -> Callable[[Make], Make]:
+    """Registers how the cases of these names are made.
+
+    draw: makes inputs that are not stored yet. entry: for the one case, where index.json has none.
+    """
 
     def register(make: Make) -> Make:
         for name in names:
             assert name not in MAKERS, f"{name} is made twice"
             MAKERS[name] = (make, draw)
+            if entry is not None:
+                ENTRIES[name] = entry
         return make
 
     return register

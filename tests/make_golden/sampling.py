@@ -8,7 +8,7 @@ import torch
 
 from tests.make_golden.generator import generator
 from tests.make_golden.patching import draws, recorded
-from tests.make_golden.registry import Case, Made, Tensors, case
+from tests.make_golden.registry import Case, Made, case
 
 ODE = (
     "euler",
@@ -51,7 +51,8 @@ def sampler(config: dict[str, Any]) -> Any:
 def sample_ode(case: Case) -> Made:
     from torchdiffeq._impl import rk_common
 
-    config, times = case.config, []
+    config = case.config
+    times: list[torch.Tensor] = []
     model = getattr(network(case), config["model_fn"])
 
     def model_fn(x: torch.Tensor, t: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -66,7 +67,7 @@ def sample_ode(case: Case) -> Made:
         timestep_shift=config.get("timestep_shift", 0.0),
     )
     guidance = {name: config[name] for name in GUIDANCE if name in config}
-    ratios: Tensors = []
+    ratios: list[torch.Tensor] = []
     ratio = recorded(rk_common._compute_error_ratio, ratios)
     with torch.no_grad(), mock.patch.object(rk_common, "_compute_error_ratio", ratio):
         trajectory = sample(case.inputs["z"], model_fn, y=case.inputs["y"], **guidance)
