@@ -38,7 +38,7 @@ def compare(case: Case, files: dict[str, Any]) -> list[Difference]:
     """
     if case.file is not None and listing(files[case.file]) != case.entry.get("tensors"):
         made = json.dumps(listing(files[case.file]))
-        raise ValueError(f'the entry of {case.name} in index.json lacks "tensors": {made}')
+        raise ValueError(f'its entry in index.json should have "tensors": {made}')
     differences = []
     for file, content in files.items():
         if not (case.folder / file).is_file():

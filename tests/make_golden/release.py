@@ -1,4 +1,4 @@
-"""The release's own code: where it is, what of its imports is replaced, how it is kept exact."""
+"""The release's own code: where it is, what of its imports is replaced, how it repeats itself."""
 
 import os
 import pathlib
@@ -36,7 +36,7 @@ class _Unused(types.ModuleType):
 
 
 def use(release: str, taming: str) -> None:
-    """Puts the checkouts in sys.path and makes torch exact. Before the first import of torch's.
+    """Puts the checkouts in sys.path and makes torch repeat itself. Before torch is imported.
 
     Raises FileNotFoundError where a checkout is not what it should be.
     """
