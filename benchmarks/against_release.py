@@ -73,7 +73,9 @@ def our_step(depth: int = 12) -> tuple[Work, str, float]:
     )
     mesh = make_mesh()
     job = abstract_generator_job(config, mesh)
-    init_state, step_fn, _ = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+    init_state, step_fn, _ = compile_ready(
+        job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps)
+    )
     state = init_state()
     rng = np.random.default_rng(0)
     batch = {

@@ -78,7 +78,9 @@ def save_stall(scratch: pathlib.Path) -> dict[str, float]:
     config = config.changed(model={"variant": "B/2"}, compute={"dtype": "float32"})
     mesh = make_mesh()
     job = abstract_generator_job(config, mesh)
-    _, _, abstract = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+    _, _, abstract = compile_ready(
+        job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps)
+    )
     rng = np.random.default_rng(0)  # numbers that do not compress
     state = jax.tree.map(
         lambda leaf: jnp.asarray(rng.random(leaf.shape, np.float32), leaf.dtype), abstract

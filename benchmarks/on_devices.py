@@ -60,7 +60,7 @@ def train_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     mesh = make_mesh(fsdp=config.mesh.fsdp)
     job = abstract_generator_job(config, mesh)
     init_state, step_fn, abstract = compile_ready(
-        job, config, mesh, make_optimizer(config.optimizer)
+        job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps)
     )
     architecture, batch_size = generator_config(config), config.train.batch_size
     rng = np.random.default_rng(0)

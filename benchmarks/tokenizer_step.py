@@ -57,7 +57,9 @@ class Step:
     def __init__(self, config: Config, size: int):
         mesh = make_mesh()
         job = abstract_tokenizer_job(config, mesh)
-        init_state, step_fn, _ = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+        init_state, step_fn, _ = compile_ready(
+            job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps)
+        )
         rng = np.random.default_rng(0)
         shape = (config.train.batch_size, size, size, config.tokenizer.in_channels)
         self.batch = {"images": rng.integers(0, 256, shape, np.uint8)}

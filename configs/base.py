@@ -76,12 +76,17 @@ def get_config() -> ConfigDict:
     c.data.num_workers = 0  # processes that read batches, num_threads each; 0: only this one
     c.data.prefetch_batches = 8  # at least num_threads, or some of them idle
 
-    c.optimizer = ConfigDict()  # AdamW
-    c.optimizer.learning_rate = 2e-4  # constant, never scaled by the batch
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"  # or "lion"; not within a run
+    c.optimizer.learning_rate = 2e-4  # the highest, never scaled by the batch
+    c.optimizer.schedule = "constant"  # "linear", "cosine" (both fall from the warm-up to the end
+    # of the run) or "trapezoid" (falls at its end alone); may change within a run
     c.optimizer.warmup_steps = 0  # linear, counted from the run's first step
+    c.optimizer.decay_steps = 0  # of a trapezoid: the last so many steps of train.num_steps
+    c.optimizer.end_factor = 0.0  # of the highest rate, at the end of what falls
     c.optimizer.beta1 = 0.9
     c.optimizer.beta2 = 0.95
-    c.optimizer.eps = 1e-8
+    c.optimizer.eps = 1e-8  # of adamw
     c.optimizer.weight_decay = 0.0
     c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as published; may change within a run
 

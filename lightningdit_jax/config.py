@@ -82,8 +82,12 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
+    name: str
     learning_rate: float
+    schedule: str
     warmup_steps: int
+    decay_steps: int
+    end_factor: float
     beta1: float
     beta2: float
     eps: float

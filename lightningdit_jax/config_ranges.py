@@ -63,6 +63,8 @@ RANGES = {
     "data.prefetch_batches": _COUNT,
     "optimizer.learning_rate": Range(0.0),
     "optimizer.warmup_steps": _NOT_NEGATIVE,
+    "optimizer.decay_steps": _NOT_NEGATIVE,
+    "optimizer.end_factor": _SHARE,
     "optimizer.beta1": _DECAY,
     "optimizer.beta2": _DECAY,
     "optimizer.eps": Range(0.0),

@@ -49,12 +49,13 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
     in the program. Raises ValueError for a slice that does not exist, sizes that do not divide, and
     a step that needs more memory than the chip has.
     """
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     where = open_slice(topology)
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=where.devices)
     batch_size, steps = config.train.batch_size, config.train.accumulate_steps
     check_batch_size(batch_size, mesh, process_count=1, accumulate_steps=steps)
     subject = (_generator if config.kind == "lightningdit" else _tokenizer)(config, mesh)
-    _, step_fn, state = compile_ready(subject.job, config, mesh, make_optimizer(config.optimizer))
+    _, step_fn, state = compile_ready(subject.job, config, mesh, optimizer)
     print(f"compiling for {where}, mesh {dict(mesh.shape)}")
     lowered = step_fn.lower(state, subject.batch, *subject.job.frozen)
     return {

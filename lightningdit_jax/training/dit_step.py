@@ -13,6 +13,7 @@ from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
 from lightningdit_jax.flow.timesteps import sample_timesteps
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.training.schedules import make_schedule
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.update import accumulate_gradients, apply_gradients
 
@@ -69,6 +70,7 @@ def make_dit_step(
         prediction=flow.prediction,
         loss_weight=flow.loss_weight,
     )
+    schedule = make_schedule(config.optimizer, config.train.num_steps)
     path = get_path(flow.path)
     first, last = time_interval(path, flow.prediction, train_eps(path))
 
@@ -81,6 +83,7 @@ def make_dit_step(
 
     def step_fn(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        rate = schedule(state.step)
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         x1 = scaling.normalize(batch["latents"])
         y = batch["labels"]
@@ -94,6 +97,6 @@ def make_dit_step(
         state, update_metrics = apply_gradients(
             state, grads, loss, optimizer, config.train.ema_decay
         )
-        return state, metrics | update_metrics
+        return state, {**metrics, **update_metrics, "learning_rate": rate}
 
     return step_fn

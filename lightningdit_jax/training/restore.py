@@ -43,9 +43,9 @@ def restore_state(
 def _check_optimizer(folder: epath.Path, wanted: Any) -> None:
     if _names(array_metadata(folder, "opt_state")) != _names(wanted):
         raise ValueError(
-            f"{folder} holds an optimizer's state of another layout, as former versions wrote it "
-            "with clipping or warm-up on; finish that run with the version that began it, or "
-            "choose another --workdir"
+            f"{folder} holds an optimizer's state of another layout, of another "
+            "config.optimizer.name, or as former versions wrote it with clipping or warm-up on; go "
+            "on with that optimizer, or that version, or choose another --workdir"
         )
 
 

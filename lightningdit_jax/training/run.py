@@ -59,8 +59,8 @@ def _train(
     check_batch_size(
         config.train.batch_size, mesh, jax.process_count(), config.train.accumulate_steps
     )
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     job = make_job(config, mesh)
-    optimizer = make_optimizer(config.optimizer)
     init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer)
     pipeline = make_pipeline(
         job.source,

@@ -45,6 +45,13 @@ def accumulate_gradients(
     return jax.tree.map(lambda x: x / steps, total)
 
 
+def update_at(
+    step: jax.Array, optimizer: optax.GradientTransformation, grads: Any, state: Any, params: Any
+) -> tuple[Any, Any]:
+    """(updates, state) of an optimizer at a step of the run, by which its rate may go."""
+    return optax.with_extra_args_support(optimizer).update(grads, state, params, step=step)
+
+
 def apply_gradients(
     state: TrainState,
     grads: Any,
@@ -59,7 +66,7 @@ def apply_gradients(
     """
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = update_at(state.step, optimizer, grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else update_ema(state.ema, params, ema_decay)
     new = TrainState(state.step, params, ema, opt_state)

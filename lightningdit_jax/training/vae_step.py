@@ -14,8 +14,9 @@ from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
+from lightningdit_jax.training.schedules import make_schedule
 from lightningdit_jax.training.state import Companion, TrainState, keep_finite
-from lightningdit_jax.training.update import apply_gradients
+from lightningdit_jax.training.update import apply_gradients, update_at
 from lightningdit_jax.training.vae_gradients import (
     AutoencoderTerms,
     Metrics,
@@ -104,7 +105,9 @@ def make_vae_update(
             state.replace(companions={}), result.params, checked, optimizer, config.train.ema_decay
         )
         companions = {
-            name: _advance(state.companions[name], gradients[name], stats[name], optimizer)
+            name: _advance(
+                state.step, state.companions[name], gradients[name], stats[name], optimizer
+            )
             for name in gradients
         }
         companions = keep_finite(companions, state.companions, update_metrics["finite"])
@@ -131,6 +134,7 @@ def make_vae_step(
     The posterior is sampled from (seed, step), whatever the mesh.
     """
     update = make_vae_update(graphdef, config, optimizer, networks)
+    schedule = make_schedule(config.optimizer, config.train.num_steps)
     tokenizer = config.tokenizer
     factor = 2 ** (len(tokenizer.ch_mult) - 1)
 
@@ -147,13 +151,19 @@ def make_vae_step(
             foundation = nnx.merge(networks[FOUNDATION], frozen[FOUNDATION])
             normalise = config.frozen.foundation_normalise
             features = foundation_features(foundation, images, grid, normalise)
-        return update(state, images, noise, frozen.get(LPIPS), features)
+        rate = schedule(state.step)
+        state, metrics = update(state, images, noise, frozen.get(LPIPS), features)
+        return state, {**metrics, "learning_rate": rate}
 
     return step_fn
 
 
 def _advance(
-    companion: Companion, gradient: Any, stats: Any, optimizer: optax.GradientTransformation
+    step: jax.Array,
+    companion: Companion,
+    gradient: Any,
+    stats: Any,
+    optimizer: optax.GradientTransformation,
 ) -> Companion:
-    updates, opt_state = optimizer.update(gradient, companion.opt_state, companion.params)
+    updates, opt_state = update_at(step, optimizer, gradient, companion.opt_state, companion.params)
     return Companion(optax.apply_updates(companion.params, updates), stats, opt_state)

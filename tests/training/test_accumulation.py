@@ -41,7 +41,9 @@ def one_step(accumulate_steps, mesh):
         "digits_dit", train__accumulate_steps=accumulate_steps, train__batch_size=BATCH
     )
     job = abstract_generator_job(config, mesh)
-    init, step_fn, abstract = compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+    init, step_fn, abstract = compile_ready(
+        job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps)
+    )
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(BATCH, 8, 4, 4)).astype(np.float32)
     batch = {"latents": latents, "labels": np.arange(BATCH, dtype=np.int32) % 10}
@@ -76,7 +78,7 @@ def test_refusals(tmp_path):
     mesh = make_mesh()
     job = abstract_tokenizer_job(config, mesh)
     with pytest.raises(ValueError, match=r"accumulate_steps is 2, but a tokenizer's loss is of"):
-        compile_ready(job, config, mesh, make_optimizer(config.optimizer))
+        compile_ready(job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps))
     generator = tiny.config("digits_dit", train__accumulate_steps=3, train__batch_size=32)
     with pytest.raises(ValueError, match=r"32 cannot .* 8 batch shards of 3 .* sizes: 24 and 48"):
         train(generator, str(tmp_path))

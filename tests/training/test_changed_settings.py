@@ -18,8 +18,12 @@ from tests import tiny
 from tests.training.loop_cases import assert_same, records, run
 
 PUBLISHED = OptimizerConfig(
+    name="adamw",
     learning_rate=0.1,
+    schedule="constant",
     warmup_steps=0,
+    decay_steps=0,
+    end_factor=0.0,
     beta1=0.9,
     beta2=0.95,
     eps=1e-8,
@@ -43,7 +47,7 @@ def changed(workdir, first, then, **killed):
         fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
         optimizer = {k: v for k, v in settings.items() if k in fields}
         others = {k: v for k, v in settings.items() if k not in fields}
-        optimizer = make_optimizer(dataclasses.replace(PUBLISHED, **optimizer))
+        optimizer = make_optimizer(dataclasses.replace(PUBLISHED, **optimizer), num_steps)
         return run(workdir, optimizer=optimizer, num_steps=num_steps, **others, **options)
 
     before, _ = go(first, 6)
@@ -74,7 +78,7 @@ def test_the_optimizer_goes_on_with_its_moments(tmp_path, name):
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(after.params["w"], params["w"], rtol=1e-6)
-    plain, _ = run(tmp_path / "plain", optimizer=make_optimizer(PUBLISHED))
+    plain, _ = run(tmp_path / "plain", optimizer=make_optimizer(PUBLISHED, 12))
     assert np.abs(np.asarray(after.params["w"] - plain.params["w"])).max() > 1e-3
 
 
@@ -116,7 +120,7 @@ def test_averages_are_not_dropped_silently(tmp_path):
     assert state.ema is None and with_averages.ema is not None
     assert "ema" not in item_names(find_checkpoint(str(tmp_path)))
     state, lines = run(
-        tmp_path, optimizer=make_optimizer(PUBLISHED), num_steps=12, ema_decay=0.9
+        tmp_path, optimizer=make_optimizer(PUBLISHED, 12), num_steps=12, ema_decay=0.9
     )  # and on again, of a run that is finished
     assert_same(state.ema, state.params)
     assert "step 12 has no averaged weights: they start as a copy of its weights" in lines
@@ -134,7 +138,7 @@ def test_rollback_to_a_checkpoint_from_before_the_switch(tmp_path, on):
 
 
 def test_companions_stay_when_averages_are_switched(tmp_path):
-    adam = make_optimizer(PUBLISHED)
+    adam = make_optimizer(PUBLISHED, 12)
     companions = {"critic": ({"v": jnp.arange(3.0)}, {"mean": jnp.ones(2)})}
     params = {"w": jnp.full(2, 5.0)}
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -154,7 +158,7 @@ def test_companions_stay_when_averages_are_switched(tmp_path):
 def test_a_state_of_the_former_layout_is_one_line(tmp_path):
     run(tmp_path, optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)))
     with pytest.raises(ValueError, match=r"checkpoints/12 holds an optimizer's state of another"):
-        run(tmp_path, optimizer=make_optimizer(PUBLISHED), num_steps=13)
+        run(tmp_path, optimizer=make_optimizer(PUBLISHED, 12), num_steps=13)
 
 
 def test_a_generator_goes_on_with_other_settings(tmp_path, capsys):

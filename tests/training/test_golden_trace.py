@@ -27,14 +27,19 @@ def run(case, ema_decay):
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: LightningDiT(config, rngs=nnx.Rngs(0))))
     optimizer = make_optimizer(
         OptimizerConfig(
+            name="adamw",
             learning_rate=settings["lr"],
+            schedule="constant",
             warmup_steps=0,
+            decay_steps=0,
+            end_factor=0.0,
             beta1=settings["betas"][0],
             beta2=settings["betas"][1],
             eps=settings["eps"],
             weight_decay=settings["weight_decay"],
             max_grad_norm=settings["max_grad_norm"] or 0.0,
-        )
+        ),
+        entry["config"]["steps"],
     )
     loss_fn = make_dit_loss(graphdef, cosine_weight=1.0)
 

@@ -44,7 +44,10 @@ def one_step(kind, sizes):
     """State on the mesh after a step, and its metrics."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
     config, make_job, batch = KINDS[kind]()
-    job, optimizer = make_job(config, mesh), make_optimizer(config.optimizer)
+    job, optimizer = (
+        make_job(config, mesh),
+        make_optimizer(config.optimizer, config.train.num_steps),
+    )
     init_state, step_fn, _ = compile_ready(job, config, mesh, optimizer)
     state, metrics = step_fn(init_state(), jax.device_put(batch, batch_sharding(mesh)))
     return state, jax.device_get(metrics)
@@ -104,5 +107,8 @@ def test_sizes_that_do_not_divide_are_named(sizes, changes, message):
     mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
     with pytest.raises(ValueError, match=message):
         compile_ready(
-            abstract_generator_job(config, mesh), config, mesh, make_optimizer(config.optimizer)
+            abstract_generator_job(config, mesh),
+            config,
+            mesh,
+            make_optimizer(config.optimizer, config.train.num_steps),
         )

@@ -137,7 +137,7 @@ def run_trace():
         state |= {f"loss.discriminator.{k}": v for k, v in adversary.items()}
         return state | {"linear_proj.weight": np.asarray(projection["kernel"]).T[..., None, None]}
 
-    optimizer = optax.chain(recorder(), make_optimizer(config.optimizer))
+    optimizer = optax.chain(recorder(), make_optimizer(config.optimizer, config.train.num_steps))
     networks = {
         LPIPS: lpips.graphdef,
         DISCRIMINATOR: discriminator.graphdef,
