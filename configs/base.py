@@ -139,7 +139,8 @@ def get_config() -> ConfigDict:
     c.train.ema_decay = 0.9999  # 0 keeps no average; set later, it starts from the weights
     c.train.log_every_steps = 100
     c.train.checkpoint_every_steps = 20_000
-    c.train.keep_checkpoints = 2  # older ones are deleted
+    c.train.keep_checkpoints = 2  # the newest; older ones are deleted
+    c.train.keep_every_steps = 0  # those of every so many steps stay too; 0 is none
     c.train.evaluate_every_steps = 0  # and at the end; 0 is never
     c.train.best_metric = ""  # of the evaluation, such as "fid": the lowest is kept in WORKDIR/best
     c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"

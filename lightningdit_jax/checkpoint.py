@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 FORMAT_VERSION = 1
 _CHUNK_BYTES = 2**25
@@ -41,19 +42,31 @@ class Restored:
 class TrainingCheckpoints:
     """The checkpoints of one run under WORKDIR/FOLDER, written in the background.
 
+    keep: how many of the newest stay. keep_every: those whose step it divides stay too; 0 is none.
     Damaged ones that are newer than the newest complete one are renamed to STEP.damaged, with a
     line: the run is going to reach their steps again. Raises what `newest_of_run` raises; `anew`
     says that the run may begin without damaged ones. All processes must make it, and the main one
     decides which are damaged.
     """
 
-    def __init__(self, workdir: str, *, keep: int, folder: str = "checkpoints", anew: bool = False):
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        keep: int,
+        keep_every: int = 0,
+        folder: str = "checkpoints",
+        anew: bool = False,
+    ):
         self.directory = _absolute(workdir) / folder
         _set_aside(_decided(self.directory, anew))
+        policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
+                preservation_policy=AnyPreservationPolicy(policies),
+                create=True,
+                enable_async_checkpointing=True,
             ),
         )
 

@@ -187,6 +187,7 @@ class TrainConfig:
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
+    keep_every_steps: int
     evaluate_every_steps: int
     best_metric: str
     nonfinite: Literal["stop", "skip", "rollback"]
@@ -286,6 +287,12 @@ class Config:
     def __post_init__(self):
         for key in key_types(Config):
             check_number(key, self.value(key))
+        kept, saved = self.train.keep_every_steps, self.train.checkpoint_every_steps
+        if kept % saved:  # here, where neither is out of its range any more
+            raise ValueError(
+                f"config.train.keep_every_steps is {kept}, but checkpoints are saved every {saved} "
+                "steps; set it to a multiple of config.train.checkpoint_every_steps, or to 0"
+            )
 
     def value(self, key: str) -> Any:
         """The value of a dotted key."""

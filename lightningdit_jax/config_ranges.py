@@ -89,6 +89,7 @@ RANGES = {
     "train.log_every_steps": _COUNT,
     "train.checkpoint_every_steps": _COUNT,
     "train.keep_checkpoints": _COUNT,
+    "train.keep_every_steps": _NOT_NEGATIVE,
     "train.evaluate_every_steps": _NOT_NEGATIVE,
     "train.max_nonfinite": _COUNT,
     "sample.num_samples": _SAMPLES,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from lightningdit_jax.checkpoint import (
     BestCheckpoint,
@@ -137,6 +138,34 @@ def test_what_cannot_be_read_just_now_is_not_damaged(run, monkeypatch, file, err
                 make()
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["10", "20", "30"]
     assert find_checkpoint(str(run)).name == "30"
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "first", "second"),
+    [
+        (1, 0, [20], [28]),
+        (2, 0, [16, 20], [24, 28]),
+        (1, 8, [8, 16, 20], [8, 16, 24, 28]),
+        (3, 8, [8, 12, 16, 20], [8, 16, 20, 24, 28]),
+    ],
+)
+def test_the_newest_stay_and_those_of_every_so_many_steps(
+    tmp_path, keep, keep_every, first, second
+):
+    """Over a restart too; what stays is whole."""
+    for steps, stay in (((4, 8, 12, 16, 20), first), ((24, 28), second)):
+        checkpoints = TrainingCheckpoints(str(tmp_path), keep=keep, keep_every=keep_every)
+        for step in steps:
+            arrays = {"params": {"w": jnp.full(2, float(step))}}
+            checkpoints.save(step, arrays, {"meta": {"format_version": 1, "step": step}})
+        checkpoints.wait()
+        there = sorted((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+        assert [int(path.name) for path in there] == stay
+        for path, step in zip(there, stay):
+            assert defect(epath.Path(path)) is None
+            restored = checkpoints.restore(ABSTRACT, (), step)
+            np.testing.assert_array_equal(restored.arrays["params"]["w"], [step, step])
+        checkpoints.close()
 
 
 def test_two_damaged_ones_and_what_was_never_finished(run, caplog):

@@ -109,6 +109,8 @@ def broken(**changes):
         ({"train__num_steps": 2**31}, "num_steps is 2147483648"),
         ({"sample__num_samples": 2**32 + 1}, "num_samples is 4294967297"),
         ({"data__latent_multiplier": 0.0}, "latent_multiplier is 0.0; expected above 0.0"),
+        ({"train__checkpoint_every_steps": 0}, "checkpoint_every_steps is 0; expected at least 1"),
+        ({"train__keep_every_steps": 30_000}, "keep_every_steps is 30000, .*a multiple of"),
         ({"model__depth": 0}, "config.model.depth is 0; expected at least 1"),
     ],
 )

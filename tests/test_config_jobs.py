@@ -302,6 +302,7 @@ OTHERS = {
     "vae_loss.alignment": "none",
     "stages.vf_weight": (0.0,),
     "train.ema_decay": 0.5,
+    "train.keep_every_steps": 4,  # a multiple of train.checkpoint_every_steps
     "optimizer.beta1": 0.6,
     "optimizer.beta2": 0.6,
 }

@@ -76,7 +76,9 @@ def _train(
     meta = run_meta(config, job)
     if newest := checkpoint.newest_of_run(workdir):
         _check_same_run(newest, meta)
-    checkpoints = TrainingCheckpoints(workdir, keep=config.train.keep_checkpoints)
+    checkpoints = TrainingCheckpoints(
+        workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every_steps
+    )
     if is_main_process():
         write_config(config, workdir)
     metric = config.train.best_metric

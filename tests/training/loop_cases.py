@@ -25,6 +25,7 @@ CONFIG = TrainConfig(
     log_every_steps=4,
     checkpoint_every_steps=3,  # not a multiple of the logging window, on purpose
     keep_checkpoints=2,
+    keep_every_steps=0,
     evaluate_every_steps=0,
     best_metric="",
     nonfinite="stop",

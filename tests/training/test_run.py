@@ -126,3 +126,12 @@ def test_images_taken_away_from_a_tokenizer_are_said(resumed, capsys):
     assert "other images than at step 40: count 13, now 12" in capsys.readouterr().out
     resumed(now, now)
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_keeps_what_its_config_says(tmp_path):
+    latents = str(tiny.write_latents(tmp_path / "latents"))
+    keeps = {"train__keep_checkpoints": 1, "train__keep_every_steps": 2}
+    steps = {"train__num_steps": 5, "train__checkpoint_every_steps": 1}
+    config = tiny.config("digits_dit", model__depth=1, data__path=latents, **keeps, **steps)
+    train(config, str(tmp_path / "w"))
+    assert sorted(p.name for p in (tmp_path / "w" / "checkpoints").iterdir()) == ["2", "4", "5"]
