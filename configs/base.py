@@ -137,6 +137,7 @@ def get_config() -> ConfigDict:
     c.train.batch_size = 1024  # global
     c.train.accumulate_steps = 1  # parts of the batch computed one after another, less memory
     c.train.ema_decay = 0.9999  # 0 keeps no average; set later, it starts from the weights
+    c.train.ema_decays = ()  # of further averages, such as (0.999,), for sample.ema_decay
     c.train.log_every_steps = 100
     c.train.checkpoint_every_steps = 20_000
     c.train.keep_checkpoints = 2  # the newest; older ones are deleted
@@ -171,6 +172,7 @@ def get_config() -> ConfigDict:
     c.sample.cfg_interval_end = 1.0  # no guidance at later times
     c.sample.timestep_shift = 0.3  # t -> s t / (1 + (s - 1) t); 0 is off
     c.sample.use_ema = True
+    c.sample.ema_decay = 0.0  # one of train.ema_decays; 0 is the average of train.ema_decay
 
     c.sweep = ConfigDict()  # --mode=sweep: values to try, in every combination; () keeps sample's
     c.sweep.num_samples = 10_000

@@ -184,6 +184,7 @@ class TrainConfig:
     batch_size: int
     accumulate_steps: int
     ema_decay: float
+    ema_decays: tuple[float, ...]
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
@@ -198,6 +199,12 @@ class TrainConfig:
             raise ValueError(
                 f"config.train.best_metric is '{self.best_metric}', but nothing is evaluated; set "
                 "config.train.evaluate_every_steps"
+            )
+        decays = (self.ema_decay, *self.ema_decays)
+        if len(set(decays)) < len(decays):
+            raise ValueError(
+                f"config.train.ema_decays is {self.ema_decays}; expected decays that differ from "
+                f"each other and from config.train.ema_decay, {self.ema_decay}"
             )
 
 
@@ -226,6 +233,7 @@ class SampleConfig:
     cfg_interval_end: float
     timestep_shift: float
     use_ema: bool
+    ema_decay: float
 
 
 @dataclasses.dataclass(frozen=True)

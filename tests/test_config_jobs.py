@@ -175,7 +175,12 @@ def test_the_table_says_what_a_job_reads(recorded, job):
 
 def test_a_key_that_a_job_does_not_read_is_refused():
     # These read the most.
-    most = {"data.source": "tfds", "evaluate.metric": "fid", "optimizer.schedule": "trapezoid"}
+    most = {
+        "data.source": "tfds",
+        "evaluate.metric": "fid",
+        "optimizer.schedule": "trapezoid",
+        "sample.use_ema": True,
+    }
     value = most.get
     for job in JOBS:
         for key in KEYS:
@@ -303,6 +308,7 @@ OTHERS = {
     "stages.vf_weight": (0.0,),
     "train.ema_decay": 0.5,
     "train.keep_every_steps": 4,  # a multiple of train.checkpoint_every_steps
+    "train.ema_decays": (0.5,),
     "optimizer.beta1": 0.6,
     "optimizer.beta2": 0.6,
 }

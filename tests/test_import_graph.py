@@ -10,6 +10,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
 BASE = {
     "atomic_file",
+    "averages",
     "config_fields",
     "config_jobs",
     "config_ranges",

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.models import generator_options
 from lightningdit_jax.assembly.registry import MODELS, abstract_model, architecture
+from lightningdit_jax.averages import weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -79,18 +80,25 @@ class Loaded:
 
 
 def load(
-    path: str, *, dtype: Any = jnp.float32, use_ema: bool = True, verbose: bool = False
+    path: str,
+    *,
+    dtype: Any = jnp.float32,
+    use_ema: bool = True,
+    ema_decay: float = 0.0,
+    verbose: bool = False,
 ) -> nnx.Module:
     """Loads a converted or trained checkpoint onto the first device.
 
     path: a checkpoint directory or a workdir (its newest checkpoint), local or gs://.
-    dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any.
+    dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any;
+    ema_decay: which, one of the run's train.ema_decays, 0 for its main average.
     verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
     converted from. Returns the module of its kind, LightningDiT or VAVAE for the two that are
-    published. Raises FileNotFoundError, and ValueError for an unknown kind.
+    published. Raises FileNotFoundError, and ValueError for an unknown kind
+    and for an average that is not there.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
-    loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema)
+    loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay)
     if verbose:
         print(loaded.description())
     return loaded.module()
@@ -110,13 +118,15 @@ def load_functional(
     *,
     dtype: Any = jnp.float32,
     use_ema: bool = True,
+    ema_decay: float = 0.0,
     expect: str | None = None,
     compute: ComputeConfig | None = None,
 ) -> Loaded:
     """Loads a checkpoint sharded over a mesh, by the same table as in training.
 
     expect: kind that the caller needs. compute: how a generator's blocks are run; None is as the
-    module does by itself. Raises ValueError if the checkpoint is of another kind.
+    module does by itself. Raises ValueError if the checkpoint is of another kind or lacks the
+    average.
     """
     checkpoint = find_checkpoint(path)
     meta = read_meta(checkpoint)
@@ -129,5 +139,5 @@ def load_functional(
         options = generator_options(compute, config, mesh)
     graphdef, abstract = abstract_model(kind, config, dtype, **options)
     abstract = abstract_on_mesh(abstract, mesh, MODELS[kind].rules)
-    item = "ema" if use_ema and "ema" in item_names(checkpoint) else "params"
+    item = weights_item(item_names(checkpoint), use_ema, ema_decay, str(checkpoint))
     return Loaded(graphdef, read_arrays(checkpoint, item, abstract), meta)

@@ -95,7 +95,7 @@ def make_dit_step(
             loss_fn, state.params, (x1, x0, t, y), config.train.accumulate_steps
         )
         state, update_metrics = apply_gradients(
-            state, grads, loss, optimizer, config.train.ema_decay
+            state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays
         )
         return state, {**metrics, **update_metrics, "learning_rate": rate}
 

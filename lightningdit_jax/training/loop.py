@@ -238,8 +238,7 @@ class Loop:
                 f"config.train.best_metric is '{metric}', but the evaluation gives "
                 f"{', '.join(sorted(numbers))}"
             )
-        items = state.items()
-        weights = {name: items[name] for name in ("params", "ema") if name in items}
+        weights = {"params": state.params, **state.averages}
         value = float(from_main_process(numbers[metric]))
         if self._best.offer(step, value, weights, self._meta):
             self._say(f"step {step:,}: the best {metric} so far")

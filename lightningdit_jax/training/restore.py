@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.averages import MAIN, is_average
 from lightningdit_jax.checkpoint import TrainingCheckpoints, array_metadata, item_names
 from lightningdit_jax.training.state import TrainState, fresh_average
 from lightningdit_jax.tree_paths import named_leaves
@@ -22,22 +23,27 @@ def restore_state(
     checkpoints.wait()
     step = checkpoints.latest_step()
     folder = checkpoints.directory / str(step)
-    wanted, found = abstract.items(), item_names(folder)
-    starts = "ema" in wanted and "ema" not in found
-    if starts:
-        del wanted["ema"]
+    found = item_names(folder)
+    fresh = {name: tree for name, tree in abstract.averages.items() if name not in found}
+    wanted = {name: tree for name, tree in abstract.items().items() if name not in fresh}
     _check_optimizer(folder, wanted["opt_state"])
     restored = checkpoints.restore(wanted, ("loop",), step)
     state = TrainState.from_items(restored.arrays)
-    if starts:
-        state = state.replace(ema=fresh_average(state.params, abstract.ema))
-        say(f"step {step:,} has no averaged weights: they start as a copy of its weights")
-    elif "ema" in found and "ema" not in wanted:
+    averages = {name: fresh_average(state.params, tree) for name, tree in fresh.items()}
+    state = state.replace(averages=state.averages | averages)
+    for name in fresh:
+        say(f"step {step:,} has no {_called(name)}: they start as a copy of its weights")
+    for name in sorted(filter(is_average, found - wanted.keys())):
+        key = "ema_decay is 0" if name == MAIN else "ema_decays is without its decay"
         say(
-            f"config.train.ema_decay is 0: the averaged weights of step {step:,} end here; "
+            f"config.train.{key}: the {_called(name)} of step {step:,} end here; "
             f"{folder} holds them until newer checkpoints take its place, copy it to keep them"
         )
     return state, step, restored.json["loop"]
+
+
+def _called(average: str) -> str:
+    return "averaged weights" if average == MAIN else f"averaged weights {average}"
 
 
 def _check_optimizer(folder: epath.Path, wanted: Any) -> None:

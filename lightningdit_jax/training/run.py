@@ -144,6 +144,7 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
             job.init_params(config.seed),
             optimizer,
             ema=config.train.ema_decay > 0,
+            ema_decays=config.train.ema_decays,
             companions=job.init_companions(config.seed),
         )
 

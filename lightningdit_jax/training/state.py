@@ -1,11 +1,13 @@
 """The state of a training run: a plain pytree, sharded and saved as one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from lightningdit_jax.averages import MAIN, average_decays, is_average
 
 
 @flax.struct.dataclass
@@ -22,22 +24,27 @@ class Companion:
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32 []; params, ema: nested dicts of arrays (ema None if off); opt_state: optax.
+    """step: int32 []; params: nested dicts of arrays; opt_state: optax.
 
-    companions: by name; they are items of their own in a checkpoint, whose `params` are the model
-    alone.
+    averages: of params, by name (averages.py); companions: by name. Both are items of their own in
+    a checkpoint, whose `params` are the model alone.
     """
 
     step: jax.Array
     params: Any
-    ema: Any
+    averages: dict[str, Any]
     opt_state: Any
     companions: dict[str, Companion] = flax.struct.field(default_factory=dict)
+
+    @property
+    def ema(self) -> Any:
+        """The average of train.ema_decay, None if off."""
+        return self.averages.get(MAIN)
 
     def items(self) -> dict[str, Any]:
         """The array trees of a checkpoint, by item name."""
         trees = {"step": {"step": self.step}, "params": self.params, "opt_state": self.opt_state}
-        return trees | ({} if self.ema is None else {"ema": self.ema}) | self.companions
+        return trees | self.averages | self.companions
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> "TrainState":
@@ -46,7 +53,7 @@ class TrainState:
         return cls(
             step=items.pop("step")["step"],
             params=items.pop("params"),
-            ema=items.pop("ema", None),
+            averages={name: items.pop(name) for name in list(items) if is_average(name)},
             opt_state=items.pop("opt_state"),
             companions=items,
         )
@@ -57,16 +64,20 @@ def create_state(
     optimizer: Any,
     *,
     ema: bool,
+    ema_decays: Sequence[float] = (),
     companions: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> TrainState:
-    """A state at step 0; the average starts as an exact copy of the weights.
+    """A state at step 0; averages start as exact copies of the weights.
 
-    companions: parameters and statistics by name; each has a state of the same optimizer.
+    ema: whether there is the main one; ema_decays: of further ones. companions: parameters and
+    statistics by name; each has a state of the same optimizer.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        averages={
+            name: jax.tree.map(jnp.copy, params) for name in average_decays(float(ema), ema_decays)
+        },
         opt_state=optimizer.init(params),
         companions={
             name: Companion(weights, stats, optimizer.init(weights))

@@ -1,12 +1,13 @@
 """What every train step ends with: apply the gradients, average the weights, guard the state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from lightningdit_jax.averages import average_decays
 from lightningdit_jax.training.ema import update_ema
 from lightningdit_jax.training.state import TrainState, keep_finite
 
@@ -58,9 +59,11 @@ def apply_gradients(
     loss: jax.Array,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    ema_decays: Sequence[float] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step, and `grad_norm` (before clipping) and `finite` for the loop.
 
+    ema_decay: of the main average; ema_decays: of the others, as in create_state.
     If the loss or any gradient is not finite, everything but the step counter stays as it was: bad
     numbers never enter the state, whatever the loop decides to do about them.
     """
@@ -68,7 +71,8 @@ def apply_gradients(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = update_at(state.step, optimizer, grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = None if state.ema is None else update_ema(state.ema, params, ema_decay)
-    new = TrainState(state.step, params, ema, opt_state)
+    decays = average_decays(ema_decay, ema_decays)
+    averages = {n: update_ema(ema, params, decays[n]) for n, ema in state.averages.items()}
+    new = TrainState(state.step, params, averages, opt_state)
     guarded = keep_finite(new, state, finite)
     return guarded.replace(step=state.step + 1), {"grad_norm": grad_norm, "finite": finite}

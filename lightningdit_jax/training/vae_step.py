@@ -102,7 +102,12 @@ def make_vae_update(
         # A sum is finite only if all of its parts are: one bad network holds back the whole step.
         checked += optax.tree.norm(gradients)
         new, update_metrics = apply_gradients(
-            state.replace(companions={}), result.params, checked, optimizer, config.train.ema_decay
+            state.replace(companions={}),
+            result.params,
+            checked,
+            optimizer,
+            config.train.ema_decay,
+            config.train.ema_decays,
         )
         companions = {
             name: _advance(

@@ -87,7 +87,8 @@ def images(config, folder, dit):
 def state(dit):
     """The average is the generator, the weights are others."""
     ema = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
-    return types.SimpleNamespace(params=jax.tree.map(jax.numpy.zeros_like, ema), ema=ema)
+    params = jax.tree.map(jax.numpy.zeros_like, ema)
+    return types.SimpleNamespace(params=params, averages={"ema": ema})
 
 
 def test_digits_of_the_averaged_weights(config, state, images):
@@ -98,8 +99,8 @@ def test_digits_of_the_averaged_weights(config, state, images):
         "recognised_share": judge.recognised_share(digits, np.arange(COUNT) % 10),
     }
     assert evaluator(2, state) == wanted
-    assert evaluator(2, types.SimpleNamespace(params=state.ema, ema=None)) == wanted
-    assert evaluator(2, types.SimpleNamespace(params=state.params, ema=None)) != wanted
+    assert evaluator(2, types.SimpleNamespace(params=state.averages["ema"], averages={})) == wanted
+    assert evaluator(2, types.SimpleNamespace(params=state.params, averages={})) != wanted
 
 
 def test_fid_of_the_averaged_weights(config, state, images, monkeypatch, tmp_path):

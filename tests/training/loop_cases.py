@@ -22,6 +22,7 @@ CONFIG = TrainConfig(
     batch_size=1,
     accumulate_steps=1,
     ema_decay=0.9,
+    ema_decays=(),
     log_every_steps=4,
     checkpoint_every_steps=3,  # not a multiple of the logging window, on purpose
     keep_checkpoints=2,
@@ -75,14 +76,21 @@ def run(
     lines = [] if lines is None else lines
 
     def create():
-        return create_state({"w": jnp.ones(3)}, optimizer, ema=config.ema_decay > 0)
+        return create_state(
+            {"w": jnp.ones(3)},
+            optimizer,
+            ema=config.ema_decay > 0,
+            ema_decays=config.ema_decays,
+        )
 
     @jax.jit
     def step(state, batch):
         loss, grads = jax.value_and_grad(lambda p: jnp.sum((p["w"] - batch["x"]) ** 2))(
             state.params
         )
-        state, metrics = apply_gradients(state, grads, loss, optimizer, config.ema_decay)
+        state, metrics = apply_gradients(
+            state, grads, loss, optimizer, config.ema_decay, config.ema_decays
+        )
         return state, {"loss": loss, **metrics}
 
     def to_device(batch):

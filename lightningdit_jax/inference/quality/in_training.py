@@ -1,7 +1,7 @@
 """Evaluation within a generator's training: samples of the averaged weights, and their numbers."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from etils import epath
 from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import generator_config, generator_options
 from lightningdit_jax.assembly.registry import abstract_model
+from lightningdit_jax.averages import WEIGHTS, average_decays, weights_item
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
@@ -23,10 +24,10 @@ from lightningdit_jax.parallel.mesh import make_mesh
 
 
 class Weights(Protocol):
-    """What the evaluator needs of a training state: parameters, and their average or None."""
+    """What the evaluator needs of a training state: parameters, and their averages by name."""
 
     params: Any
-    ema: Any
+    averages: Mapping[str, Any]
 
 
 Evaluator = Callable[[int, Weights], dict[str, float]]
@@ -36,12 +37,13 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     """evaluator(step, state) -> numbers of evaluate.train_samples images, or None where it is off.
 
     It is off for train.evaluate_every_steps = 0 and for a tokenizer. Images are drawn as by
-    --mode=sample, from state.ema (state.params if there is none or not sample.use_ema), with the
-    same noise and labels at every step. Metric "fid" gives `fid` and `inception_score`, "digits"
-    `digits_fid` and `recognised_share`; a Fréchet distance of few samples is biased upwards, so
-    compare it with its like only. All processes have to call it, with the state on their mesh.
-    Raises ValueError or FileNotFoundError for a tokenizer, latent statistics, a network or a
-    reference that are missing or do not fit, all before training begins.
+    --mode=sample, from the average that sample.use_ema and sample.ema_decay choose (state.params if
+    there is none), with the same noise and labels at every step. Metric "fid" gives `fid` and
+    `inception_score`, "digits" `digits_fid` and `recognised_share`; a Fréchet distance of few
+    samples is biased upwards, so compare it with its like only. All processes have to call it, with
+    the state on their mesh. Raises ValueError or FileNotFoundError for a tokenizer, latent
+    statistics, a network, a reference or an average that are missing or do not fit, all before
+    training begins.
     """
     if config.kind != "lightningdit" or config.train.evaluate_every_steps == 0:
         return None
@@ -51,6 +53,11 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
             "config.sample.tokenizer is empty; evaluation within training decodes its samples: "
             "set it to the tokenizer's checkpoint, or train.evaluate_every_steps to 0"
         )
+
+    def chosen(averages: Iterable[str]) -> str:
+        return weights_item(averages, options.use_ema, options.ema_decay, "config.train.ema_decays")
+
+    chosen(average_decays(config.train.ema_decay, config.train.ema_decays))  # before training
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     generator = generator_config(config)
     flow = Flow(config.flow.path, config.flow.prediction)
@@ -77,8 +84,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     quality = make_quality(config, mesh, names)
 
     def evaluator(step: int, state: Weights) -> dict[str, float]:
-        averaged = options.use_ema and state.ema is not None
-        params = state.ema if averaged else state.params
+        params = {WEIGHTS: state.params, **state.averages}[chosen(state.averages)]
         sampler = Sampler(structure, weights | {"dit": params}, mesh)
         batches = sampler.batches(
             np.arange(count), labels, sampling, seed=config.seed, batch_size=options.batch_size

@@ -46,6 +46,8 @@ def sample(config: Config, workdir: str) -> epath.Path:
         "dtype": config.compute.dtype,
         **weights,
     }
+    if options.ema_decay:
+        description["ema_decay"] = options.ema_decay
     outputs = _OUTPUTS[options.output]
     folder, main = epath.Path(workdir), is_main_process()
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
         raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     path = options.checkpoint or workdir
-    dit = _load_generator(config, path, mesh)
+    dit = _load_generator(config, path, mesh, options.ema_decay)
     generator = architecture("lightningdit", architecture_fields(dit.meta))
     scaling, flow = dit.scaling(), dit.flow()
     if scaling is None:
@@ -87,12 +87,13 @@ def load_companions(
     return {"vae": vae, "weak": weak}
 
 
-def _load_generator(config: Config, path: str, mesh: Mesh) -> Loaded:
+def _load_generator(config: Config, path: str, mesh: Mesh, ema_decay: float = 0.0) -> Loaded:
     return load_functional(
         path,
         mesh,
         dtype=jnp.dtype(config.compute.dtype),
         use_ema=config.sample.use_ema,
+        ema_decay=ema_decay,
         expect="lightningdit",
         compute=config.compute,
     )
