@@ -31,9 +31,7 @@ def test_weights_that_are_meant(items, use_ema, ema_decay, wanted):
 
 
 def test_an_average_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(
-        ValueError, match=r"^run has no average 'ema_0\.99'; there are: ema, ema_0\.9"
-    ):
+    with pytest.raises(ValueError, match=r"^run has no average 'ema_0\.99'; there are: ema, ema_"):
         weights_item(ITEMS, True, 0.99, "run")
     with pytest.raises(ValueError, match="there are: none;"):
         weights_item({"params"}, True, 0.99, "run")

@@ -101,6 +101,10 @@ def test_digits_of_the_averaged_weights(config, state, images):
     assert evaluator(2, state) == wanted
     assert evaluator(2, types.SimpleNamespace(params=state.averages["ema"], averages={})) == wanted
     assert evaluator(2, types.SimpleNamespace(params=state.params, averages={})) != wanted
+    config = config.changed(sample={"ema_decay": 0.5}, train={"ema_decays": (0.5,)})
+    averages = {"ema": state.params, "ema_0.5": state.averages["ema"]}
+    several = types.SimpleNamespace(params=state.params, averages=averages)
+    assert make_training_evaluator(config)(2, several) == wanted
 
 
 def test_fid_of_the_averaged_weights(config, state, images, monkeypatch, tmp_path):
@@ -146,6 +150,11 @@ def test_it_is_off_where_nothing_asks_for_it(config):
 def test_what_is_missing_is_named_before_training(config, folder):
     for section, changes, message in [
         ("sample", {"tokenizer": ""}, r"config\.sample\.tokenizer is empty; evaluation within"),
+        (
+            "sample",
+            {"ema_decay": 0.7},
+            "train.ema_decays has no average 'ema_0.7'; there are: ema;",
+        ),
         ("evaluate", {"metric": "fid"}, r"config\.evaluate\.inception is empty"),
         ("model", {"in_channels": 4}, "latents of 4 channels, the tokenizer .* decodes 8"),
     ]:

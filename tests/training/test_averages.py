@@ -96,6 +96,6 @@ def test_a_run_on_a_mesh_keeps_them_and_load_takes_them(tmp_path):
     one, other = (jax.device_get(tree["final_layer"]) for tree in state.averages.values())
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
     with pytest.raises(
-        ValueError, match=r"checkpoints/2 has no average 'ema_0\.7'; there are: ema,"
+        ValueError, match=r"/2 has no average 'ema_0\.7'; there are: ema, ema_0\.5;"
     ):
         ldj.load(workdir, ema_decay=0.7)
