@@ -146,6 +146,7 @@ def get_config() -> ConfigDict:
     c.train.best_metric = ""  # of the evaluation, such as "fid": the lowest is kept in WORKDIR/best
     c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"
     c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same
+    c.train.profile_steps = ()  # first and last step, such as (100, 104), traced for XProf
 
     c.sample = ConfigDict()  # guided sampling, sec. 5.1 of the paper
     c.sample.checkpoint = ""  # of the generator; empty is the newest in the workdir

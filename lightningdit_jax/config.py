@@ -193,12 +193,19 @@ class TrainConfig:
     best_metric: str
     nonfinite: Literal["stop", "skip", "rollback"]
     max_nonfinite: int
+    profile_steps: tuple[int, ...]
 
     def __post_init__(self):
         if self.best_metric and not self.evaluate_every_steps:
             raise ValueError(
                 f"config.train.best_metric is '{self.best_metric}', but nothing is evaluated; set "
                 "config.train.evaluate_every_steps"
+            )
+        steps = self.profile_steps
+        if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= self.num_steps):
+            raise ValueError(
+                f"config.train.profile_steps is {steps}; expected () or a first and a last step, "
+                f"at least 1 and at most config.train.num_steps, {self.num_steps}"
             )
         decays = (self.ema_decay, *self.ema_decays)
         if len(set(decays)) < len(decays):

@@ -1,10 +1,52 @@
-"""What is said of a step that is not finite: whether batch or model made it so, and what helps."""
+"""A step that is not finite: whether batch or model made it so, what helps, what is done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.errors import listed
 
 _SHOWN = 5
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient was NaN or infinite and the policy says stop."""
+
+
+class NonFiniteSteps:
+    """Counts a run's steps that were not finite, and does with each what train.nonfinite says."""
+
+    def __init__(
+        self, config: TrainConfig, checkpoints: TrainingCheckpoints, say: Callable[[str], None]
+    ):
+        self._policy, self._most = config.nonfinite, config.max_nonfinite
+        self._checkpoints, self._say = checkpoints, say
+        self.count = 0
+
+    def meet(self, step: int, metrics: Mapping[str, float], unfit: Sequence[str]) -> bool:
+        """Says what happened to a step; whether the run has to go back to its checkpoint.
+
+        unfit: the records of its batch that no step stays finite with. Raises NonFiniteError under
+        the policy `stop`, and after train.max_nonfinite steps.
+        """
+        self.count += 1
+        advice = advice_for(unfit, self._policy)
+        what = (
+            f"step {step:,}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}: "
+            f"not finite, {cause_of(unfit)}"
+        )
+        if self._policy == "stop" or self.count > self._most:
+            self._checkpoints.wait()
+            count = (
+                "" if self._policy == "stop" else f" config.train.max_nonfinite is {self._most}."
+            )
+            kept = self._checkpoints.latest_step()
+            kept = "No checkpoint" if kept is None else f"The checkpoint of step {kept:,}"
+            raise NonFiniteError(
+                f"{what}.{count} {kept} is kept. Restarting repeats this step; {advice}"
+            )
+        self._say(f"{what}. {self._policy}; {advice}")
+        return self._policy == "rollback"
 
 
 def cause_of(unfit: Sequence[str]) -> str:

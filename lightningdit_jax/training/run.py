@@ -25,8 +25,9 @@ from lightningdit_jax.parallel.multihost import global_batch, is_main_process, p
 from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.training.job import Job, make_job
-from lightningdit_jax.training.loop import Evaluator, Loop
+from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.run_record import Evaluator, Feed, Run
 from lightningdit_jax.training.state import TrainState, create_state
 
 
@@ -88,25 +89,21 @@ def _train(
         f"{config.kind}: {num_params:,} parameters, {len(job.source):,} examples, "
         f"mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
     )
-    loop = Loop(
+    run = Run(
+        config=config.train,
+        workdir=workdir,
+        meta=meta,
         step_fn=lambda state, batch: step_fn(state, batch, *job.frozen),
         init_state=init_state,
         abstract_state=abstract_state,
-        iterator=iter(pipeline),
-        find_unfit=pipeline.find_unfit,
-        to_device=lambda batch: global_batch(batch, mesh),
-        config=config.train,
+        feed=Feed(iter(pipeline), lambda batch: global_batch(batch, mesh), pipeline.find_unfit),
         checkpoints=checkpoints,
-        workdir=workdir,
-        meta=meta,
-        is_main=is_main_process(),
-        say=print_once,
-        evaluator=evaluator,
         best=best,
+        evaluator=evaluator,
         preempted=preempted,
     )
     try:
-        return loop.run()
+        return Loop(run).run()
     finally:
         checkpoints.close()
         if best:

@@ -14,6 +14,7 @@ from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.training.loop import Loop
+from lightningdit_jax.training.run_record import Feed, Run
 from lightningdit_jax.training.state import create_state
 from lightningdit_jax.training.update import apply_gradients
 
@@ -31,6 +32,7 @@ CONFIG = TrainConfig(
     best_metric="",
     nonfinite="stop",
     max_nonfinite=2,
+    profile_steps=(),
 )
 
 
@@ -63,13 +65,14 @@ def run(
     iterator=None,
     evaluator=None,
     optimizer=None,
+    step_fn=None,
     lines=None,
     **changes,
 ):
     """Trains w towards the batch values.
 
     fail_at: step that the process's work ends at; terminate_at: step during which SIGTERM comes.
-    lines: a list that what is said is added to.
+    step_fn: another step. lines: a list that what is said is added to.
     """
     config = dataclasses.replace(CONFIG, **changes)
     optimizer = optimizer or optax.adam(0.1)
@@ -98,7 +101,7 @@ def run(
             raise KeyboardInterrupt
         if iterator_.next == terminate_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return batch
+        return jax.device_put(batch)
 
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
@@ -109,24 +112,21 @@ def run(
     best = BestCheckpoint(workdir, config.best_metric) if config.best_metric else None
     try:
         with preemption_notice() as preempted:
-            loop = Loop(
-                step_fn=step,
-                init_state=create,
-                abstract_state=abstract,
-                iterator=iterator_,
-                find_unfit=iterator_.find_unfit,
-                to_device=to_device,
+            record = Run(
                 config=config,
-                checkpoints=checkpoints,
                 workdir=str(workdir),
                 meta={"format_version": 1},
-                is_main=True,
-                say=lines.append,
-                evaluator=evaluator,
+                step_fn=step_fn or step,
+                init_state=create,
+                abstract_state=abstract,
+                feed=Feed(iterator_, to_device, iterator_.find_unfit),
+                checkpoints=checkpoints,
                 best=best,
+                evaluator=evaluator,
                 preempted=preempted,
+                say=lines.append,
             )
-            return loop.run(), lines
+            return Loop(record).run(), lines
     finally:
         checkpoints.close()
 

@@ -17,7 +17,7 @@ from lightningdit_jax.checkpoint import (
     read_meta,
 )
 from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted
-from lightningdit_jax.training.loop import NonFiniteError
+from lightningdit_jax.training.nonfinite import NonFiniteError
 from tests.training.loop_cases import CONFIG, Counter, assert_same, records, run
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from lightningdit_jax.data.latents import LatentShards, save_stats, shard_name, write_shard
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.training.loop import NonFiniteError
+from lightningdit_jax.training.nonfinite import NonFiniteError
 from lightningdit_jax.training.run import train
 from tests import tiny
 from tests.training.loop_cases import Counter, run
