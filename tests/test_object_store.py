@@ -58,6 +58,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(bucket, tmp_path):
     assert loop_cases.records(bucket / "w") == loop_cases.records(tmp_path)
     assert test_loop.best(bucket / "w") == (10, 1.0)
     assert list((bucket / "w" / "tensorboard").iterdir())
+
+
+def test_a_trace_is_copied_there(bucket):
+    _, lines = loop_cases.run(bucket / "traced", profile_steps=(2, 3))
+    assert any("traced in gs://bucket/traced/profile" in line for line in lines)
+    [day] = (bucket / "traced" / "profile" / "plugins" / "profile").iterdir()
+    [trace] = [path for path in day.iterdir() if path.name.endswith(".xplane.pb")]
+    assert b"PjitFunction(step)" in trace.read_bytes()
     assert not os.path.exists("gs:"), "something was written to a local folder of this name"
 
 

@@ -37,9 +37,8 @@ class NonFiniteSteps:
         )
         if self._policy == "stop" or self.count > self._most:
             self._checkpoints.wait()
-            count = (
-                "" if self._policy == "stop" else f" config.train.max_nonfinite is {self._most}."
-            )
+            most = f" config.train.max_nonfinite is {self._most}."
+            count = "" if self._policy == "stop" else most
             kept = self._checkpoints.latest_step()
             kept = "No checkpoint" if kept is None else f"The checkpoint of step {kept:,}"
             raise NonFiniteError(
