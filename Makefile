@@ -25,6 +25,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist=loadgroup -m "not slow"

@@ -275,7 +275,7 @@ def read_meta(checkpoint: epath.Path) -> dict:
     return meta
 
 
-def architecture_fields(meta: dict) -> dict[str, Any]:
+def architecture_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor arguments of the architecture in a checkpoint's meta; JSON's lists are tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in meta["architecture"].items()}
 
@@ -331,7 +331,8 @@ class _Decision:
 
 def _decided(directory: epath.Path, anew: bool) -> _Decision:
     """What the main process finds, in all: a view of their own might send them other ways."""
-    complete, damaged, error = None, {}, None
+    complete, error = None, None
+    damaged: Mapping[epath.Path, str] = {}
     if jax.process_index() == 0:
         try:
             complete, damaged = _to_go_on_from(directory, anew)

@@ -108,7 +108,7 @@ class FlowConfig:
     uniform_from_step: int
     cosine_weight: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.prediction == "velocity" and self.loss_weight != "none":
             raise ValueError(
                 f"config.flow.loss_weight is '{self.loss_weight}' for a prediction of velocities; "
@@ -147,7 +147,7 @@ class StagesConfig:
     distmat_margin: tuple[float, ...]
     cos_margin: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.start or self.start[0] != 0 or sorted(set(self.start)) != list(self.start):
             raise ValueError(f"config.stages.start is {self.start}; expected 0, then rising steps")
         for field in dataclasses.fields(self):
@@ -195,7 +195,7 @@ class TrainConfig:
     max_nonfinite: int
     profile_steps: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.best_metric and not self.evaluate_every_steps:
             raise ValueError(
                 f"config.train.best_metric is '{self.best_metric}', but nothing is evaluated; set "
@@ -299,7 +299,7 @@ class Config:
     extract: ExtractConfig
     evaluate: EvaluateConfig
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key in key_types(Config):
             check_number(key, self.value(key))
         kept, saved = self.train.keep_every_steps, self.train.checkpoint_every_steps

@@ -13,9 +13,9 @@ from lightningdit_jax.errors import unknown_name
 @functools.cache
 def key_types(cls: type, prefix: str = "") -> Mapping[str, Any]:
     """Types of all dotted keys of nested dataclasses, leaves only: {"seed": int, ...}."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             found |= key_types(hint, f"{prefix}{name}.")
         else:
             found[prefix + name] = hint
@@ -40,7 +40,7 @@ def _build(cls: type, values: Mapping[str, Any], prefix: str, known: Sequence[st
     for name, hint in hints.items():
         if name not in values:
             raise ValueError(f"config.{prefix}{name} is missing; configs/base.py sets every key")
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             fields[name] = _build(hint, values[name], f"{prefix}{name}.", known)
         else:
             fields[name] = _convert(values[name], hint, prefix + name)

@@ -209,8 +209,8 @@ def check_given(keys: Iterable[str], jobs: Collection[str], value: Callable[[str
         if is_read(key, jobs, value):
             continue
         reading = next((job for job in jobs if job in readers(key)), None)
-        if reading is not None:
-            other, values = _unmet(key, reading, value)
+        if reading is not None and (unmet := _unmet(key, reading, value)):
+            other, values = unmet
             raise ValueError(
                 f"config.{key} is given on the command line, but config.{other} is "
                 f"'{value(other)}', which does not read it; leave it out, or set config.{other} to "
@@ -224,7 +224,7 @@ def check_given(keys: Iterable[str], jobs: Collection[str], value: Callable[[str
         )
 
 
-def _unmet(key: str, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[str, ...]] | None:
+def _unmet(key: str, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[Any, ...]] | None:
     """The other key and values that a job reads this key at, where the other is not one of them."""
     other, values = _CONDITIONS.get(key, (None, ()))
     if other is None or job not in readers(other) or value(other) in values:

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-Array = TypeVar("Array")
+if TYPE_CHECKING:
+    import jax
+
+Array = TypeVar("Array", np.ndarray, "jax.Array")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class LatentScaling:
     std: tuple[float, ...] | None = None
     multiplier: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             given = "std" if self.mean is None else "mean"
             raise ValueError(f"latent statistics of {given} alone; expected mean and std, or none")
@@ -78,7 +81,7 @@ class LatentScaling:
 
     def __str__(self) -> str:
         """The formula, with its numbers where they are the same in every channel."""
-        if self.mean is None:
+        if self.mean is None or self.std is None:
             return f"x * {self.multiplier:g}"
         if len({*self.mean}) == len({*self.std}) == 1:
             return f"(x - {self.mean[0]:g}) / {self.std[0]:g} * {self.multiplier:g}"

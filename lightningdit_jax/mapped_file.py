@@ -9,7 +9,7 @@ import numpy as np
 class MappedFile:
     """`data` is the file's content, uint8 [size], read from the disk where it is used."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.data = np.frombuffer(self._map, np.uint8)

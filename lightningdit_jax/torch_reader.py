@@ -43,7 +43,7 @@ class _Unreadable(ValueError):
     """A reason that `read_torch` completes with the name of the file."""
 
 
-def read_torch(path: str | os.PathLike, mapped: MappedFile | None = None) -> Any:
+def read_torch(path: epath.PathLike, mapped: MappedFile | None = None) -> Any:
     """The object saved in a PyTorch file, tensors as read-only numpy arrays (bfloat16: ml_dtypes).
 
     Containers come back as dict, OrderedDict, list and tuple, parameters as plain arrays,

@@ -16,7 +16,7 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     if (
         isinstance(value, bool)
         or not isinstance(value, numbers.Integral)
-        or not low <= value <= high
+        or not low <= int(value) <= high
     ):
         raise ValueError(f"{name} is {value!r}; expected a whole number from {low} to {high}")
     return int(value)

@@ -86,7 +86,7 @@ def load(
     use_ema: bool = True,
     ema_decay: float = 0.0,
     verbose: bool = False,
-) -> nnx.Module:
+) -> Any:
     """Loads a converted or trained checkpoint onto the first device.
 
     path: a checkpoint directory or a workdir (its newest checkpoint), local or gs://.
@@ -94,8 +94,9 @@ def load(
     ema_decay: which, one of the run's train.ema_decays, 0 for its main average.
     verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
     converted from. Returns the module of its kind, LightningDiT or VAVAE for the two that are
-    published. Raises FileNotFoundError, and ValueError for an unknown kind
-    and for an average that is not there.
+    published: for a type checker the caller says which, `dit: ldj.LightningDiT = ldj.load(path)`.
+    Raises FileNotFoundError, and ValueError for an unknown kind and for an average that is not
+    there.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
     loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay)

@@ -86,7 +86,7 @@ def convert_files(
         hints = complete_hints(read[0].name, hints, settings)
     tensors = entry.select(tensors)
     config = infer_config(kind, tensors, hints)
-    if latents is not None:
+    if latents is not None and latent_stats is not None:
         latents.check_channels(config.in_channels, latent_stats)
     if settings is not None:
         settings.check(config)

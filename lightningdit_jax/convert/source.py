@@ -55,7 +55,7 @@ class Source:
         return self.path.name
 
 
-def read_source(path: str, weights: str | None = None) -> Source:
+def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
     """Reads a `.pt`, `.pth`, `.ckpt` or `.safetensors` file without executing anything in it.
 
     weights: which of a training checkpoint's weights to take, as `choose_weights` has it.

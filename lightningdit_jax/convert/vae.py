@@ -113,7 +113,8 @@ def stable_diffusion_names(tensors: Tensors) -> Mapping[str, np.ndarray]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     if DIFFUSERS_SIGN not in tensors:
         return tensors
-    levels = StateShapes(tensors).count(r"decoder\.up_blocks\.(\d+)\.")
+    shapes = StateShapes({key: value.shape for key, value in tensors.items()})
+    levels = shapes.count(r"decoder\.up_blocks\.(\d+)\.")
     return {_ldm_name(key, levels): _as_convolution(key, value) for key, value in tensors.items()}
 
 

@@ -1,7 +1,5 @@
 """Handwritten digits that ship inside scikit-learn: real images without a download."""
 
-from typing import Literal
-
 import numpy as np
 from PIL import Image
 
@@ -22,7 +20,7 @@ class Digits:
     num_classes = 10
     notes = ()
 
-    def __init__(self, split: Literal["train", "test", "all"] = "train", size: int = 32):
+    def __init__(self, split: str = "train", size: int = 32):
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:

@@ -24,8 +24,11 @@ class ImageSource(Protocol):
     notes: lines for people, what of the source was left out.
     """
 
-    class_names: Sequence[str]
-    notes: Sequence[str]
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     @property
     def num_classes(self) -> int: ...
@@ -167,10 +170,10 @@ def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:
     bicubically, then cropped (Dhariwal & Nichol 2021, guided-diffusion's image_datasets).
     """
     while min(image.size) >= 2 * size:
-        halves = tuple(side // 2 for side in image.size)
+        halves = (image.width // 2, image.height // 2)
         image = image.resize(halves, Image.Resampling.BOX)
     scale = size / min(image.size)
-    resized = tuple(round(side * scale) for side in image.size)
+    resized = (round(image.width * scale), round(image.height * scale))
     image = image.resize(resized, Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in resized)
     return np.asarray(image.crop((left, top, left + size, top + size)))
@@ -187,8 +190,8 @@ def resize_and_crop(image: Image.Image, size: int, top: float, left: float) -> n
     scale = size / min(width, height)
     upper, lower, down = _bilinear_taps(height, round(height * scale), size, top)
     near, far, right = _bilinear_taps(width, round(width * scale), size, left)
-    box = (near[0], upper[0], far[-1] + 1, lower[-1] + 1)
-    pixels = np.asarray(image.crop(tuple(map(int, box))))  # what the crop comes from
+    box = (int(near[0]), int(upper[0]), int(far[-1]) + 1, int(lower[-1]) + 1)
+    pixels = np.asarray(image.crop(box))  # what the crop comes from
     down = down[:, None, None]
     pixels = pixels[upper - box[1]] * (1 - down) + pixels[lower - box[1]] * down
     right = right[:, None]

@@ -6,7 +6,6 @@ A folder holds `latents_rank{RR}_shard{SSS}.safetensors`, each with `latents` an
 batches keep it until they are on the device, where `LatentScaling.normalize` makes NHWC of them.
 """
 
-import functools
 import json
 import math
 import pathlib
@@ -91,7 +90,7 @@ def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentSc
         mean += delta * (len(block) / merged)
         count = merged
     try:
-        return LatentScaling(mean, np.sqrt(m2 / (count - 1)))
+        return LatentScaling.of_arrays(mean, np.sqrt(m2 / (count - 1)))
     except ValueError as error:
         raise ValueError(f"{shards.folder}: {error}; look at its latents") from error
 
@@ -321,7 +320,9 @@ class LatentShards:
 
     def _file(self, i: int) -> np.ndarray:
         if i not in self._files:
-            read = np.fromfile if self._resident else functools.partial(np.memmap, mode="r")
+            path = self._paths[i]
             # Plain arrays: np.memmap's own indexing takes half as long as copying a latent.
-            self._files[i] = np.asarray(read(self._paths[i], np.uint8))
+            self._files[i] = np.asarray(
+                np.fromfile(path, np.uint8) if self._resident else np.memmap(path, np.uint8, "r")
+            )
         return self._files[i]

@@ -162,10 +162,10 @@ class ImageBatches:
                     ) from error
                 self._warn(index, error)
                 return False
-            if crops[row] is None:
+            if (crop := crops[row]) is None:
                 pixels = center_crop_adm(image, self._resolution)
             else:
-                pixels = resize_and_crop(image, self._resolution, *crops[row])
+                pixels = resize_and_crop(image, self._resolution, *crop)
             images[row] = pixels[:, ::-1] if flip[row] else pixels
             labels[row] = self.source.label(index)
             return True

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.attention import IMPLEMENTATIONS, choose_implementation
 from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
 from lightningdit_jax.models.layers import (
@@ -249,7 +250,8 @@ class LightningDiT(nnx.Module):
             raise ValueError(unknown_name("attention implementation", attention, IMPLEMENTATIONS))
         self.config, self.remat, self.scan_unroll = config, remat, scan_unroll
         self.dtype, self.constrain = np.dtype(dtype), constrain
-        self.flow, self.latent_scaling = None, None
+        self.flow: Any = None
+        self.latent_scaling: LatentScaling | None = None
         dtype, dim = self.dtype, config.hidden_size
         if attention == "auto":
             attention = choose_implementation(dtype, config.head_dim)

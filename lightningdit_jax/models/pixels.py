@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def to_model_range(images: jax.Array) -> jax.Array:
+def to_model_range(images: ArrayLike) -> jax.Array:
     """Pixels uint8 0..255 -> float32 in [-1, 1], what a tokenizer encodes. Any shape.
 
     Raises ValueError for another type: floats are of a range that no type tells.
@@ -15,7 +16,7 @@ def to_model_range(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def to_uint8(images: jax.Array) -> jax.Array:
+def to_uint8(images: ArrayLike) -> jax.Array:
     """A decoder's output to pixels: clamp(127.5 x + 128, 0, 255), truncated. [...] -> [...] uint8.
 
     Not finite values have no pixel: outside of jit they raise FloatingPointError, within it the

@@ -1,12 +1,12 @@
 """Labels -> images in one call, from modules."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from numpy.typing import ArrayLike
 
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.fitting import (
@@ -26,7 +26,7 @@ from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
 def generate(
     dit: LightningDiT,
     vae: VAVAE,
-    labels: Sequence[int],
+    labels: ArrayLike,
     *,
     seed: int = 0,
     latent_stats: LatentScaling | Any | Literal["none"] = None,
