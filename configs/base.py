@@ -4,11 +4,15 @@ The defaults are the published LightningDiT recipe on ImageNet 256x256 (Yao et a
 arXiv 2501.01423) and the VA-VAE f16d32 tokenizer. A config file may set keys that a job does not
 need; on its command line they are refused (lightningdit_jax/config_jobs.py says which job reads
 which). Modes that load a checkpoint take its model and latents from there. A key that is not listed
-here is an error.
+here, or in lightningdit_jax/sampling_options.py, is an error.
 """
+
+import dataclasses
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from lightningdit_jax.sampling_options import SamplingOptions
 
 
 def get_config() -> ConfigDict:
@@ -148,7 +152,11 @@ def get_config() -> ConfigDict:
     c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same
     c.train.profile_steps = ()  # first and last step, such as (100, 104), traced for XProf
 
-    c.sample = ConfigDict()  # guided sampling, sec. 5.1 of the paper
+    # Solver and guidance, which ldj.generate takes too: lightningdit_jax/sampling_options.py.
+    c.sample = ConfigDict(dataclasses.asdict(SamplingOptions()))
+    c.sample.cfg_scale = 10.0  # guidance and shift as published, sec. 5.1 of the paper
+    c.sample.cfg_interval_start = 0.10
+    c.sample.timestep_shift = 0.3
     c.sample.checkpoint = ""  # of the generator; empty is the newest in the workdir
     c.sample.tokenizer = ""  # checkpoint that decodes the latents
     c.sample.weak_checkpoint = ""  # worse generator to guide against (autoguidance)
@@ -156,22 +164,6 @@ def get_config() -> ConfigDict:
     c.sample.batch_size = 256  # global; changes no result
     c.sample.output = "npz"  # "npz", "png" or "both"
     c.sample.labels = "random"  # "random", "balanced", or classes such as "207,387" or "cat,dog"
-    c.sample.num_steps = 250  # grid points: 250 is 249 steps
-    c.sample.solver = "euler"  # "euler", "midpoint", "heun2", "heun3", "rk4", "dopri5", "ucgm",
-    # "sde_euler" or "sde_heun"
-    c.sample.rtol = 1e-3  # of dopri5
-    c.sample.atol = 1e-6
-    c.sample.extrapolation = 0.5  # of ucgm
-    c.sample.time_warp = (1.17, 0.8, 1.1)  # of ucgm, instead of timestep_shift
-    c.sample.diffusion = "sigma"  # of the SDE: "constant", "sbdm", "sigma", "linear", ...
-    c.sample.diffusion_norm = 1.0
-    c.sample.last_step = "mean"  # of the SDE: "mean", "tweedie", "euler" or "none"
-    c.sample.last_step_size = 0.04
-    c.sample.cfg_scale = 10.0  # 1 is no guidance
-    c.sample.cfg_channels = 3  # guided channels; 0 is all. Published scales mean 3
-    c.sample.cfg_interval_start = 0.10  # no guidance at earlier times
-    c.sample.cfg_interval_end = 1.0  # no guidance at later times
-    c.sample.timestep_shift = 0.3  # t -> s t / (1 + (s - 1) t); 0 is off
     c.sample.use_ema = True
     c.sample.ema_decay = 0.0  # one of train.ema_decays; 0 is the average of train.ema_decay
 

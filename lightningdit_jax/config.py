@@ -1,6 +1,7 @@
 """Frozen dataclasses built from a ConfigDict; unknown, missing and mistyped keys are errors.
 
-Defaults, units and sources of the keys stand in configs/base.py and nowhere else.
+Defaults, units and sources of the keys stand in configs/base.py, of those that are
+SamplingOptions in lightningdit_jax/sampling_options.py, and nowhere else.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from lightningdit_jax.config_fields import build, key_types
 from lightningdit_jax.config_ranges import check_number
+from lightningdit_jax.sampling_options import SamplingOptions
 
 Kind = Literal["lightningdit", "vavae"]
 
@@ -215,8 +217,8 @@ class TrainConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig(SamplingOptions):
     checkpoint: str
     tokenizer: str
     weak_checkpoint: str
@@ -224,21 +226,6 @@ class SampleConfig:
     batch_size: int
     output: Literal["npz", "png", "both"]
     labels: str
-    num_steps: int
-    solver: str
-    rtol: float
-    atol: float
-    extrapolation: float
-    time_warp: tuple[float, ...]
-    diffusion: str
-    diffusion_norm: float
-    last_step: str
-    last_step_size: float
-    cfg_scale: float
-    cfg_channels: int
-    cfg_interval_start: float
-    cfg_interval_end: float
-    timestep_shift: float
     use_ema: bool
     ema_decay: float
 

@@ -18,6 +18,7 @@ BASE = {
     "latent_scaling",
     "mapped_file",
     "progress",
+    "sampling_options",
     "torch_reader",
     "tree_paths",
     "whole_numbers",

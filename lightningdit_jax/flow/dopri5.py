@@ -6,14 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lightningdit_jax.flow.runge_kutta import (
-    Field,
-    State,
-    Tableau,
-    advance,
-    float32,
-    run_stages,
-)
+from lightningdit_jax.flow.runge_kutta import Tableau, advance, float32, run_stages
+from lightningdit_jax.flow.solver import Field, Problem, Solver, State
 
 # Dormand & Prince 1980; the error weights are Shampine's pair, 1986. The last stage is the slope
 # at the end of the step, and so the first one of the next.
@@ -121,8 +115,8 @@ def dopri5(
     x: State,
     grid: jax.Array,
     *,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
+    rtol: float,
+    atol: float,
     trajectory: bool = False,
 ) -> State:
     """Adaptive steps over the grid, up or down. Arguments and result as in `runge_kutta`.
@@ -213,3 +207,17 @@ def _attempt(field: Field, step: _Step, rtol: float, atol: float) -> _Step:
     accepted = _Step(x, slope, start, end, step.size, polynomial, step.attempts)
     chosen = jax.tree.map(lambda new, old: jnp.where(error <= 1, new, old), accepted, step)
     return chosen._replace(size=_next_size(h, error), attempts=step.attempts + 1)
+
+
+def _integrate(
+    problem: Problem, x: State, grid: jax.Array, *, trajectory: bool = False, **tolerances: float
+) -> State:
+    return dopri5(problem.field, x, grid, trajectory=trajectory, **tolerances)
+
+
+def _check(rtol: float, atol: float) -> None:
+    if rtol <= 0 or atol < 0:
+        raise ValueError(f"rtol is {rtol} and atol {atol}; expected rtol above 0, atol at least 0")
+
+
+SOLVERS = {"dopri5": Solver(_integrate, None, options=("rtol", "atol"), check=_check)}

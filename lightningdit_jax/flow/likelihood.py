@@ -8,8 +8,10 @@ import numpy as np
 
 from lightningdit_jax.flow.dopri5 import dopri5
 from lightningdit_jax.flow.draws import draw_samples
-from lightningdit_jax.flow.ode import VelocityFn, check_solver
 from lightningdit_jax.flow.runge_kutta import TABLEAUS, runge_kutta
+from lightningdit_jax.flow.solver import VelocityFn, look_up
+from lightningdit_jax.flow.solvers import SOLVERS
+from lightningdit_jax.sampling_options import SamplingOptions
 
 ProbeFn = Callable[[jax.Array], jax.Array]
 
@@ -36,24 +38,27 @@ def log_likelihood(
     grid: jax.Array,
     probe_fn: ProbeFn,
     *,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
+    rtol: float = SamplingOptions.rtol,
+    atol: float = SamplingOptions.atol,
 ) -> tuple[jax.Array, jax.Array]:
     """Estimate of log p(x) in nats [B], and the noise that x comes from [B, ...].
 
     log p(x) = log N(noise) - integral of div v along the flow; Chen et al. 2018. div v is estimated
     without bias by probe . (dv/dx) probe; Hutchinson, as in FFJORD, arXiv 1810.01367.
-    solver, velocity_fn, rtol, atol: as in `integrate`, but for "ucgm". x: data [B, ...].
+    solver: a Runge-Kutta method, or "dopri5" with rtol and atol. velocity_fn: as in `integrate`.
+    x: data [B, ...].
     grid: [N] falling times, data first: `time_grid(n)[::-1]`.
     probe_fn: number of the evaluation -> entries of mean 0 and covariance 1, [B, ...], as
         `rademacher_probes`. "dopri5" asks for one probe only, number 0: it cannot control the error
         of an integrand that is noise.
     velocity_fn is differentiated in reverse, once per evaluation. All is float32.
-    Raises ValueError for an unknown solver, "ucgm", and a grid that rises.
+    Raises ValueError for an unknown solver, one of another family, and a grid that rises.
     """
-    check_solver(solver)
-    if solver == "ucgm":
-        raise ValueError("solver 'ucgm' has no likelihood: it does not solve the ODE of the grid")
+    if solver not in TABLEAUS and solver != "dopri5":
+        look_up(SOLVERS, solver)
+        raise ValueError(
+            f"solver '{solver}' has no likelihood; expected one of {', '.join(TABLEAUS)}, dopri5"
+        )
     if isinstance(grid, np.ndarray) and grid[0] < grid[-1]:
         raise ValueError(
             f"the time grid rises from {grid[0]} to {grid[-1]}; the likelihood of data needs one "

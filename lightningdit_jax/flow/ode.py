@@ -1,23 +1,15 @@
 """Solvers of the probability flow ODE dx/dt = v(x, t) on a given time grid."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 
-from lightningdit_jax.errors import unknown_name
-from lightningdit_jax.flow.dopri5 import dopri5
-from lightningdit_jax.flow.runge_kutta import TABLEAUS, State, runge_kutta
-from lightningdit_jax.flow.ucgm import ucgm
+from lightningdit_jax.flow import dopri5, runge_kutta, ucgm
+from lightningdit_jax.flow.solver import Problem, Solver, State, VelocityFn, look_up
+from lightningdit_jax.sampling_options import SamplingOptions
 
-VelocityFn = Callable[[State, jax.Array], State]
-
-SOLVERS = (*TABLEAUS, "dopri5", "ucgm")
-
-
-def check_solver(solver: str) -> None:
-    """Raises ValueError unless there is a solver of that name, naming the nearest one."""
-    if solver not in SOLVERS:
-        raise ValueError(unknown_name("solver", solver, SOLVERS))
+SOLVERS: dict[str, Solver] = {**runge_kutta.SOLVERS, **dopri5.SOLVERS, **ucgm.SOLVERS}
 
 
 def evaluations(solver: str, num_points: int) -> int | None:
@@ -25,10 +17,10 @@ def evaluations(solver: str, num_points: int) -> int | None:
 
     Raises ValueError for an unknown solver.
     """
-    check_solver(solver)
-    if solver == "dopri5":
+    row = look_up(SOLVERS, solver)
+    if row.evaluation_times is None:
         return None
-    return (num_points - 1) * (TABLEAUS[solver].stages if solver in TABLEAUS else 1)
+    return len(row.evaluation_times(np.linspace(0, 1, num_points), **_options(solver, row, {})))
 
 
 def integrate(
@@ -38,9 +30,7 @@ def integrate(
     grid: jax.Array,
     *,
     trajectory: bool = False,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
-    extrapolation: float = 0.5,
+    **options: Any,
 ) -> State:
     """State at the end of the grid, of the flow that is x at its beginning.
 
@@ -52,18 +42,21 @@ def integrate(
         of arrays. State and time are float32 whatever the model computes in.
     grid: [N] times, rising (0 -> 1, noise to data) or falling (data to noise: the same flow
         backwards, which undoes the other; the release's reverse mode fails).
+    options: the solver's own; SamplingOptions has their defaults.
     Returns the state at grid[-1], or with trajectory=True the states at all grid times [N, B, ...].
-    Raises ValueError for an unknown name, naming the nearest one, and for a grid of one point.
+    Raises ValueError for an unknown name, naming the nearest one, for options that are not the
+    solver's, and for a grid of one point.
     """
-    check_solver(solver)
+    row = look_up(SOLVERS, solver)
     if len(grid) < 2:
         raise ValueError(f"the time grid has {len(grid)} points; expected at least 2")
+    options = _options(solver, row, options)
+    return row.integrate(Problem(velocity_fn), x, grid, trajectory=trajectory, **options)
 
-    def field(x, t, evaluation):
-        return velocity_fn(x, t)
 
-    if solver == "dopri5":
-        return dopri5(field, x, grid, rtol=rtol, atol=atol, trajectory=trajectory)
-    if solver == "ucgm":
-        return ucgm(field, x, grid, extrapolation=extrapolation, trajectory=trajectory)
-    return runge_kutta(TABLEAUS[solver], field, x, grid, trajectory=trajectory)
+def _options(solver: str, row: Solver, given: dict[str, Any]) -> dict[str, Any]:
+    """What a row is called with: the given values, and defaults for the rest."""
+    for name in given:
+        if name not in row.options:
+            raise ValueError(f"{name} is given, but the solver '{solver}' does not read it")
+    return {name: getattr(SamplingOptions, name) for name in row.options} | given

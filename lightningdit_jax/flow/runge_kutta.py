@@ -1,15 +1,14 @@
 """Explicit Runge-Kutta methods on a fixed time grid, one stepper for all of their tableaus."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-State = Any  # an array or a pytree of arrays
-# (state, time, number of the evaluation) -> d state / d time
-Field = Callable[[State, jax.Array, jax.Array], State]
+from lightningdit_jax.flow.solver import Field, Problem, Solver, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +61,11 @@ def advance(x: State, h: jax.Array, weights: jax.Array, k: State) -> State:
 def stage_times(nodes: Sequence[float], start: jax.Array, end: jax.Array) -> jax.Array:
     """Times [S] of the stages in a step from start to end; a node of 1 is `end` to the bit."""
     return jnp.stack([end if node == 1 else start + node * (end - start) for node in nodes])
+
+
+def evaluation_times(tableau: Tableau, grid: Any) -> jax.Array:
+    """Times at which the method asks for the slope, in order. grid: [N] -> [(N - 1) * stages]."""
+    return stage_times(tableau.nodes, grid[:-1], grid[1:]).T.ravel()
 
 
 def run_stages(
@@ -119,3 +123,13 @@ def runge_kutta(
     if not trajectory:
         return last
     return jax.tree.map(lambda x, states: jnp.concatenate([x[None], states]), x, states)
+
+
+def _solver(tableau: Tableau) -> Solver:
+    def integrate(problem: Problem, x: State, grid: jax.Array, *, trajectory: bool = False):
+        return runge_kutta(tableau, problem.field, x, grid, trajectory=trajectory)
+
+    return Solver(integrate, functools.partial(evaluation_times, tableau))
+
+
+SOLVERS = {name: _solver(tableau) for name, tableau in TABLEAUS.items()}

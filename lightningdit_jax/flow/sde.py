@@ -10,14 +10,15 @@ import numpy as np
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.diffusions import DIFFUSIONS, diffusion
 from lightningdit_jax.flow.draws import draw_samples
-from lightningdit_jax.flow.paths import Path
-from lightningdit_jax.flow.predictions import SAMPLE_EPS, time_interval
-from lightningdit_jax.flow.runge_kutta import TABLEAUS, runge_kutta
+from lightningdit_jax.flow.paths import Path, get_path
+from lightningdit_jax.flow.predictions import SAMPLE_EPS, Flow, time_interval
+from lightningdit_jax.flow.runge_kutta import TABLEAUS, evaluation_times, runge_kutta
+from lightningdit_jax.flow.solver import NoiseFn, Problem, Solver
 from lightningdit_jax.flow.timesteps import even_grid
+from lightningdit_jax.sampling_options import SamplingOptions
 
-METHODS = ("euler", "heun")
+METHODS = {"euler": "euler", "heun": "heun2"}  # and the tableau of a step
 LAST_STEPS = ("mean", "tweedie", "euler", "none")
-NoiseFn = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,10 @@ class SDEOptions:
     """
 
     method: str = "euler"
-    diffusion: str = "sigma"
-    diffusion_norm: float = 1.0
-    last_step: str = "mean"
-    last_step_size: float = 0.04
+    diffusion: str = SamplingOptions.diffusion
+    diffusion_norm: float = SamplingOptions.diffusion_norm
+    last_step: str = SamplingOptions.last_step
+    last_step_size: float = SamplingOptions.last_step_size
 
     def __post_init__(self):
         for what, name, known in (
@@ -43,7 +44,7 @@ class SDEOptions:
             ("last step", self.last_step, LAST_STEPS),
         ):
             if name not in known:
-                raise ValueError(unknown_name(what, name, known))
+                raise ValueError(unknown_name(what, name, tuple(known)))
         if self.diffusion_norm < 0:
             raise ValueError(f"diffusion_norm is {self.diffusion_norm}; expected 0 or more")
         if self.last_step != "none" and not 0 < self.last_step_size < 1:
@@ -104,7 +105,7 @@ def integrate_sde(
     and after the last step [N, B, ...], as the release lists them: with "none" the end is twice.
     """
     x, grid = x.astype(jnp.float32), jnp.asarray(grid, jnp.float32)
-    tableau = TABLEAUS["euler" if options.method == "euler" else "heun2"]
+    tableau = TABLEAUS[METHODS[options.method]]
 
     def velocity_and_score(x, t):
         velocity = velocity_fn(x, t).astype(jnp.float32)
@@ -137,3 +138,40 @@ def integrate_sde(
             strength = diffusion(path, options.diffusion, t, options.diffusion_norm)
             x = x + (velocity + strength * score) * options.last_step_size
     return jnp.concatenate([states, x[None]]) if trajectory else x
+
+
+_OPTIONS = tuple(f.name for f in dataclasses.fields(SDEOptions) if f.name != "method")
+
+
+def _solver(method: str) -> Solver:
+    def integrate(problem: Problem, x: jax.Array, grid: jax.Array, *, trajectory=False, **options):
+        sde = SDEOptions(method, **options)
+        return integrate_sde(
+            problem.path,
+            problem.velocity_fn,
+            x,
+            grid,
+            problem.noise_fn,
+            sde,
+            trajectory=trajectory,
+        )
+
+    def times(grid: np.ndarray, **options):
+        steps = evaluation_times(TABLEAUS[METHODS[method]], grid)
+        return steps if options["last_step"] == "none" else np.append(steps, grid[-1])
+
+    def grid(flow: Flow, num_steps: int, timestep_shift: float, **options):
+        path = get_path(flow.path)
+        return sde_grid(path, flow.prediction, num_steps, SDEOptions(method, **options))
+
+    return Solver(
+        integrate,
+        times,
+        options=_OPTIONS,
+        grid=grid,
+        grid_options=_OPTIONS,
+        times_by="num_steps and last_step_size",
+    )
+
+
+SOLVERS = {f"sde_{method}": _solver(method) for method in METHODS}

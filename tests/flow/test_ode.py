@@ -59,9 +59,9 @@ def test_noise_becomes_data_of_the_known_distribution(solver):
 @pytest.mark.parametrize("solver", ["rk4", "heun3", "dopri5"])
 def test_round_trip(solver):
     """Noise -> data -> noise on one grid and its reverse."""
-    grid = time_grid(33)
-    data = solve(solver, FLOW.velocity, X, grid, rtol=1e-6)
-    back = solve(solver, FLOW.velocity, data, grid[::-1], rtol=1e-6)
+    grid, options = time_grid(33), {"rtol": 1e-6} if solver == "dopri5" else {}
+    data = solve(solver, FLOW.velocity, X, grid, **options)
+    back = solve(solver, FLOW.velocity, data, grid[::-1], **options)
     np.testing.assert_allclose(back, X, atol=1e-4)
 
 
@@ -164,7 +164,8 @@ def test_a_state_may_have_parts(solver):
         return {"position": state["speed"], "speed": -state["position"]}
 
     state = {"position": jnp.zeros(2), "speed": jnp.ones(2)}
-    end = solve(solver, rotation, state, time_grid(33), rtol=1e-6, atol=1e-6)
+    options = {"rtol": 1e-6, "atol": 1e-6} if solver == "dopri5" else {}
+    end = solve(solver, rotation, state, time_grid(33), **options)
     np.testing.assert_allclose(end["position"], np.sin([1, 1]), atol=2e-6)
     np.testing.assert_allclose(end["speed"], np.cos([1, 1]), atol=2e-6)
 
@@ -174,5 +175,7 @@ def test_bad_names_and_grids_are_refused():
         integrate("eular", velocity, X, time_grid(5))
     with pytest.raises(ValueError, match=r"heun.*heun2"):
         evaluations("heun", 5)
+    with pytest.raises(ValueError, match="rtol is given, but the solver 'rk4' does not read it"):
+        integrate("rk4", velocity, X, time_grid(5), rtol=1e-6)
     with pytest.raises(ValueError, match="1 points"):
         integrate("euler", velocity, X, np.zeros(1))

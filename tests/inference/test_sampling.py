@@ -41,7 +41,7 @@ def test_evaluations(changes, evaluations, guided):
         ({"cfg_channels": -1}, "cfg_channels is -1"),
         ({"cfg_interval_start": 0.5, "cfg_interval_end": 0.2}, "ends at 0.2, before it begins"),
         ({"solver": "ucgm", "timestep_shift": 0.3}, "set timestep_shift to 0"),
-        ({"time_warp": (1.0, 1.0)}, "expected three numbers"),
+        ({"solver": "ucgm", "time_warp": (1.0, 1.0)}, "expected three positive numbers"),
         ({"solver": "sde_euler", "timestep_shift": 0.3}, "num_steps and last_step_size; set"),
         ({"solver": "sde_euler", "diffusion": "sgima"}, "did you mean 'sigma'"),
         ({"solver": "sde_heun", "last_step": "none"}, "'heun' without a last step looks at t = 1"),

@@ -11,10 +11,12 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
+from lightningdit_jax.flow.solver import look_up
+from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.quality.stream import make_quality
 from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
 from lightningdit_jax.inference.sampling.opening import open_sampler
-from lightningdit_jax.inference.sampling.options import UNSHIFTED, Sampling, choose_labels
+from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 
 Row = dict[str, Any]
@@ -97,7 +99,7 @@ def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
     points = []
     for combination in itertools.product(*values):
         fields = fixed | dict(zip(names, combination))
-        if fields["solver"] in UNSHIFTED:
+        if look_up(SOLVERS, fields["solver"]).times_by:
             fields["timestep_shift"] = 0.0
         point = Sampling(**fields)
         if point not in points:

@@ -35,14 +35,15 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     config.tokenizer; no checkpoint is read. The report is that of compile_on. model_flops count the
     velocities that guidance needs, the program's matmul_flops the dearer side of every branch,
     guided steps all along. Raises ValueError as compile_on, for a slice that does not exist, for a
-    tokenizer of other channels, for autoguidance and for dopri5, whose number of steps is not
-    known.
+    tokenizer of other channels, for autoguidance and for a solver whose number of evaluations is
+    not known.
     """
     sampling, options = Sampling.of(config.sample), config.sample
     if options.weak_checkpoint or sampling.evaluations() is None:
         raise ValueError(
-            "--mode=compile --target=sample knows neither autoguidance nor dopri5; set "
-            "config.sample.weak_checkpoint to '' and config.sample.solver to another"
+            "--mode=compile --target=sample knows neither autoguidance nor solvers that choose "
+            "their steps as they go; set config.sample.weak_checkpoint to '' and "
+            f"config.sample.solver, which is '{options.solver}', to one that does not"
         )
     if config.model.in_channels != config.tokenizer.embed_dim:
         raise ValueError(

@@ -14,7 +14,7 @@ from lightningdit_jax.inference.sampling.fitting import (
     check_tokenizer,
     check_weak,
 )
-from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.inference.sampling.options import Sampling, check_given
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
@@ -44,10 +44,13 @@ def generate(
     module of one's own is of the release's flow unless that is set). latent_stats replaces the
     scaling: a LatentScaling, anything else with `mean` and `std` [C], or "none" for latents as the
     tokenizer makes them. weak: a worse generator to guide against, instead of the null label
-    (autoguidance). mesh: None is all devices. sampling: the fields of Sampling: num_steps (grid
-    points), solver, cfg_scale, cfg_channels (0 is all), cfg_interval_start, timestep_shift, ...
+    (autoguidance). mesh: None is all devices. sampling: SamplingOptions by name, all of which have
+    defaults there: num_steps (grid points), solver, cfg_scale, cfg_channels (0 is all),
+    cfg_interval_start, timestep_shift, ... Guidance and shift are off unless given: published ones
+    are of one model, and its config has them.
     Raises ValueError for labels outside 0..num_classes-1, models of another kind or that do not fit
-    each other, latents of a scaling that nobody knows, and values that do not fit.
+    each other, latents of a scaling that nobody knows, options of another solver, and values that
+    do not fit.
     """
     _check_kind("dit", dit, LightningDiT)
     _check_kind("vae", vae, VAVAE)
@@ -70,6 +73,7 @@ def generate(
         _check_kind("weak", weak, LightningDiT)
         theirs = GeneratorMeaning(weak.config, weak.flow or Flow(), weak.latent_scaling)
         check_weak(GeneratorMeaning(config, flow, scaling), theirs, "weak")
+    check_given(sampling.get("solver", Sampling.solver), tuple(sampling))
     mesh = make_mesh() if mesh is None else mesh
     modules = {"dit": dit, "vae": vae} | ({} if weak is None else {"weak": weak})
     split = {name: nnx.split(module, nnx.Param) for name, module in modules.items()}

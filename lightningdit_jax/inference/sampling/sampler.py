@@ -12,10 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.flow.guidance import ConditionalVelocityFn, guide
-from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import Flow, to_velocity
-from lightningdit_jax.flow.sde import integrate_sde, sample_noise
+from lightningdit_jax.flow.sde import sample_noise
+from lightningdit_jax.flow.solver import Problem
+from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.finite import check_finite, rows_are_finite
 from lightningdit_jax.inference.sampling.options import Method, Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -165,20 +166,9 @@ def make_program(
             weak_velocity_fn=weak,
         )
         x, grid = initial_noise(knobs["seed"], indices, latent_shape), knobs["grid"]
-        if sde := method.sde():
-            noise_fn = sample_noise(knobs["seed"], indices, latent_shape)
-            path = get_path(structure.flow.path)
-            latents = integrate_sde(path, velocity_fn, x, grid, noise_fn, sde)
-        else:
-            latents = integrate(
-                method.solver,
-                velocity_fn,
-                x,
-                grid,
-                rtol=method.rtol,
-                atol=method.atol,
-                extrapolation=method.extrapolation,
-            )
+        noise_fn = sample_noise(knobs["seed"], indices, latent_shape)
+        problem = Problem(velocity_fn, get_path(structure.flow.path), noise_fn)
+        latents = SOLVERS[method.solver].integrate(problem, x, grid, **dict(method.options))
         z = structure.scaling.invert(latents)
         images, finite = _decode(structure.vae, weights["vae"], z, mesh)
         return images, {"latents": rows_are_finite(latents), "pixels": finite}

@@ -1,0 +1,32 @@
+"""What decides how noise becomes latents: every option, its default, unit and source, once.
+
+config.sample has these keys and ldj.generate takes them by name. A solver says which of them are
+its own in its row of flow/solvers.py. Imports nothing of ours, so that a config needs no JAX.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """The defaults are the release's solver and grid without guidance or shift.
+
+    Those two are of a model, not of a solver: configs/ have what is published for each.
+    """
+
+    num_steps: int = 250  # grid points: 250 is 249 steps
+    solver: str = "euler"  # "euler", "midpoint", "heun2", "heun3", "rk4", "dopri5", "ucgm",
+    # "sde_euler" or "sde_heun"
+    cfg_scale: float = 1.0  # 1 is no guidance
+    cfg_channels: int = 3  # guided channels; 0 is all. Published scales mean 3
+    cfg_interval_start: float = 0.0  # no guidance at earlier times
+    cfg_interval_end: float = 1.0  # no guidance at later times
+    timestep_shift: float = 0.0  # t -> s t / (1 + (s - 1) t); 0 is off
+    rtol: float = 1e-3  # of dopri5, relative to the state
+    atol: float = 1e-6  # of dopri5
+    extrapolation: float = 0.5  # of ucgm; arXiv 2505.07447
+    time_warp: tuple[float, ...] = (1.17, 0.8, 1.1)  # of ucgm, instead of timestep_shift
+    diffusion: str = "sigma"  # of the SDE: "constant", "sbdm", "sigma", "linear", ...; SiT
+    diffusion_norm: float = 1.0
+    last_step: str = "mean"  # of the SDE: "mean", "tweedie", "euler" or "none"
+    last_step_size: float = 0.04
