@@ -61,9 +61,11 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     argv: what parse_flags left over. Raises ValueError.
     """
     from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.choices import solver_choice, source_choice
     from lightningdit_jax.assembly.workdir import check_command_line
     from lightningdit_jax.config_jobs import jobs_of
     from lightningdit_jax.errors import unknown_name
+    from lightningdit_jax.inference.quality.metrics import metric_choice
 
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
@@ -73,7 +75,8 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     given = config_flags.get_override_values(flags.FLAGS["config"])
     evaluates = config.train.evaluate_every_steps > 0
     jobs = jobs_of(MODE.value, TARGET.value, config.kind, evaluates)
-    check_command_line(config, given, jobs, WORKDIR.value)
+    choices = (source_choice(), solver_choice(), metric_choice())
+    check_command_line(config, given, jobs, WORKDIR.value, choices)
     return config, given, jobs
 
 

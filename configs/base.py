@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     c.tokenizer.embed_dim = 32  # d: channels of the latents
 
     c.data = ConfigDict()
-    c.data.source = "latents"  # "latents", "digits", "folder" or "tfds"
+    c.data.source = "latents"  # or images: "digits", "folder", "tfds"
     c.data.path = ""  # folder of latent shards, of class folders, of images, or TFDS data_dir
     c.data.split = "train"  # of digits ("train", "test", "all") and of TFDS
     c.data.tfds_name = "imagenet2012"

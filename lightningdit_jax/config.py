@@ -67,7 +67,7 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    source: Literal["latents", "digits", "folder", "tfds"]
+    source: str
     path: str
     split: str
     tfds_name: str
@@ -252,7 +252,7 @@ class ExtractConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    metric: Literal["fid", "digits"]
+    metric: str
     split: str
     samples: str
     num_images: int

@@ -1,11 +1,14 @@
 """Which jobs read which keys of a config, and which keys a run's weights have their meaning from.
 
-Knows keys by name alone and imports no config. tests/test_config_jobs.py holds the table to what
-the jobs really read.
+Knows keys by name alone and imports no config; a Choice is made where the table is that it is of.
+tests/test_config_jobs.py holds the tables to what the jobs really read.
 """
 
-from collections.abc import Callable, Collection, Iterable
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from lightningdit_jax.errors import unknown_name
 
 # A job is named as people start it.
 TRAIN_GENERATOR = "the training of a generator"
@@ -69,6 +72,7 @@ _READERS: dict[str, Collection[str]] = {
     "train.ema_decay": (*_STEP, EVALUATOR),
     "train.ema_decays": (*_STEP, EVALUATOR),
     "train.evaluate_every_steps": (*_TRAIN, EVALUATOR),
+    "train.best_metric": (*_TRAIN, EVALUATOR),
     "sample": (*_SAMPLES, COMPILE_SAMPLER),
     "sample.checkpoint": (SAMPLE, SWEEP),
     "sample.tokenizer": _SAMPLES,
@@ -80,30 +84,14 @@ _READERS: dict[str, Collection[str]] = {
     "sweep": (SWEEP,),
     "extract": (EXTRACT,),
     "extract.checkpoint": _IMAGES,
-    "evaluate.metric": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),
+    "evaluate": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),  # the metric, and what it needs
     "evaluate.split": (EVALUATE_TOKENIZER,),
     "evaluate.samples": (EVALUATE_SAMPLES,),
     "evaluate.num_images": _EVALUATE,
     "evaluate.train_samples": (EVALUATOR,),
     "evaluate.lpips": (EVALUATE_TOKENIZER,),
     "evaluate.inception": (*_EVALUATE, SWEEP, EVALUATOR),
-    "evaluate.reference": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),
     "evaluate.batch_size": (*_EVALUATE, SWEEP, EVALUATOR),
-}
-
-# Keys that the jobs which read another key read only where that has one of these values.
-_CONDITIONS = {
-    "data.path": ("data.source", ("folder", "tfds", "latents")),
-    "data.split": ("data.source", ("digits", "tfds")),
-    "data.tfds_name": ("data.source", ("tfds",)),
-    "data.corrupt": ("data.source", ("folder", "tfds")),
-    "optimizer.decay_steps": ("optimizer.schedule", ("trapezoid",)),
-    "optimizer.end_factor": ("optimizer.schedule", ("linear", "cosine", "trapezoid")),
-    "sample.ema_decay": ("sample.use_ema", (True,)),
-    "evaluate.split": ("data.source", ("digits", "tfds")),
-    "evaluate.inception": ("evaluate.metric", ("fid",)),
-    "evaluate.reference": ("evaluate.metric", ("fid",)),
-    "evaluate.batch_size": ("evaluate.metric", ("fid",)),
 }
 
 # Why the others do not, where that is not plain.
@@ -157,6 +145,39 @@ _TAKEN = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A key that names a row of a table, whose row says which other keys are read.
+
+    reads: by value of the key, what the jobs that read it then read too. What is listed at no value
+    is read at any. tried: a key of values that a job takes one after another in its place, where
+    it reads it and there are any.
+    """
+
+    key: str
+    reads: Mapping[Any, Collection[str]]
+    tried: str = ""
+
+    def values(self, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[str, ...]]:
+        """The key that decides for a job, and what it says."""
+        if self.tried and job in readers(self.tried) and value(self.tried):
+            return self.tried, value(self.tried)
+        return self.key, (value(self.key),)
+
+
+_CHOICES = (
+    Choice(
+        "optimizer.schedule",
+        {
+            "linear": ("optimizer.end_factor",),
+            "cosine": ("optimizer.end_factor",),
+            "trapezoid": ("optimizer.decay_steps", "optimizer.end_factor"),
+        },
+    ),
+    Choice("sample.use_ema", {True: ("sample.ema_decay",)}),
+)
+
+
 def jobs_of(mode: str, target: str, kind: str, evaluates: bool) -> tuple[str, ...]:
     """The jobs that a command does. evaluates: whether its training is to evaluate."""
     generator = kind == "lightningdit"
@@ -178,13 +199,30 @@ def readers(key: str) -> tuple[str, ...]:
     return tuple(job for job in JOBS if job in found)
 
 
-def is_read(key: str, jobs: Collection[str], value: Callable[[str], Any]) -> bool:
+def check_choices(value: Callable[[str], Any], choices: Iterable[Choice]) -> None:
+    """Raises ValueError for a value of a Choice that no row has, naming the nearest.
+
+    value: what the config says of a key.
+    """
+    for choice in choices:
+        tried = value(choice.tried) if choice.tried else ()
+        for key, names in ((choice.key, (value(choice.key),)), (choice.tried, tried)):
+            for name in names:
+                if name not in choice.reads:
+                    what = f"value of config.{key}"
+                    raise ValueError(unknown_name(what, name, tuple(choice.reads)))
+
+
+def is_read(
+    key: str, jobs: Collection[str], value: Callable[[str], Any], choices: Collection[Choice]
+) -> bool:
     """Whether one of the jobs reads a key, or takes what it says from its checkpoint.
 
-    value: what the config says of a key, which may decide whether others are read.
+    value: what the config says of a key, which may decide by one of the choices whether others are
+    read.
     """
     return any(
-        is_taken(key, job) or (job in readers(key) and _unmet(key, job, value) is None)
+        is_taken(key, job) or (job in readers(key) and _unmet(key, job, value, choices) is None)
         for job in jobs
     )
 
@@ -199,22 +237,27 @@ def meaning_of(key: str) -> str | None:
     return next((field for field, keys in MEANING.items() if _lists(keys, key)), None)
 
 
-def check_given(keys: Iterable[str], jobs: Collection[str], value: Callable[[str], Any]) -> None:
+def check_given(
+    keys: Iterable[str],
+    jobs: Collection[str],
+    value: Callable[[str], Any],
+    choices: Collection[Choice],
+) -> None:
     """Raises ValueError for a key given on the command line that none of the jobs reads.
 
-    value: as in is_read. A key that a job takes from its checkpoint passes: it is compared when
-    that is known.
+    value, choices: as in is_read. A key that a job takes from its checkpoint passes: it is compared
+    when that is known.
     """
     for key in keys:
-        if is_read(key, jobs, value):
+        if is_read(key, jobs, value, choices):
             continue
         reading = next((job for job in jobs if job in readers(key)), None)
-        if reading is not None and (unmet := _unmet(key, reading, value)):
-            other, values = unmet
+        if reading is not None and (unmet := _unmet(key, reading, value, choices)):
+            other, chosen, wanted = unmet
             raise ValueError(
                 f"config.{key} is given on the command line, but config.{other} is "
-                f"'{value(other)}', which does not read it; leave it out, or set config.{other} to "
-                f"what reads it: {', '.join(map(repr, values))}"
+                f"{', '.join(map(repr, chosen))}, which does not read it; leave it out, or set "
+                f"config.{other} to what reads it: {', '.join(map(repr, wanted))}"
             )
         reason = _REASONS.get(key) or _REASONS.get(key.partition(".")[0])
         why = f" ({reason})" if reason else ""
@@ -224,12 +267,18 @@ def check_given(keys: Iterable[str], jobs: Collection[str], value: Callable[[str
         )
 
 
-def _unmet(key: str, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[Any, ...]] | None:
-    """The other key and values that a job reads this key at, where the other is not one of them."""
-    other, values = _CONDITIONS.get(key, (None, ()))
-    if other is None or job not in readers(other) or value(other) in values:
-        return None
-    return other, values
+def _unmet(
+    key: str, job: str, value: Callable[[str], Any], choices: Iterable[Choice]
+) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    """The choice that leaves a key unread by a job: its key, its values, and those that read it."""
+    for choice in (*_CHOICES, *choices):
+        wanted = tuple(name for name, keys in choice.reads.items() if key in keys)
+        if not wanted or job not in readers(choice.key):
+            continue
+        other, chosen = choice.values(job, value)
+        if not set(chosen) & set(wanted):
+            return other, chosen, wanted
+    return None
 
 
 def _lists(names: Collection[str], key: str) -> bool:

@@ -20,10 +20,12 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> None:
     """Reads the images once, then writes the file."""
+    from lightningdit_jax.data.sources import SOURCES
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", required=True, choices=("folder", "tfds", "digits", "npz"))
+    parser.add_argument("--source", required=True, choices=(*SOURCES, "npz"))
     parser.add_argument("--path", default="", help="folder of images, data_dir, or file")
     parser.add_argument("--split", default="train", help="of digits and TFDS")
     parser.add_argument("--tfds-name", default="imagenet2012")

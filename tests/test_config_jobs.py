@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from lightningdit_jax.assembly.choices import solver_choice, source_choice
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.workdir import check_command_line, write_config
 from lightningdit_jax.config import Config
@@ -38,6 +39,7 @@ from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.quality.metrics import metric_choice
 from lightningdit_jax.inference.quality.sweep import sweep
 from lightningdit_jax.inference.sampling import compile as sampler_compile
 from lightningdit_jax.inference.sampling.job import sample
@@ -55,6 +57,8 @@ from tests import tiny
 pytestmark = pytest.mark.xdist_group(__name__)
 
 KEYS = tuple(key_types(Config))
+METRIC = (metric_choice(),)
+CHOICES = (source_choice(), solver_choice(), *METRIC)
 # Keys that a job reads with other values than here: a Fréchet distance needs Inception's network,
 # a policy on NaN a NaN. The cache is main.py's to set.
 FRECHET = {"evaluate.inception", "evaluate.reference", "evaluate.batch_size"}
@@ -175,20 +179,73 @@ def test_the_table_says_what_a_job_reads(recorded, job):
 
 def test_a_key_that_a_job_does_not_read_is_refused():
     # These read the most.
-    most = {
+    values = {
         "data.source": "tfds",
         "evaluate.metric": "fid",
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,
     }
-    value = most.get
     for job in JOBS:
         for key in KEYS:
+            solver = next((s for s, keys in READ_BY_SOLVERS.items() if key in keys), "euler")
+            value = {**values, "sample.solver": solver}.get
             if job in readers(key) or is_taken(key, job):
-                check_given([key], [job], value)
+                check_given([key], [job], value, CHOICES)
                 continue
             with pytest.raises(ValueError, match=rf"config\.{key} is given .* does not read it"):
-                check_given([key], [job], value)
+                check_given([key], [job], value, CHOICES)
+
+
+SDE = {"sample.diffusion", "sample.diffusion_norm", "sample.last_step", "sample.last_step_size"}
+READ_BY_SOLVERS = {
+    "euler": set(),
+    "heun3": set(),
+    "dopri5": {"sample.rtol", "sample.atol"},
+    "ucgm": {"sample.extrapolation", "sample.time_warp"},
+    "sde_euler": SDE,
+    "sde_heun": SDE,
+}
+
+
+@pytest.mark.parametrize("solver", READ_BY_SOLVERS)
+def test_an_option_of_another_solver_is_refused(solver):
+    """It used to be ignored. tests/flow/test_solvers.py has what a solver's own options change."""
+    config = tiny.config("digits_dit", sample__solver=solver)
+    for key in set().union(*READ_BY_SOLVERS.values()):
+        if key in READ_BY_SOLVERS[solver]:
+            check_command_line(config, [key], [SAMPLE], "", CHOICES)
+            continue
+        told = (
+            rf"{key} is given .* but config\.sample\.solver is '{solver}', which does not read it"
+        )
+        with pytest.raises(ValueError, match=told):
+            check_command_line(config, [key], [SAMPLE], "", CHOICES)
+
+
+def test_a_sweep_reads_the_options_of_all_the_solvers_it_tries():
+    config = tiny.config("digits_dit", sample__solver="ucgm", sweep__solver=("euler", "dopri5"))
+    check_command_line(config, ["sample.rtol"], [SWEEP], "", CHOICES)
+    with pytest.raises(
+        ValueError,
+        match=r"time_warp is given .* config\.sweep\.solver is 'euler', 'dopri5', which does not",
+    ):
+        check_command_line(config, ["sample.time_warp"], [SWEEP], "", CHOICES)
+    check_command_line(config, ["sample.time_warp"], [SAMPLE], "", CHOICES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data__source": "foldr"}, "value of config.data.source 'foldr'; did you mean 'folder'"),
+        ({"evaluate__metric": "FID"}, "'FID'.* Known: fid, digits"),
+        ({"sample__solver": "eular"}, "value of config.sample.solver 'eular'"),
+        ({"sweep__solver": ("euler", "heun")}, "value of config.sweep.solver 'heun'; .*'heun"),
+    ],
+)
+def test_a_name_that_no_table_has_is_refused_whatever_the_job(changes, told):
+    config = tiny.config("digits_dit", **changes)
+    with pytest.raises(ValueError, match=told):
+        check_command_line(config, [], [TRAIN_GENERATOR], "", CHOICES)
 
 
 @pytest.mark.parametrize("source", ["digits", "folder", "tfds"])
@@ -245,29 +302,33 @@ def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monke
             section, _, name = key.partition(".")
             changed = config.changed(**{section: {name: other}})
             same = images(changed, changed.value(split_key)) == want
-            assert is_read(key, [job], changed.value) != same, (job, key)
+            assert is_read(key, [job], changed.value, CHOICES) != same, (job, key)
             if same:
                 told = rf"config.{key} is given .* config.data.source is '{source}', which does"
                 with pytest.raises(ValueError, match=told):
-                    check_command_line(changed, [key], [job], str(tmp_path))
+                    check_command_line(changed, [key], [job], str(tmp_path), CHOICES)
 
 
 def test_the_digits_metric_reads_no_network(tmp_path):
     """What FRECHET's keys are to the jobs recorded here, which are judged as digits."""
     for key in KEYS:
         for job in (EVALUATE_SAMPLES, SWEEP, EVALUATOR):
-            fid, digits = (is_read(key, [job], lambda _, m=m: m) for m in ("fid", "digits"))
+            fid, digits = (
+                is_read(key, [job], {"evaluate.metric": m}.get, METRIC) for m in ("fid", "digits")
+            )
             assert (fid != digits) == (key in FRECHET and job in readers(key)), (job, key)
     config = tiny.config("digits_dit")
     with pytest.raises(
         ValueError,
         match=r"inception is given .* set config\.evaluate\.metric to what reads it: 'fid'",
     ):
-        check_command_line(config, ["evaluate.inception"], [EVALUATE_SAMPLES], str(tmp_path))
+        check_command_line(
+            config, ["evaluate.inception"], [EVALUATE_SAMPLES], str(tmp_path), CHOICES
+        )
     write_config(config, str(tmp_path))
-    check_command_line(config, ["evaluate.inception"], [EVALUATE_SAMPLES], str(tmp_path))
+    check_command_line(config, ["evaluate.inception"], [EVALUATE_SAMPLES], str(tmp_path), CHOICES)
     # A tokenizer's evaluation has one metric.
-    check_command_line(config, ["evaluate.inception"], [EVALUATE_TOKENIZER], "")
+    check_command_line(config, ["evaluate.inception"], [EVALUATE_TOKENIZER], "", CHOICES)
 
 
 def test_every_key_has_a_reader_and_every_command_its_jobs():

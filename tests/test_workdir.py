@@ -111,19 +111,19 @@ def test_a_config_comes_back_from_its_workdir(name, tmp_path):
 def test_a_key_that_restates_the_workdir_passes(tmp_path):
     config = tiny.config("digits_vavae", frozen__foundation="F")
     with pytest.raises(ValueError, match=r"config.frozen.foundation is given .*--mode=extract"):
-        check_command_line(config, ["frozen.foundation"], [EXTRACT], str(tmp_path))
+        check_command_line(config, ["frozen.foundation"], [EXTRACT], str(tmp_path), ())
     write_config(config, str(tmp_path))
-    check_command_line(config, ["frozen.foundation", "seed"], [EXTRACT], str(tmp_path))
+    check_command_line(config, ["frozen.foundation", "seed"], [EXTRACT], str(tmp_path), ())
     other = config.changed(frozen={"foundation": "G"})
     with pytest.raises(ValueError, match=r"config.frozen.foundation is given"):
-        check_command_line(other, ["frozen.foundation"], [EXTRACT], str(tmp_path))
+        check_command_line(other, ["frozen.foundation"], [EXTRACT], str(tmp_path), ())
 
 
 def test_a_checkpoint_to_start_from_is_refused_in_training(tmp_path):
     config = tiny.config("digits_dit", sample__checkpoint="C")
     for job in (TRAIN_GENERATOR, TRAIN_TOKENIZER):
         with pytest.raises(ValueError, match="cannot start from a checkpoint elsewhere yet"):
-            check_command_line(config, ["sample.checkpoint"], [job], str(tmp_path))
+            check_command_line(config, ["sample.checkpoint"], [job], str(tmp_path), ())
 
 
 @pytest.fixture(scope="module")

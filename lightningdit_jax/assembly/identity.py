@@ -5,6 +5,7 @@ from typing import Any
 from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.config import DataConfig
 from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.data.sources import SOURCES
 
 
 def weights_identity(path: str, loaded: Loaded) -> dict[str, Any]:
@@ -21,8 +22,8 @@ def images_identity(data: DataConfig, images: ImageSource, split: str) -> dict[s
     identity: dict[str, Any] = {"source": data.source, "count": len(images)}
     if isinstance(images, ImageFolder):
         identity["files"] = images.fingerprint()
-    else:
+    if "split" in SOURCES[data.source].reads:
         identity["split"] = split
-    if data.source == "tfds":
+    if "tfds_name" in SOURCES[data.source].reads:
         identity["name"] = data.tfds_name
     return identity

@@ -11,7 +11,7 @@ from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint, read_meta
 from lightningdit_jax.config import Config, from_dict
 from lightningdit_jax.config_fields import key_types
-from lightningdit_jax.config_jobs import check_given, is_read, is_taken
+from lightningdit_jax.config_jobs import Choice, check_choices, check_given, is_read, is_taken
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 
@@ -38,18 +38,24 @@ def read_config(workdir: str) -> Config | None:
 
 
 def check_command_line(
-    config: Config, given: Collection[str], jobs: Collection[str], workdir: str
+    config: Config,
+    given: Collection[str],
+    jobs: Collection[str],
+    workdir: str,
+    choices: Collection[Choice],
 ) -> None:
     """Raises ValueError for a key given on the command line that none of the jobs reads.
 
-    Nor may it be one that what config says of another key, as data.source, leaves unread.
+    Nor may it be one that what config says of a choice, as data.source, leaves unread, and what it
+    says of one has to be a name that there is.
     given: the keys. One that restates what WORKDIR/config.json holds passes.
     """
-    unread = [key for key in given if not is_read(key, jobs, config.value)]
+    check_choices(config.value, choices)
+    unread = [key for key in given if not is_read(key, jobs, config.value, choices)]
     stored = read_config(workdir) if unread else None
     if stored is not None:
         unread = [key for key in unread if stored.value(key) != config.value(key)]
-    check_given(unread, jobs, config.value)
+    check_given(unread, jobs, config.value, choices)
 
 
 def check_taken(

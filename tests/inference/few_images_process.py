@@ -16,7 +16,8 @@ from flax import nnx
 from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
-from lightningdit_jax.inference.quality.inception import ImagesInMemory, InceptionNetwork
+from lightningdit_jax.inference.quality.features import ImagesInMemory
+from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import initialize
@@ -76,7 +77,7 @@ def run(tokenizer: str, images: str, folder: pathlib.Path) -> dict:
         tiny_inception.use(patch)
         network = InceptionNetwork("0", 8, make_mesh())
     pool = network.features(ImagesInMemory(image), 1)["pool"]
-    moments = network.moments(ImagesInMemory(image), 1)["pool"]
+    moments = network.moments(ImagesInMemory(image), 1, ["pool"])["pool"]
     return numbers | {"pool": pool.tolist(), "count": moments.count, "mean": moments.mean.tolist()}
 
 

@@ -13,7 +13,8 @@ from lightningdit_jax.evaluation.frechet import Gaussian, ReferenceMoments, mome
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality import job as quality_job
 from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
-from lightningdit_jax.inference.quality.inception import ImagesInMemory, InceptionNetwork
+from lightningdit_jax.inference.quality.features import ImagesInMemory
+from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from lightningdit_jax.assembly.loading import Loaded
-from lightningdit_jax.inference.quality import inception as inception_network
+from lightningdit_jax.inference.quality import features as feature_network
 from lightningdit_jax.models.inception import InceptionFeatures
 
 
@@ -32,7 +32,7 @@ def features(seed: int, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def use(monkeypatch) -> None:
     """Checkpoints of Inception named "0", "1", ... are stand-ins of that seed."""
-    load = inception_network.load_functional
+    load = feature_network.load_functional
 
     def load_stand_in(path, mesh, **options):
         if not path.isdigit():
@@ -40,4 +40,4 @@ def use(monkeypatch) -> None:
         graphdef, params = nnx.split(TinyInception(int(path)), nnx.Param)
         return Loaded(graphdef, nnx.to_pure_dict(params), {"kind": "inception"})
 
-    monkeypatch.setattr(inception_network, "load_functional", load_stand_in)
+    monkeypatch.setattr(feature_network, "load_functional", load_stand_in)

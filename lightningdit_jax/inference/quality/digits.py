@@ -1,11 +1,12 @@
 """How good generated digits are: recognised, like real ones, and neither copies nor all alike."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
@@ -14,6 +15,7 @@ from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
+from lightningdit_jax.inference.quality.metric import Metric, Quality
 
 
 def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -56,6 +58,19 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
     }
     reference = {"source": "digits", "train": len(train_x), "test": len(test_x)}
     return numbers, {"samples": {**identity, "count": len(samples)}, "reference": reference}
+
+
+def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
+    check_digits(class_names)
+    return _quality
+
+
+def _quality(batches: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    judge, digits = digits_judge(), digits_to_8x8(np.concatenate(list(batches)))
+    return {
+        "digits_fid": judge.frechet_distance(digits),
+        "recognised_share": judge.recognised_share(digits, labels),
+    }
 
 
 def check_digits(class_names: Sequence[str]) -> None:
@@ -104,3 +119,6 @@ def real_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     digits = Digits(split)
     images = np.stack([np.asarray(digits.image(i)) for i in range(len(digits))])
     return digits_to_8x8(images), digits.labels
+
+
+METRICS = {"digits": Metric(evaluate_digits, _stream, ("digits_fid", "recognised_share"))}

@@ -1,13 +1,18 @@
 """FID, sFID, Inception Score, precision and recall of samples, as ADM's evaluator defines them."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config, EvaluateConfig
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.errors import difference
 from lightningdit_jax.evaluation.frechet import (
     Moments,
+    MomentsStream,
     ReferenceMoments,
     frechet_distance,
     moments_from_npz,
@@ -15,7 +20,9 @@ from lightningdit_jax.evaluation.frechet import (
 from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.evaluation.precision_recall import precision_recall
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
+from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
+from lightningdit_jax.inference.quality.metric import Metric, Quality
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
 
@@ -54,6 +61,26 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], di
     }
 
 
+def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
+    options = config.evaluate
+    check_inception_options(options)
+    network = InceptionNetwork(options.inception, options.batch_size, mesh)
+    reference = open_reference(options.reference, network).pool
+
+    def quality(batches: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+        pool, logits = MomentsStream(len(reference.mean)), []
+        for images in batches:
+            features = network.features(ImagesInMemory(images), len(images))
+            pool.add(features["pool"])
+            logits.append(features["logits"])
+        return {
+            "fid": frechet_distance(*reference, *pool.moments().gaussian),
+            "inception_score": inception_score(np.concatenate(logits)),
+        }
+
+    return quality
+
+
 def check_inception_options(options: EvaluateConfig) -> None:
     """Raises ValueError if the network or the reference that FID needs is not named."""
     for key in ("inception", "reference"):
@@ -85,3 +112,13 @@ def open_reference(path: str, network: InceptionNetwork) -> ReferenceMoments:
             "the checkpoint it was made with, or make it again with scripts/reference_statistics.py"
         )
     return reference
+
+
+METRICS = {
+    "fid": Metric(
+        evaluate_samples,
+        _stream,
+        ("fid", "inception_score"),
+        reads=("inception", "reference", "batch_size"),
+    )
+}

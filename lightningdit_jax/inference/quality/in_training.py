@@ -14,8 +14,9 @@ from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.averages import WEIGHTS, average_decays, weights_item
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
+from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.predictions import Flow
-from lightningdit_jax.inference.quality.stream import make_quality
+from lightningdit_jax.inference.quality.metrics import make_quality, metric_of
 from lightningdit_jax.inference.sampling.fitting import GeneratorMeaning
 from lightningdit_jax.inference.sampling.opening import load_companions
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
@@ -38,16 +39,18 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
 
     It is off for train.evaluate_every_steps = 0 and for a tokenizer. Images are drawn as by
     --mode=sample, from the average that sample.use_ema and sample.ema_decay choose (state.params if
-    there is none), with the same noise and labels at every step. Metric "fid" gives `fid` and
-    `inception_score`, "digits" `digits_fid` and `recognised_share`; a Fréchet distance of few
-    samples is biased upwards, so compare it with its like only. All processes have to call it, with
-    the state on their mesh. Raises ValueError or FileNotFoundError for a tokenizer, latent
-    statistics, a network, a reference or an average that are missing or do not fit, all before
-    training begins.
+    there is none), with the same noise and labels at every step. The numbers are those of
+    evaluate.metric as images are drawn; a Fréchet distance of few samples is biased upwards, so
+    compare it with its like only. All processes have to call it, with the state on their mesh.
+    Raises ValueError or FileNotFoundError for a tokenizer, latent statistics, a network, a
+    reference or an average that are missing or do not fit, and for a train.best_metric that is no
+    number of the metric's, all before training begins.
     """
     if config.kind != "lightningdit" or config.train.evaluate_every_steps == 0:
         return None
-    options = config.sample
+    options, best, names = config.sample, config.train.best_metric, metric_of(config).stream_names
+    if best and best not in names:
+        raise ValueError(unknown_name("number of config.train.best_metric", best, names))
     if not options.tokenizer:
         raise ValueError(
             "config.sample.tokenizer is empty; evaluation within training decodes its samples: "
@@ -79,9 +82,9 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     weights = {name: part.params for name, part in loaded.items()}
     sampling = Sampling.of(options)
     count = config.evaluate.train_samples
-    names = class_names(record)
-    labels = choose_labels(options.labels, count, generator.num_classes, config.seed, names)
-    quality = make_quality(config, mesh, names)
+    known = class_names(record)
+    labels = choose_labels(options.labels, count, generator.num_classes, config.seed, known)
+    quality = make_quality(config, mesh, known)
 
     def evaluator(step: int, state: Weights) -> dict[str, float]:
         params = {WEIGHTS: state.params, **state.averages}[chosen(state.averages)]

@@ -7,8 +7,7 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
-from lightningdit_jax.inference.quality.digits import evaluate_digits
-from lightningdit_jax.inference.quality.fid import evaluate_samples
+from lightningdit_jax.inference.quality.metrics import metric_of
 from lightningdit_jax.inference.quality.tokenizer import evaluate_tokenizer
 from lightningdit_jax.parallel.multihost import is_main_process
 
@@ -23,10 +22,8 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
     """
     if config.kind == "vavae":
         numbers, of = evaluate_tokenizer(config, workdir)
-    elif config.evaluate.metric == "digits":
-        numbers, of = evaluate_digits(config, workdir)
     else:
-        numbers, of = evaluate_samples(config, workdir)
+        numbers, of = metric_of(config).file(config, workdir)
     for name, value in numbers.items():
         if not math.isfinite(value) and (name, value) != ("reconstruction_psnr", math.inf):
             raise FloatingPointError(

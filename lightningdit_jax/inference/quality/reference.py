@@ -8,7 +8,8 @@ import numpy as np
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
 from lightningdit_jax.evaluation.frechet import ReferenceMoments
-from lightningdit_jax.inference.quality.inception import InceptionNetwork, OrderedImages
+from lightningdit_jax.inference.quality.features import OrderedImages
+from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.parallel.multihost import is_main_process
 
 _BATCH = 256  # images read at once when some are kept
@@ -86,7 +87,8 @@ def write_reference(
     where the source skips them. All processes must call it; the main one writes.
     Raises ValueError for fewer than two images.
     """
-    moments = network.moments(images, images.shape[0], "reference images seen")
+    names = ("pool", "spatial")
+    moments = network.moments(images, images.shape[0], names, "reference images seen")
     pool, spatial = moments["pool"], moments["spatial"]
     reference = ReferenceMoments(pool.gaussian, spatial.gaussian, network.identity)
     if is_main_process():

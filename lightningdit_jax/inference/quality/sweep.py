@@ -13,7 +13,7 @@ from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
 from lightningdit_jax.flow.solver import look_up
 from lightningdit_jax.flow.solvers import SOLVERS
-from lightningdit_jax.inference.quality.stream import make_quality
+from lightningdit_jax.inference.quality.metrics import make_quality
 from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
 from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels

@@ -24,7 +24,7 @@ from lightningdit_jax.inference.image_batches import (
     process_range,
 )
 from lightningdit_jax.inference.pictures import save_png
-from lightningdit_jax.inference.quality.inception import gathered_moments
+from lightningdit_jax.inference.quality.features import gathered_moments
 from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.inference.reconstruct import make_reconstructor
 from lightningdit_jax.models.pixels import to_model_range
