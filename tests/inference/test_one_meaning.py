@@ -109,7 +109,7 @@ def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, f
     evaluated = keep_images(monkeypatch, in_training)
     params = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
     evaluator = in_training.make_training_evaluator(config)
-    evaluator(1, types.SimpleNamespace(params=params, ema=None))
+    evaluator(1, types.SimpleNamespace(params=params, averages={}))
     np.testing.assert_array_equal(evaluated[0], want)
 
 
