@@ -61,6 +61,7 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     argv: what parse_flags left over. Raises ValueError.
     """
     from lightningdit_jax import config as configs
+    from lightningdit_jax.assembly.alignment import check_alignment
     from lightningdit_jax.assembly.choices import solver_choice, source_choice
     from lightningdit_jax.assembly.workdir import check_command_line
     from lightningdit_jax.config_jobs import jobs_of
@@ -72,6 +73,7 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     if MODE.value not in MODES:
         raise ValueError(unknown_name("mode", MODE.value, MODES))
     config = configs.from_dict(CONFIG.value)
+    check_alignment(config)
     given = config_flags.get_override_values(flags.FLAGS["config"])
     evaluates = config.train.evaluate_every_steps > 0
     jobs = jobs_of(MODE.value, TARGET.value, config.kind, evaluates)

@@ -134,7 +134,8 @@ def get_config() -> ConfigDict:
     c.frozen = ConfigDict()  # converted checkpoints that the losses need
     c.frozen.lpips = ""
     c.frozen.foundation = ""
-    c.frozen.foundation_normalise = "parity"  # sees [-1, 1] as in the release, or "imagenet"
+    c.frozen.foundation_normalise = "parity"  # sees [-1, 1] as in the release; or, with its own
+    # mean and deviation, what it was "trained" on
 
     c.train = ConfigDict()
     c.train.num_steps = 80_000

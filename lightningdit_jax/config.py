@@ -132,7 +132,7 @@ class VAELossConfig:
     kl_weight: float
     disc_weight: float
     disc_loss: Literal["hinge", "vanilla"]
-    alignment: Literal["dinov2", "mae", "vit", "none"]
+    alignment: str
     adaptive_vf: bool
     distmat_weight: float
     cos_weight: float
@@ -177,7 +177,7 @@ class AdversaryConfig:
 class FrozenConfig:
     lpips: str
     foundation: str
-    foundation_normalise: Literal["parity", "imagenet"]
+    foundation_normalise: Literal["parity", "trained"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,6 @@ from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.topology import CHIPS, Slice
 from lightningdit_jax.training import compile as step_compile
-from lightningdit_jax.training.frozen import PUBLISHED
 from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import run_meta, train
 from tests import tiny
@@ -148,8 +147,8 @@ def recorded(tmp_path_factory):
         for module in (step_compile, sampler_compile):
             patch.setattr(module, "open_slice", lambda topology: where)
             patch.setattr(module, "compile_on", lambda where, lowered, flops: {})
-        patch.setitem(PUBLISHED, "lpips", TINY_LPIPS)
-        patch.setitem(PUBLISHED, "vit", tiny.VIT)
+        tiny.publish(patch, "lpips", TINY_LPIPS)
+        tiny.publish(patch, "vit", tiny.VIT)
         with recording(seen[COMPILE_GENERATOR]):
             step_compile.compile_train_step(dit, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_TOKENIZER]):

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from lightningdit_jax import config as configs
+from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.checkpoint import save_checkpoint
 from lightningdit_jax.data.latents import (
     LatentShards,
@@ -79,6 +80,12 @@ def write_network(path, module, architecture, kind):
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     save_checkpoint(str(path), {"params": params}, {"meta": json.loads(json.dumps(meta))})
     return str(path)
+
+
+def publish(monkeypatch, kind, architecture):
+    """Makes an architecture the one that is meant by a kind without a checkpoint."""
+    entry = dataclasses.replace(MODELS[kind], published=architecture)
+    monkeypatch.setitem(MODELS, kind, entry)
 
 
 def load_scaling(folder, multiplier=1.0):

@@ -2,16 +2,24 @@
 
 import dataclasses
 import functools
+import typing
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
-from lightningdit_jax.assembly.models import generator_options
-from lightningdit_jax.assembly.registry import MODELS, abstract_model, architecture
+from lightningdit_jax.assembly.registry import (
+    Role,
+    abstract_model,
+    architecture,
+    compute_options,
+    kinds_of,
+    model_of,
+)
 from lightningdit_jax.averages import weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
@@ -24,17 +32,26 @@ from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.tokenizer import Tokenizer
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model in functional form with what its checkpoint says of itself."""
+    """A model in functional form with what its checkpoint says of itself.
+
+    params: arrays, or ShapeDtypeStructs where none were read.
+    """
 
     graphdef: nnx.GraphDef
     params: Any
     meta: dict
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """The architecture."""
+        return architecture(self.meta["kind"], architecture_fields(self.meta))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -42,11 +59,20 @@ class Loaded:
         return weights_fingerprint(self.params)
 
     def module(self) -> nnx.Module:
-        """The module, to be called eagerly or inside jit; a generator says how it was trained."""
-        module = nnx.merge(self.graphdef, self.params)
-        if self.meta["kind"] == "lightningdit":
-            module.flow, module.latent_scaling = self.flow(), self.scaling()
+        """The module, to be called eagerly or inside jit.
+
+        A generator says how it was trained, and it and a tokenizer how their latents are scaled.
+        """
+        module, role = nnx.merge(self.graphdef, self.params), model_of(self.meta["kind"]).role
+        if role is Role.GENERATOR:
+            module.flow = self.flow()
+        if role in (Role.GENERATOR, Role.TOKENIZER):
+            module.latent_scaling = self.scaling()
         return module
+
+    def as_tokenizer(self) -> Tokenizer:
+        """The module of what was loaded to be used as a tokenizer."""
+        return typing.cast(Tokenizer, self.module())
 
     def description(self) -> str:
         """What the checkpoint says of itself, for people: one thing a line."""
@@ -75,7 +101,7 @@ class Loaded:
         return Flow.from_meta(self.meta)
 
     def scaling(self) -> LatentScaling | None:
-        """A generator's latent scaling, None where the checkpoint does not know it."""
+        """The scaling of a generator's or a tokenizer's latents, None where nobody knows it."""
         return LatentScaling.from_meta(self.meta.get("latents"))
 
 
@@ -113,6 +139,10 @@ def latent_stats(path: str) -> LatentScaling | None:
     return LatentScaling.from_meta(read_meta(find_checkpoint(path)).get("latents"))
 
 
+class WrongKindError(ValueError):
+    """A checkpoint holds a model that cannot be used as what the caller needs."""
+
+
 def load_functional(
     path: str,
     mesh: Mesh,
@@ -120,25 +150,44 @@ def load_functional(
     dtype: Any = jnp.float32,
     use_ema: bool = True,
     ema_decay: float = 0.0,
-    expect: str | None = None,
+    expect: Role | str | None = None,
     compute: ComputeConfig | None = None,
 ) -> Loaded:
     """Loads a checkpoint sharded over a mesh, by the same table as in training.
 
-    expect: kind that the caller needs. compute: how a generator's blocks are run; None is as the
-    module does by itself. Raises ValueError if the checkpoint is of another kind or lacks the
-    average.
+    expect: the role or the kind that the caller needs. compute: how a config has models run; None
+    is in `dtype`, and else as the module does by itself. Raises WrongKindError if the checkpoint is
+    of another kind, and ValueError if it lacks the average.
     """
     checkpoint = find_checkpoint(path)
-    meta = read_meta(checkpoint)
-    if expect is not None and meta["kind"] != expect:
-        raise ValueError(f"{checkpoint} holds a {meta['kind']}; expected a {expect}")
-    kind = meta["kind"]
-    config = architecture(kind, architecture_fields(meta))
-    options = {}
-    if kind == "lightningdit" and compute is not None:
-        options = generator_options(compute, config, mesh)
-    graphdef, abstract = abstract_model(kind, config, dtype, **options)
-    abstract = abstract_on_mesh(abstract, mesh, MODELS[kind].rules)
+    loaded = _abstract(checkpoint, mesh, dtype=dtype, expect=expect, compute=compute)
     item = weights_item(item_names(checkpoint), use_ema, ema_decay, str(checkpoint))
-    return Loaded(graphdef, read_arrays(checkpoint, item, abstract), meta)
+    return dataclasses.replace(loaded, params=read_arrays(checkpoint, item, loaded.params))
+
+
+def abstract_functional(
+    path: str, mesh: Mesh, *, expect: Role | str | None = None, compute: ComputeConfig
+) -> Loaded:
+    """As load_functional, without reading an array."""
+    return _abstract(find_checkpoint(path), mesh, expect=expect, compute=compute)
+
+
+def _abstract(
+    checkpoint: epath.Path,
+    mesh: Mesh,
+    *,
+    dtype: Any = jnp.float32,
+    expect: Role | str | None,
+    compute: ComputeConfig | None,
+) -> Loaded:
+    meta = read_meta(checkpoint)
+    kind, model = meta["kind"], model_of(meta["kind"])
+    if expect is not None and expect not in (kind, model.role):
+        wanted = expect
+        if isinstance(expect, Role):
+            wanted = f"{expect.value} ({', '.join(kinds_of(expect))})"
+        raise WrongKindError(f"{checkpoint} holds a {kind}; expected a {wanted}")
+    config = architecture(kind, architecture_fields(meta))
+    options = {"dtype": dtype} if compute is None else compute_options(kind, config, compute, mesh)
+    graphdef, abstract = abstract_model(kind, config, **options)
+    return Loaded(graphdef, abstract_on_mesh(abstract, mesh, model.rules), meta)

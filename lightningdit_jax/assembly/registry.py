@@ -1,26 +1,31 @@
-"""The models a checkpoint can hold, by kind: config, module, and how its weights are sharded.
+"""The models a checkpoint can hold, by kind: what each is made of, and what it can be used as.
 
 In the tables of (path pattern, spec) blocks are stacked over depth (a leading axis L that is never
 sharded). D is the model width, H heads, F the MLP's hidden width.
 """
 
 import dataclasses
+import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from lightningdit_jax.assembly.models import generator_options
+from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from lightningdit_jax.models.foundation import IMAGENET, Normalization
 from lightningdit_jax.models.inception import Inception, InceptionConfig
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
 from lightningdit_jax.models.linear_proj import LinearProj, LinearProjConfig
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
-from lightningdit_jax.models.vit import ViT, ViTConfig
+from lightningdit_jax.models.vit import DINOV2_LARGE, MAE_LARGE, ViT, ViTConfig
 from lightningdit_jax.parallel.sharding import Rules
 
 # "fsdp" cuts the axis of width D of every block kernel. "tensor" follows Megatron (Shoeybi et al.
@@ -58,33 +63,86 @@ OTHER_RULES: Rules = (
 )
 
 
+class Role(enum.Enum):
+    """What a model can be used as, and so what its module has to offer beside its weights.
+
+    A generator is called as LightningDiT is and says `flow` and `latent_scaling` of itself; a
+    tokenizer is a models.tokenizer.Tokenizer, a foundation model a
+    models.foundation.FoundationModel.
+    """
+
+    GENERATOR = "generator"
+    TOKENIZER = "tokenizer"
+    FOUNDATION = "foundation model"
+
+
+def _no_options(compute: ComputeConfig, architecture: Any, mesh: Mesh) -> dict[str, Any]:
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """config(**fields) is an architecture, module(config, dtype=..., rngs=...) a network."""
+    """config(**fields) is an architecture, module(config, dtype=..., rngs=...) a network.
+
+    published: the architecture that is meant where no checkpoint says one, None where there is no
+    such. normalization: of the pixels that a foundation model was trained on, None where nobody
+    knows. options(compute, architecture, mesh): arguments of the module that change its speed.
+    """
 
     config: Callable[..., Any]
     module: Callable[..., nnx.Module]
     rules: Rules = OTHER_RULES
+    role: Role | None = None
+    published: Any = None
+    normalization: Normalization | None = None
+    options: Callable[[ComputeConfig, Any, Mesh], dict[str, Any]] = _no_options
 
 
 MODELS = {
-    "lightningdit": Model(LightningDiTConfig, LightningDiT, LIGHTNINGDIT_RULES),
-    "vavae": Model(VAVAEConfig, VAVAE, VAVAE_RULES),
-    "dinov2": Model(ViTConfig, ViT),
-    "mae": Model(ViTConfig, ViT),
-    "vit": Model(ViTConfig, ViT),
-    "lpips": Model(LPIPSConfig, LPIPS),
+    "lightningdit": Model(
+        LightningDiTConfig,
+        LightningDiT,
+        LIGHTNINGDIT_RULES,
+        Role.GENERATOR,
+        options=generator_options,
+    ),
+    "vavae": Model(VAVAEConfig, VAVAE, VAVAE_RULES, Role.TOKENIZER),
+    "dinov2": Model(
+        ViTConfig, ViT, role=Role.FOUNDATION, published=DINOV2_LARGE, normalization=IMAGENET
+    ),
+    "mae": Model(ViTConfig, ViT, role=Role.FOUNDATION, published=MAE_LARGE, normalization=IMAGENET),
+    "vit": Model(ViTConfig, ViT, role=Role.FOUNDATION),  # anyone's own
+    "lpips": Model(LPIPSConfig, LPIPS, published=LPIPSConfig()),
     "discriminator": Model(DiscriminatorConfig, Discriminator),
     "inception": Model(InceptionConfig, Inception),
     "linear_proj": Model(LinearProjConfig, LinearProj),
 }
 
 
-def architecture(kind: str, fields: Mapping[str, Any]) -> Any:
-    """The config of a kind from its fields. Raises ValueError for an unknown kind."""
+def model_of(kind: str) -> Model:
+    """The entry of a kind. Raises ValueError for an unknown one."""
     if kind not in MODELS:
         raise ValueError(unknown_name("kind of checkpoint", kind, tuple(MODELS)))
-    return MODELS[kind].config(**fields)
+    return MODELS[kind]
+
+
+def kinds_of(role: Role) -> tuple[str, ...]:
+    """The kinds that can be used so."""
+    return tuple(kind for kind, model in MODELS.items() if model.role is role)
+
+
+def architecture(kind: str, fields: Mapping[str, Any]) -> Any:
+    """The config of a kind from its fields. Raises ValueError for an unknown kind."""
+    return model_of(kind).config(**fields)
+
+
+def compute_options(kind: str, config: Any, compute: ComputeConfig, mesh: Mesh) -> dict[str, Any]:
+    """Arguments of a kind's module that training and all other jobs take from a config alike.
+
+    config: its architecture. Raises ValueError for what the devices of the mesh do not have.
+    """
+    options = MODELS[kind].options(compute, config, mesh)
+    return {"dtype": jnp.dtype(compute.dtype), **options}
 
 
 def abstract_model(

@@ -10,7 +10,7 @@ import safetensors.numpy
 from etils import epath
 from tqdm import tqdm
 
-from lightningdit_jax.assembly.registry import architecture
+from lightningdit_jax.assembly.registry import MODELS, Role, architecture
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
@@ -79,7 +79,8 @@ def convert_files(
         raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
     entry = find_kind(kind)
     entry.check_hints(hints)
-    latents = _latents(kind, latent_stats, latent_multiplier)
+    is_generator = MODELS[entry.model].role is Role.GENERATOR
+    latents = _latents(kind, is_generator, latent_stats, latent_multiplier)
     settings = None
     if kind == "sdvae" and DIFFUSERS_SIGN in tensors:
         settings = read_diffusers_config(read[0].path.parent)
@@ -137,7 +138,7 @@ def convert_files(
     }
     if latents is not None:
         meta["latents"] = latents.to_meta()
-    elif kind == "lightningdit":
+    elif is_generator:
         say("  not known: how its latents were normalised; --latent-stats stores that with it")
     items = {"params": params}
     if buffers := {key: np.array(tensors[key]) for key in keymap.buffers if key in tensors}:
@@ -233,7 +234,9 @@ def _statistics(name: str, tensors: Tensors, multiplier: float = 1.0) -> LatentS
         raise ValueError(f"{name}: {error}") from error
 
 
-def _latents(kind: str, path: str | None, multiplier: float) -> LatentScaling | None:
+def _latents(
+    kind: str, is_generator: bool, path: str | None, multiplier: float
+) -> LatentScaling | None:
     """What a generator's checkpoint says of its latents, as a training run writes it."""
     if path is None:
         if multiplier != 1:
@@ -242,8 +245,8 @@ def _latents(kind: str, path: str | None, multiplier: float) -> LatentScaling | 
                 "too, or --latent-stats=none for a generator of raw latents"
             )
         return None
-    if kind != "lightningdit":
-        raise ValueError(f"latent statistics belong to a lightningdit; this is a {kind}")
+    if not is_generator:
+        raise ValueError(f"latent statistics belong to a generator; this is a {kind}")
     if path == "none":
         return LatentScaling(multiplier=multiplier)
     return _statistics(path, read_source(path).tensors, multiplier)

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.vae_config import ACTIVATIONS, VAVAEConfig
 
@@ -293,8 +294,8 @@ class Decoder(nnx.Module):
 class VAVAE(nnx.Module):
     """Variational autoencoder of images. Parameters are float32, dtype is that of convolutions.
 
-    remat: one of REMAT; what is not kept of a residual block is computed again in every backward
-    pass. Raises ValueError for another.
+    A Tokenizer. remat: one of REMAT; what is not kept of a residual block is computed again in
+    every backward pass. Raises ValueError for another.
     """
 
     def __init__(
@@ -308,12 +309,33 @@ class VAVAE(nnx.Module):
         if remat not in REMAT:
             raise ValueError(unknown_name("remat policy of a tokenizer", remat, REMAT))
         self.config, self.dtype = config, np.dtype(dtype)
+        self.latent_scaling: LatentScaling | None = None
         z, d = config.z_channels, config.embed_dim
         self.encoder = Encoder(config, dtype=self.dtype, remat=remat, rngs=rngs)
         self.decoder = Decoder(config, dtype=self.dtype, remat=remat, rngs=rngs)
         moments = 2 if config.use_variational else 1
         self.quant_conv = _conv(2 * z, moments * d, 1, dtype=self.dtype, rngs=rngs)
         self.post_quant_conv = _conv(d, z, 1, dtype=self.dtype, rngs=rngs)
+
+    @property
+    def resolution(self) -> int:
+        """See Tokenizer."""
+        return self.config.resolution
+
+    @property
+    def in_channels(self) -> int:
+        """See Tokenizer."""
+        return self.config.in_channels
+
+    @property
+    def embed_dim(self) -> int:
+        """See Tokenizer."""
+        return self.config.embed_dim
+
+    @property
+    def downsample_factor(self) -> int:
+        """See Tokenizer."""
+        return self.config.downsample_factor
 
     def encode(self, images: jax.Array) -> DiagonalGaussian:
         """Posterior. images: [B, H, W, C] in [-1, 1] -> over [B, H/f, W/f, d].

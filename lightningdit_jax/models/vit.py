@@ -5,6 +5,7 @@ Oquab et al. 2023, He et al. 2022; as in timm, on which the release builds. Imag
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,23 @@ class ViTConfig:
                 f"hidden_size is {self.hidden_size}; expected a multiple of num_heads, "
                 f"{self.num_heads}"
             )
+
+
+def _large(**fields: Any) -> ViTConfig:
+    return ViTConfig(
+        hidden_size=1024,
+        depth=24,
+        num_heads=16,
+        mlp_hidden=4096,
+        num_registers=0,
+        class_pos_embed=True,
+        **fields,
+    )
+
+
+# ViT-L, which the release's configs name.
+DINOV2_LARGE = _large(patch_size=14, pos_embed_grid=37, layer_scale=True)
+MAE_LARGE = _large(patch_size=16, pos_embed_grid=14, layer_scale=False)
 
 
 def resize_bilinear(images: jax.Array, size: tuple[int, int]) -> jax.Array:

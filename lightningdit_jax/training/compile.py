@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from lightningdit_jax.assembly.models import generator_config
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
@@ -82,9 +82,9 @@ def _generator(config: Config, mesh: Mesh) -> Subject:
 
 
 def _tokenizer(config: Config, mesh: Mesh) -> Subject:
-    tokenizer, split = config.tokenizer, batch_sharding(mesh)
+    tokenizer, split = tokenizer_config(config), batch_sharding(mesh)
     shape = (config.train.batch_size, *[tokenizer.resolution] * 2, tokenizer.in_channels)
     inputs = {"images": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)}
     flops = sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
-    variant = f"f{2 ** (len(tokenizer.ch_mult) - 1)}d{tokenizer.embed_dim}"
+    variant = f"f{tokenizer.downsample_factor}d{tokenizer.embed_dim}"
     return Subject(abstract_tokenizer_job(config, mesh), inputs, flops, variant)

@@ -6,18 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.latents import scaling_of
-from lightningdit_jax.assembly.models import (
-    generator_config,
-    generator_options,
-    tokenizer_config,
-)
+from lightningdit_jax.assembly.loading import Loaded
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.assembly.registry import compute_options
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards
@@ -31,7 +28,6 @@ from lightningdit_jax.training.companions import tokenizer_companions
 from lightningdit_jax.training.dit_step import make_dit_step
 from lightningdit_jax.training.frozen import (
     FOUNDATION,
-    FrozenNetwork,
     abstract_frozen_networks,
     load_frozen_networks,
 )
@@ -93,12 +89,11 @@ def abstract_generator_job(
 ) -> Job:
     """A generator's job without data: enough to compile its step, for latents scaled so."""
     architecture, compute = generator_config(config), config.compute
-    options = generator_options(compute, architecture, mesh)
+    options = compute_options("lightningdit", architecture, compute, mesh)
 
     def build(rngs: nnx.Rngs) -> LightningDiT:
         return LightningDiT(
             architecture,
-            dtype=jnp.dtype(compute.dtype),
             remat=compute.remat,
             constrain=constrain_tokens(mesh),
             rngs=rngs,
@@ -118,7 +113,7 @@ def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
 
     Raises what abstract_frozen_networks raises.
     """
-    return _tokenizer_step_job(config, abstract_frozen_networks(config, mesh))
+    return _tokenizer_step_job(config, abstract_frozen_networks(config, mesh), mesh)
 
 
 def _generator_job(config: Config, mesh: Mesh) -> Job:
@@ -162,16 +157,17 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
 def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
     resolution, augment = tokenizer_config(config).resolution, config.data.augment
     source = open_image_batches(config, config.data.split, resolution, augment)
-    job = _tokenizer_step_job(config, load_frozen_networks(config, mesh))
+    job = _tokenizer_step_job(config, load_frozen_networks(config, mesh), mesh)
     names = {"class_names": list(source.source.class_names)}
     return dataclasses.replace(job, source=source, description=job.description | names)
 
 
-def _tokenizer_step_job(config: Config, frozen: Mapping[str, FrozenNetwork]) -> Job:
+def _tokenizer_step_job(config: Config, frozen: Mapping[str, Loaded], mesh: Mesh) -> Job:
     architecture, compute = tokenizer_config(config), config.compute
+    options = compute_options("vavae", architecture, compute, mesh)
 
     def build(rngs: nnx.Rngs) -> VAVAE:
-        return VAVAE(architecture, dtype=jnp.dtype(compute.dtype), remat=compute.remat, rngs=rngs)
+        return VAVAE(architecture, remat=compute.remat, rngs=rngs, **options)
 
     width = frozen[FOUNDATION].config.hidden_size if FOUNDATION in frozen else None
     companions = tokenizer_companions(config, width)

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.training.companions import DISCRIMINATOR, tokenizer_companions
-from lightningdit_jax.training.frozen import FOUNDATION, LPIPS, FrozenNetwork
+from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 
 
-def vae_step_flops(config: Config, frozen: Mapping[str, FrozenNetwork]) -> dict[str, float]:
+def vae_step_flops(config: Config, frozen: Mapping[str, Loaded]) -> dict[str, float]:
     """Matmul FLOPs of a train step per image, by network.
 
     A forward pass is counted in its trace, two per multiply-add. How many such passes a network

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from lightningdit_jax.assembly.alignment import foundation_normalization
+from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
@@ -140,8 +142,8 @@ def make_vae_step(
     """
     update = make_vae_update(graphdef, config, optimizer, networks)
     schedule = make_schedule(config.optimizer, config.train.num_steps)
-    tokenizer = config.tokenizer
-    factor = 2 ** (len(tokenizer.ch_mult) - 1)
+    tokenizer = tokenizer_config(config)
+    factor = tokenizer.downsample_factor
 
     def step_fn(
         state: TrainState, batch: dict, frozen: Mapping[str, Any] = MappingProxyType({})
@@ -154,8 +156,8 @@ def make_vae_step(
         features = None
         if FOUNDATION in networks:
             foundation = nnx.merge(networks[FOUNDATION], frozen[FOUNDATION])
-            normalise = config.frozen.foundation_normalise
-            features = foundation_features(foundation, images, grid, normalise)
+            normalization = foundation_normalization(config)
+            features = foundation_features(foundation, images, grid, normalization)
         rate = schedule(state.step)
         state, metrics = update(state, images, noise, frozen.get(LPIPS), features)
         return state, {**metrics, "learning_rate": rate}

@@ -147,7 +147,7 @@ def test_models_of_another_kind_are_named(folder):
     dit, vae = random_generator(), ldj.load(str(folder / "tokenizer"))
     for models, weak, reason in [
         ((vae, vae), None, "dit is a VAVAE; expected a LightningDiT"),
-        ((dit, dit), None, "vae is a LightningDiT; expected a VAVAE"),
+        ((dit, dit), None, "vae is a LightningDiT; expected a Tokenizer"),
         (("runs/dit", vae), None, r"dit is a str; expected a LightningDiT, which .*\.load makes"),
         ((dit, vae), vae, "weak is a VAVAE; expected a LightningDiT"),
     ]:

@@ -377,7 +377,7 @@ def test_loaded_generator_is_the_average(folder, generator):
 
 def test_samples_of_the_wrong_tokenizer_are_refused(folder, generator):
     wrong = tiny.replaced(generator, "sample", tokenizer=str(folder / "generator"))
-    with pytest.raises(ValueError, match="holds a lightningdit; expected a vavae"):
+    with pytest.raises(ValueError, match=r"holds a lightningdit; expected a tokenizer \(vavae\)"):
         sample(wrong, str(folder / "generator"))
 
 

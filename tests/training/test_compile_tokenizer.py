@@ -7,13 +7,12 @@ import pytest
 from flax import nnx
 
 from lightningdit_jax.assembly.models import tokenizer_config
-from lightningdit_jax.assembly.registry import abstract_model
+from lightningdit_jax.assembly.registry import MODELS, abstract_model
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.models.vae import VAVAE, ResnetBlock
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.training import frozen
 from lightningdit_jax.training.compile import compile_train_step
-from lightningdit_jax.training.frozen import PUBLISHED, abstract_frozen_networks
+from lightningdit_jax.training.frozen import abstract_frozen_networks
 from lightningdit_jax.training.vae_flops import vae_step_flops
 from tests import tiny
 
@@ -37,7 +36,7 @@ def whole_loss(**changes):
     [("dinov2", 304_368_640 - 1_024), ("mae", 303_301_632), ("lpips", 14_714_688 + 1_472)],
 )
 def test_published_networks_have_their_number_of_parameters(kind, count):
-    _, params = abstract_model(kind, PUBLISHED[kind])
+    _, params = abstract_model(kind, MODELS[kind].published)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
@@ -126,7 +125,7 @@ def test_unknown_remat_is_named():
 @pytest.mark.slow
 def test_whole_loss_compiles_for_a_slice_without_weights(tmp_path, monkeypatch):
     pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra `tpu`")
-    monkeypatch.setitem(frozen.PUBLISHED, "dinov2", tiny.VIT)
+    tiny.publish(monkeypatch, "dinov2", tiny.VIT)
     config = whole_loss(mesh__fsdp=2, compute__remat="block", train__batch_size=16)
     report = compile_train_step(config, str(tmp_path), "v5e:2x4")
     assert (tmp_path / "compile_v5e_2x4.json").is_file()

@@ -11,6 +11,7 @@ from flax import nnx
 
 import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, item_names
+from lightningdit_jax.models.foundation import IMAGENET
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
@@ -155,11 +156,11 @@ class Recorder:
 @pytest.mark.parametrize(("patch", "side"), [(14, 224), (16, 256)])
 def test_foundation_models_see_a_patch_a_latent(patch, side):
     images = jax.random.uniform(jax.random.key(0), (1, 256, 256, 3), minval=-1.0)
-    seen = foundation_features(Recorder(patch), images, (16, 16), "parity")
+    seen = foundation_features(Recorder(patch), images, (16, 16), None)
     assert seen.shape == (1, side, side, 3)
     if side == 256:
         np.testing.assert_allclose(seen, images, atol=1e-6)
-    normalised = foundation_features(Recorder(patch), images, (16, 16), "imagenet")
+    normalised = foundation_features(Recorder(patch), images, (16, 16), IMAGENET)
     pixels = (np.asarray(seen) + 1) / 2
     want = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(normalised, want, atol=1e-5)

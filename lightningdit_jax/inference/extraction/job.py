@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.loading import load_functional
+from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats
 from lightningdit_jax.inference.extraction.record import check_record, make_record
@@ -58,10 +59,10 @@ def extract(config: Config, workdir: str) -> epath.Path:
     loaded = load_functional(
         options.checkpoint or workdir,
         mesh,
-        dtype=jnp.dtype(config.compute.dtype),
-        expect="vavae",
+        expect=Role.TOKENIZER,
+        compute=config.compute,
     )
-    resolution = loaded.meta["architecture"]["resolution"]
+    resolution = loaded.as_tokenizer().resolution
     source = open_image_batches(config, config.data.split, resolution)
     check_record(folder, make_record(config, loaded, source.source))
     encode = jit_batches(make_encoder(loaded.graphdef, config.seed), mesh)

@@ -28,7 +28,7 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
         "seed": config.seed,
         "images": images_identity(config.data, images, config.data.split),
         "class_names": list(images.class_names),
-        "resolution": tokenizer.meta["architecture"]["resolution"],
+        "resolution": tokenizer.as_tokenizer().resolution,
         "dtype": config.compute.dtype,
         "shard_size": config.extract.shard_size,
         "stored_dtype": config.extract.dtype,

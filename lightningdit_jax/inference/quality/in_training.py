@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from lightningdit_jax.assembly.latents import scaling_of
-from lightningdit_jax.assembly.models import generator_config, generator_options
-from lightningdit_jax.assembly.registry import abstract_model
+from lightningdit_jax.assembly.models import generator_config
+from lightningdit_jax.assembly.registry import abstract_model, compute_options
 from lightningdit_jax.averages import WEIGHTS, average_decays, weights_item
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
@@ -71,8 +70,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
         dit=abstract_model(
             "lightningdit",
             generator,
-            jnp.dtype(config.compute.dtype),
-            **generator_options(config.compute, generator, mesh),
+            **compute_options("lightningdit", generator, config.compute, mesh),
         )[0],
         **{name: part.graphdef for name, part in loaded.items()},
         config=generator,

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.identity import images_identity, weights_identity
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.config import Config
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
@@ -53,10 +53,10 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
     tokenizer = load_functional(
         path,
         mesh,
-        dtype=jnp.dtype(config.compute.dtype),
-        expect="vavae",
+        expect=Role.TOKENIZER,
+        compute=config.compute,
     )
-    resolution = tokenizer.meta["architecture"]["resolution"]
+    resolution = tokenizer.as_tokenizer().resolution
     source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
     compare = _Comparison(options.lpips, options.inception, mesh)

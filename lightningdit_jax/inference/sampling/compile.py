@@ -9,12 +9,8 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from lightningdit_jax.assembly.models import (
-    generator_config,
-    generator_options,
-    tokenizer_config,
-)
-from lightningdit_jax.assembly.registry import MODELS, abstract_model
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.assembly.registry import MODELS, abstract_model, compute_options
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.options import Sampling
@@ -56,10 +52,11 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     batch_size = -(-options.batch_size // shards) * shards
 
     dit_config, vae_config = generator_config(config), tokenizer_config(config)
-    dtype, flow = config.compute.dtype, Flow(config.flow.path, config.flow.prediction)
-    options = generator_options(config.compute, dit_config, mesh)
-    dit, dit_params = abstract_model("lightningdit", dit_config, dtype, **options)
-    vae, vae_params = abstract_model("vavae", vae_config, dtype)
+    flow, compute = Flow(config.flow.path, config.flow.prediction), config.compute
+    (dit, dit_params), (vae, vae_params) = (
+        abstract_model(kind, network, **compute_options(kind, network, compute, mesh))
+        for kind, network in (("lightningdit", dit_config), ("vavae", vae_config))
+    )
     scaling = LatentScaling(*[(1.0,) * dit_config.in_channels] * 2)  # its numbers cost nothing
     structure = Structure(dit, vae, dit_config, scaling, flow)
     weights = {

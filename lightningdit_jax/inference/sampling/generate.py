@@ -18,14 +18,14 @@ from lightningdit_jax.inference.sampling.options import Sampling, check_given
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
-from lightningdit_jax.models.vae import VAVAE
+from lightningdit_jax.models.tokenizer import Tokenizer
 from lightningdit_jax.parallel.mesh import make_mesh, replicated
 from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
 
 
 def generate(
     dit: LightningDiT,
-    vae: VAVAE,
+    vae: Tokenizer,
     labels: ArrayLike,
     *,
     seed: int = 0,
@@ -53,7 +53,7 @@ def generate(
     do not fit.
     """
     _check_kind("dit", dit, LightningDiT)
-    _check_kind("vae", vae, VAVAE)
+    _check_kind("vae", vae, Tokenizer)
     config, labels = dit.config, np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are {labels!r}; expected a list of class numbers")
@@ -68,7 +68,7 @@ def generate(
     batch_size = whole_number("batch_size", batch_size, 1, NUM_SEEDS)
     start_index = whole_number("start_index", start_index, 0, NUM_SEEDS - len(labels))
     flow, scaling = dit.flow or Flow(), _scaling(dit, latent_stats)
-    check_tokenizer(config, vae.config.embed_dim, "vae")
+    check_tokenizer(config, vae.embed_dim, "vae")
     if weak is not None:
         _check_kind("weak", weak, LightningDiT)
         theirs = GeneratorMeaning(weak.config, weak.flow or Flow(), weak.latent_scaling)
@@ -92,7 +92,7 @@ def generate(
     return np.concatenate([images for _, images in batches])
 
 
-def _check_kind(name: str, model: Any, kind: type[nnx.Module]) -> None:
+def _check_kind(name: str, model: Any, kind: type) -> None:
     if not isinstance(model, kind):
         raise ValueError(
             f"{name} is a {type(model).__name__}; expected a {kind.__name__}, which "

@@ -3,13 +3,11 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.identity import weights_identity
 from lightningdit_jax.assembly.loading import Loaded, load_functional
-from lightningdit_jax.assembly.registry import architecture
-from lightningdit_jax.checkpoint import architecture_fields
+from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.config import Config
 from lightningdit_jax.inference.sampling.fitting import (
     GeneratorMeaning,
@@ -34,8 +32,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
     path = options.checkpoint or workdir
     dit = _load_generator(config, path, mesh, options.ema_decay)
-    generator = architecture("lightningdit", architecture_fields(dit.meta))
-    scaling, flow = dit.scaling(), dit.flow()
+    generator, scaling, flow = dit.config, dit.scaling(), dit.flow()
     if scaling is None:
         raise ValueError(
             f"{path} does not say how its latents were normalised; "
@@ -70,9 +67,9 @@ def load_companions(
     Raises ValueError or FileNotFoundError for checkpoints that are missing, of another kind, or do
     not fit the generator, its flow and the scaling of its latents.
     """
-    options, dtype = config.sample, jnp.dtype(config.compute.dtype)
-    vae = load_functional(options.tokenizer, mesh, dtype=dtype, expect="vavae")
-    check_tokenizer(generator.config, vae.meta["architecture"]["embed_dim"], options.tokenizer)
+    options = config.sample
+    vae = load_functional(options.tokenizer, mesh, expect=Role.TOKENIZER, compute=config.compute)
+    check_tokenizer(generator.config, vae.as_tokenizer().embed_dim, options.tokenizer)
     if made_by is not None and made_by != vae.fingerprint:
         print_once(
             f"{options.tokenizer} is not the tokenizer whose latents the generator was trained on: "
@@ -82,8 +79,7 @@ def load_companions(
     if not (path := options.weak_checkpoint):
         return {"vae": vae}
     weak = _load_generator(config, path, mesh)
-    theirs = architecture("lightningdit", architecture_fields(weak.meta))
-    check_weak(generator, GeneratorMeaning(theirs, weak.flow(), weak.scaling()), path)
+    check_weak(generator, GeneratorMeaning(weak.config, weak.flow(), weak.scaling()), path)
     return {"vae": vae, "weak": weak}
 
 
@@ -91,9 +87,8 @@ def _load_generator(config: Config, path: str, mesh: Mesh, ema_decay: float = 0.
     return load_functional(
         path,
         mesh,
-        dtype=jnp.dtype(config.compute.dtype),
         use_ema=config.sample.use_ema,
         ema_decay=ema_decay,
-        expect="lightningdit",
+        expect=Role.GENERATOR,
         compute=config.compute,
     )

@@ -1,0 +1,34 @@
+"""What a vision foundation model has to offer for latents to be aligned with it."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation a channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class FoundationConfig(Protocol):
+    """Of an architecture. patch_size: pixels along a side of a patch; hidden_size: width D."""
+
+    @property
+    def patch_size(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+
+class FoundationModel(Protocol):
+    """Features of patches."""
+
+    config: FoundationConfig
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> [B, H / patch_size, W / patch_size, D]."""
