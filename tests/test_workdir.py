@@ -39,6 +39,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import run
+from lightningdit_jax.training.job import make_job
 from tests import tiny
 from tests.inference.tiny_generator import random_generator, save_generator
 
@@ -198,3 +199,19 @@ def test_a_sampled_generator_runs_its_blocks_as_the_config_says(generator):
     compute = tiny.config("digits_dit", compute__scan_unroll=2).compute
     loaded = load_functional(generator, mesh, compute=compute)
     assert nnx.merge(loaded.graphdef, loaded.params).scan_unroll == 2
+
+
+def test_a_tokenizer_is_in_the_config_s_type_as_in_its_training(tokenizer):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    config = tiny.config("digits_vavae", compute__dtype="bfloat16")
+    trained = make_job(config, mesh).graphdef()
+    loaded = load_functional(tokenizer, mesh, compute=config.compute)
+    types = [
+        {
+            module.dtype
+            for _, module in nnx.iter_modules(nnx.merge(graphdef, loaded.params))
+            if isinstance(module, nnx.Conv)
+        }
+        for graphdef in (trained, loaded.graphdef)
+    ]
+    assert types == [{np.dtype("bfloat16")}] * 2
