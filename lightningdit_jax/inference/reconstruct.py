@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +19,7 @@ def posterior_sample(
 
     A function of (seed, index, flipped) alone, so batches and devices change nothing.
     """
+    chex.assert_shape(indices, posterior.mean.shape[:1])
     root = jax.random.fold_in(jax.random.key(seed), flipped)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(root, indices)
     shape = posterior.mean.shape[1:]

@@ -6,6 +6,7 @@ passes: they, not the products, are then what attention costs on a TPU.
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _output(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    chex.assert_equal_shape([q, k, v])
+    chex.assert_type([k, v], q.dtype)
     weights = _weights(q, k).astype(v.dtype)
     return checkpoint_name(jnp.einsum("BHNM,BMHK->BNHK", weights, v), "attention")
 

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +101,7 @@ def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
     The tables are constants: they have no gradients.
     """
+    chex.assert_shape([cos, sin], (x.shape[1], x.shape[3]))
     turned = jax.lax.platform_dependent(x, tpu=_quarter_turn_by_product, default=_quarter_turn)
     cos, sin = cos[:, None], sin[:, None]
     return (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)

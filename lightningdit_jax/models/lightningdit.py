@@ -275,7 +275,8 @@ class LightningDiT(nnx.Module):
 
         t = 0 is noise, t = 1 data. y = num_classes is the null class. With learn_sigma the second
         half of the output channels is dropped, as in the release.
-        Raises ValueError if x has another size or other channels than the config.
+        Raises ValueError if x has another size or other channels than the config, or t and y are
+        not one a row.
         """
         return self.with_activations(x, t, y, ())[0]
 
@@ -286,6 +287,11 @@ class LightningDiT(nnx.Module):
 
         Arguments and errors as of __call__; ValueError for a number that no block has too.
         """
+        if not t.shape == y.shape == x.shape[:1]:
+            raise ValueError(
+                f"x has shape {x.shape}, t {t.shape} and y {y.shape}; expected [B, H, W, C] and a "
+                "time and a label for each of its rows, [B]"
+            )
         c = self.embed_condition(t, y)
         tokens, kept = self.run_blocks(self.embed_latents(x), c, activations)
         return self.unpatchify(self.final_layer(tokens, c)), kept

@@ -7,6 +7,7 @@ plain arrays: a module is put together inside the loop's body.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -49,6 +50,7 @@ def run_stack(
     """
     graphdef, stacked = nnx.split(blocks)
     depth = len(jax.tree.leaves(stacked)[0])
+    chex.assert_tree_shape_prefix(stacked, (depth,))
     _check_numbers(activations, depth)
     shapes = jax.eval_shape(lambda: stacked)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,6 +39,8 @@ def make_dit_loss(
     flow_path = get_path(path)
 
     def loss_fn(params: Any, x1: jax.Array, x0: jax.Array, t: jax.Array, y: jax.Array):
+        chex.assert_equal_shape([x1, x0])
+        chex.assert_shape([t, y], x1.shape[:1])
         model = nnx.merge(graphdef, params)
         output = model(flow_path.interpolate(x0, x1, t), t, y)
         losses = prediction_loss(flow_path, prediction, loss_weight, output, x0, x1, t)

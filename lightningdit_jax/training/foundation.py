@@ -1,5 +1,6 @@
 """What the tokenizer is aligned with: features of a frozen vision foundation model."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,4 +25,6 @@ def foundation_features(
         images = ((images + 1.0) / 2.0 - mean) / std
     patch = model.config.patch_size
     resized = resize_bilinear(images, (grid[0] * patch, grid[1] * patch))
-    return jax.lax.stop_gradient(model(resized))
+    features = jax.lax.stop_gradient(model(resized))
+    chex.assert_shape(features, (len(images), *grid, model.config.hidden_size))
+    return features

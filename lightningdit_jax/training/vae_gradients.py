@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -76,6 +77,7 @@ def autoencoder_gradients(
 
     def encode(params: Any) -> tuple[jax.Array, jax.Array]:
         posterior = terms.encode(params)
+        chex.assert_equal_shape([posterior.mean, posterior.logvar, noise])
         z = posterior.mean + posterior.std * noise
         return z, kl_loss(posterior.kl(), z.shape, config)
 

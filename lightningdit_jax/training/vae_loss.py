@@ -5,6 +5,7 @@ Images and features are NHWC. What each term does to the weights is put together
 
 import math
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -62,10 +63,12 @@ def reconstruction_loss(
     (pixel_weight |x - y| + perceptual_weight LPIPS) / exp(logvar) + logvar at every pixel and
     channel, summed or averaged over them. lpips None leaves that term out.
     """
+    chex.assert_equal_shape([images, reconstruction])
     l1 = jnp.abs(images - reconstruction).mean(axis=(1, 2, 3))
     error = config.pixel_weight * l1
     metrics = {"l1": l1.mean()}
     if lpips is not None:
+        chex.assert_shape(lpips, (len(images),))
         error += config.perceptual_weight * lpips
         metrics["lpips"] = lpips.mean()
     count = math.prod(images.shape[1:]) if config.reduction == "sum" else 1
@@ -77,6 +80,7 @@ def kl_loss(kl: jax.Array, latent_shape: tuple[int, ...], config: VAELossConfig)
 
     Under "mean" it is twice the divergence per element: the release leaves out the half there.
     """
+    chex.assert_shape(kl, latent_shape[:1])
     factor = 1.0 if config.reduction == "sum" else 2.0 / math.prod(latent_shape[1:])
     return factor * kl.mean()
 
@@ -85,6 +89,7 @@ def discriminator_loss(
     logits_real: jax.Array, logits_fake: jax.Array, config: VAELossConfig
 ) -> jax.Array:
     """Hinge loss of a discriminator, or the cross entropy ("vanilla"). Logits -> scalar."""
+    chex.assert_equal_shape([logits_real, logits_fake])
     if config.disc_loss == "hinge":
         real, fake = jax.nn.relu(1.0 - logits_real), jax.nn.relu(1.0 + logits_fake)
     else:
@@ -120,6 +125,7 @@ def alignment_loss(
 
 def adaptive_ratio(reference: jax.Array, gradient: jax.Array, largest: float) -> jax.Array:
     """Ratio of the norms of two gradients at one layer, within [0, largest]. Esser et al. 2021."""
+    chex.assert_equal_shape([reference, gradient])
     ratio = jnp.linalg.norm(reference.ravel()) / (jnp.linalg.norm(gradient.ravel()) + RATIO_EPS)
     return jnp.clip(ratio, 0.0, largest)
 

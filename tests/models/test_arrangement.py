@@ -1,5 +1,6 @@
 """Fused kernels with their parts first: values, and the way back."""
 
+import chex
 import jax
 import numpy as np
 
@@ -27,4 +28,4 @@ def test_there_and_back():
     for layer in (0, 1):
         block = jax.tree.map(lambda leaf, i=layer: leaf[i], arranged)
         want = jax.tree.map(lambda leaf, i=layer: leaf[i], blocks)
-        jax.tree.map(np.testing.assert_array_equal, parts_as_saved(block, blocks), want)
+        chex.assert_trees_all_equal(parts_as_saved(block, blocks), want)

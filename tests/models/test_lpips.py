@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_equal_images_have_distance_zero_and_a_finite_gradient(data):
     np.testing.assert_array_equal(model()(x, x), data["out.value_same"][:, 0, 0, 0])
     value, gradient = value_and_gradient()(x, x)
     assert abs(value) <= TOLERANCE["atol"]  # compilers may round the two sides differently
-    assert np.isfinite(gradient).all()
+    chex.assert_tree_all_finite(gradient)
 
 
 def test_bad_images_and_channels_are_named():

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_names_of_dinov2_itself_with_registers_and_blocks_in_chunks():
     assert config == want_config
     assert (config.num_registers, config.class_pos_embed) == (4, True)
     np.testing.assert_array_equal(params["reg_token"], registers[0])
-    jax.tree.map(np.testing.assert_array_equal, params, want)
+    chex.assert_trees_all_equal(params, want)
 
     timm["pos_embed"] = timm["pos_embed"][:, 1:]
     config, _ = params_from_torch("dinov2", timm, hints=hints)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -360,7 +361,8 @@ def test_alignment_of_identical_features_is_zero():
             z, x, distmat_margin=0.0, cos_margin=0.0, config=vae_cases.RELEASED
         )
     )(3 * x)
-    assert abs(got) < 1e-6 and np.isfinite(gradient).all()
+    assert abs(got) < 1e-6
+    chex.assert_tree_all_finite(gradient)
 
 
 def test_alignment_at_zero_latents_has_finite_gradients():
@@ -369,7 +371,7 @@ def test_alignment_at_zero_latents_has_finite_gradients():
     gradient = jax.grad(
         lambda z: alignment_loss(z, x, distmat_margin=0.0, cos_margin=0.0, config=config)
     )(jnp.zeros_like(x))
-    assert np.isfinite(gradient).all()
+    chex.assert_tree_all_finite(gradient)
 
 
 def test_other_grids_are_refused():
@@ -378,3 +380,13 @@ def test_other_grids_are_refused():
         alignment_loss(
             x, x[:, :2, :2], distmat_margin=0.0, cos_margin=0.0, config=vae_cases.RELEASED
         )
+
+
+def test_terms_that_would_broadcast_are_refused():
+    images, scores = jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 1))
+    with pytest.raises(AssertionError, match=r"\(2, 1\)"):
+        reconstruction_loss(images, images, scores, vae_cases.RELEASED)
+    with pytest.raises(AssertionError, match=r"\(1, 4, 4, 3\)"):
+        reconstruction_loss(images, images[:1], None, vae_cases.RELEASED)
+    with pytest.raises(AssertionError, match=r"\(2, 1\)"):
+        kl_loss(scores, (2, 4, 4, 8), vae_cases.RELEASED)
