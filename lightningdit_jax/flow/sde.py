@@ -145,15 +145,11 @@ _OPTIONS = tuple(f.name for f in dataclasses.fields(SDEOptions) if f.name != "me
 
 def _solver(method: str) -> Solver:
     def integrate(problem: Problem, x: jax.Array, grid: jax.Array, *, trajectory=False, **options):
-        sde = SDEOptions(method, **options)
+        path, noise_fn, sde = problem.path, problem.noise_fn, SDEOptions(method, **options)
+        if path is None or noise_fn is None:
+            raise ValueError("a solver of the SDE needs a Problem with its path and its noise")
         return integrate_sde(
-            problem.path,
-            problem.velocity_fn,
-            x,
-            grid,
-            problem.noise_fn,
-            sde,
-            trajectory=trajectory,
+            path, problem.velocity_fn, x, grid, noise_fn, sde, trajectory=trajectory
         )
 
     def times(grid: np.ndarray, **options):

@@ -123,7 +123,8 @@ class FeatureNetwork:
             nonlocal first
             output, count = work
             features = {name: local_rows(array, count) for name, array in output.items()}
-            finite = np.stack([np.isfinite(x).all(axis=1) for x in features.values()]).all(axis=0)
+            rows = [np.isfinite(x).all(axis=1) for x in features.values()]
+            finite = np.logical_and.reduce(rows)
             names = [f"image {first + row}" for row in range(count)]
             weights = {self._name: self._params}
             check_finite(finite, names, "the features", weights, "look at the checkpoint")
