@@ -1,5 +1,6 @@
 """A trace of some steps for XProf, while a run goes on."""
 
+import pathlib
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -47,9 +48,8 @@ class ProfileWindow:
         jax.profiler.stop_trace()
         self._began, self._done = None, True
         if self._local:
-            for path in epath.Path(self._local.name).glob("**/*"):
-                if path.is_file():
-                    target = self._folder / path.relative_to(self._local.name)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    path.copy(target)
+            for path in filter(pathlib.Path.is_file, pathlib.Path(self._local.name).rglob("*")):
+                target = self._folder / path.relative_to(self._local.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
             self._local.cleanup()
