@@ -70,10 +70,11 @@ class Loop:
             profile.before(step + 1, list(ahead))
             # Before next(): this position names the batch, should its step not be finite.
             position = feed.iterator.get_state()
-            # What a step needs lies on the devices or is sent by to_device. Whatever a step would
-            # fetch or send behind our back, every time anew, is refused.
+            batch = feed.to_device(next(feed.iterator))
+            # All that a step needs lies on the devices now. What it would fetch or send behind our
+            # back, every time anew, is refused.
             with jax.transfer_guard("disallow"):
-                state, metrics = self._run.step_fn(state, feed.to_device(next(feed.iterator)))
+                state, metrics = self._run.step_fn(state, batch)
             step += 1
             ahead.add((step, position, metrics))
             # Asked after every step, before any way out of this turn: all processes ask alike.
