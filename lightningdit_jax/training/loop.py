@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from lightningdit_jax.checkpoint import BestCheckpoint
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text, is_main_process
 from lightningdit_jax.parallel.run_ahead import RunAhead
@@ -16,6 +17,9 @@ from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.run_record import Run
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.writer import EVALUATION, MetricWriter
+
+# Step, position of its batch in the data, metrics.
+Dispatched = tuple[int, dict, dict[str, jax.Array]]
 
 
 class Loop:
@@ -58,7 +62,7 @@ class Loop:
         progress = Progress(
             "step", config.num_steps, done=step, images=config.batch_size, decimals=0
         )
-        ahead = RunAhead()  # so a bad loss is noticed some steps late
+        ahead: RunAhead[Dispatched] = RunAhead()  # so a bad loss is noticed some steps late
         first, began = True, time.perf_counter()
         # A run that was ended between a checkpoint and its evaluation makes up for it.
         if self._evaluates(step) and not from_main_process(
@@ -144,7 +148,7 @@ class Loop:
         meta = {**self._run.meta, "step": step}
         self._run.checkpoints.save(step, state.items(), {"meta": meta, "loop": loop})
 
-    def _drain(self, ahead: RunAhead, *, everything: bool) -> int | None:
+    def _drain(self, ahead: RunAhead[Dispatched], *, everything: bool) -> int | None:
         """Reads metrics of finished steps; returns a non-finite one that asks for a rollback."""
         for step, position, metrics in ahead.due(everything=everything):
             values = {name: value.item() for name, value in jax.device_get(metrics).items()}
@@ -181,17 +185,19 @@ class Loop:
         The record comes last: what has one needs no evaluation after a restart.
         """
         began = time.perf_counter()
+        assert self._run.evaluator is not None  # or nothing is evaluated
         numbers = self._run.evaluator(step, state)
-        if self._run.best:
-            self._keep_if_best(step, state, numbers)
+        if self._run.best is not None:
+            self._keep_if_best(self._run.best, step, state, numbers)
         if writer:
             writer.write(step, {f"{EVALUATION}{name}": value for name, value in numbers.items()})
         terms = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         self._say(f"step {step:,}: {terms}  ({duration(time.perf_counter() - began)})")
         progress.mark(step)  # evaluation does not count as training
 
-    def _keep_if_best(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
-        best = self._run.best
+    def _keep_if_best(
+        self, best: BestCheckpoint, step: int, state: TrainState, numbers: Mapping[str, float]
+    ) -> None:
         if best.metric not in numbers:
             raise ValueError(
                 f"config.train.best_metric is '{best.metric}', but the evaluation gives "

@@ -39,8 +39,8 @@ class NonFiniteSteps:
             self._checkpoints.wait()
             most = f" config.train.max_nonfinite is {self._most}."
             count = "" if self._policy == "stop" else most
-            kept = self._checkpoints.latest_step()
-            kept = "No checkpoint" if kept is None else f"The checkpoint of step {kept:,}"
+            newest = self._checkpoints.latest_step()
+            kept = "No checkpoint" if newest is None else f"The checkpoint of step {newest:,}"
             raise NonFiniteError(
                 f"{what}.{count} {kept} is kept. Restarting repeats this step; {advice}"
             )

@@ -1,5 +1,6 @@
 """A run's state from its newest checkpoint, which other settings may have written."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ def restore_state(
     restored = checkpoints.restore(wanted, ("loop",), step)
     state = TrainState.from_items(restored.arrays)
     averages = {name: fresh_average(state.params, tree) for name, tree in fresh.items()}
-    state = state.replace(averages=state.averages | averages)
+    state = dataclasses.replace(state, averages=state.averages | averages)
     for name in fresh:
         say(f"step {step:,} has no {_called(name)}: they start as a copy of its weights")
     for name in sorted(filter(is_average, found - wanted.keys())):
@@ -39,7 +40,7 @@ def restore_state(
             f"config.train.{key}: the {_called(name)} of step {step:,} end here; "
             f"{folder} holds them until newer checkpoints take its place, copy it to keep them"
         )
-    return state, step, restored.json["loop"]
+    return state, restored.step, restored.json["loop"]
 
 
 def _called(average: str) -> str:

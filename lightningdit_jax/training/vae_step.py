@@ -1,5 +1,6 @@
 """The tokenizer's train step: autoencoder and projection, then the discriminator."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -84,7 +85,9 @@ def make_vae_update(
         )
         projection = state.companions[LINEAR_PROJ].params if LINEAR_PROJ in networks else None
         result = autoencoder_gradients(terms, state.params, projection, images, noise, stage, loss)
-        gradients, stats, metrics = {}, {}, result.metrics
+        metrics = result.metrics
+        gradients: dict[str, Any] = {}
+        stats: dict[str, Any] = {}
         checked = metrics["loss"]
         if LINEAR_PROJ in networks:
             gradients[LINEAR_PROJ], stats[LINEAR_PROJ] = result.projection, {}
@@ -104,7 +107,7 @@ def make_vae_update(
         # A sum is finite only if all of its parts are: one bad network holds back the whole step.
         checked += optax.tree.norm(gradients)
         new, update_metrics = apply_gradients(
-            state.replace(companions={}),
+            dataclasses.replace(state, companions={}),
             result.params,
             checked,
             optimizer,
@@ -119,7 +122,7 @@ def make_vae_update(
         }
         companions = keep_finite(companions, state.companions, update_metrics["finite"])
         grad_norm = optax.tree.norm((result.params, result.projection))
-        return new.replace(companions=companions), {
+        return dataclasses.replace(new, companions=companions), {
             **metrics,
             **update_metrics,
             "grad_norm": grad_norm,

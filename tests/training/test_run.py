@@ -26,6 +26,20 @@ def test_evaluating_without_an_evaluator_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer__name": "adam"}, r"value of config\.optimizer\.name 'adam'; did you mean"),
+        ({"optimizer__schedule": "cos"}, r"value of config\.optimizer\.schedule 'cos'"),
+    ],
+)
+def test_an_optimizer_that_is_not_there_is_said_before_data_is_opened(tmp_path, changes, message):
+    config = tiny.config("digits_dit", data__path=str(tmp_path / "nothing"), **changes)
+    with pytest.raises(ValueError, match=message):
+        train(config, str(tmp_path / "w"))
+    assert not any(tmp_path.iterdir())
+
+
 def tree(folder):
     return {str(p): p.is_file() and p.read_bytes() for p in sorted(folder.rglob("*"))}
 
