@@ -18,6 +18,7 @@ from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.tree_paths import map_named, named_leaves
 from tests import tiny
+from tests.training.loop_cases import assert_same, run
 
 RATE, STEPS = 0.03, 8
 BETAS = {"b1": 0.9, "b2": 0.95}
@@ -198,3 +199,15 @@ def test_a_row_groups_parameters_by_name_and_shape_on_a_mesh(monkeypatch):
         else:  # Adam's first update is the sign of the gradient
             np.testing.assert_allclose(np.abs(moved[moved != 0]), rate, rtol=1e-2, err_msg=name)
     assert any_moved == {True: True, False: True}
+
+
+def test_a_row_of_groups_is_restored_as_it_was(monkeypatch, tmp_path):
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "by_shape", by_shape)
+    grouped = optimizer(0.0, 0, name="by_shape")
+    whole, _ = run(tmp_path / "whole", optimizer=grouped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", optimizer=grouped, fail_at=8)
+    killed, _ = run(tmp_path / "killed", optimizer=grouped)
+    assert_same(killed, whole)
+    with pytest.raises(ValueError, match=r"another config\.optimizer\.name"):
+        run(tmp_path / "killed", optimizer=optimizer(0.0, 0, name="lion"), num_steps=13)
