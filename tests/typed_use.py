@@ -8,6 +8,7 @@ from typing import assert_type
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import lightningdit_jax as ldj
 
@@ -33,6 +34,8 @@ def call(dit: ldj.LightningDiT, vae: ldj.VAVAE, pictures: np.ndarray) -> None:
     assert_type(dit(drawn, jnp.zeros(1), jnp.zeros(1, int)), jax.Array)
     assert_type(dit.latent_scaling, ldj.LatentScaling | None)
     assert_type((dit.config.num_classes, vae.config.embed_dim), tuple[int, int])
+    ldj.LightningDiT(dit.config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    ldj.VAVAE(vae.config, dtype="bfloat16", rngs=nnx.Rngs(0))
 
 
 def scale(path: str, stored: np.ndarray, sampled: jax.Array) -> None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from lightningdit_jax.errors import unknown_name
 
@@ -97,7 +98,7 @@ class Discriminator(nnx.Module):
         config: DiscriminatorConfig,
         *,
         stat_groups: int = 1,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.config, self.dtype = config, np.dtype(dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 FREQUENCIES = 256  # width of the timestep sinusoid
 MAX_PERIOD = 10_000.0
@@ -28,7 +29,7 @@ def timestep_embedding(t: jax.Array, dim: int, max_period: float = MAX_PERIOD) -
 class TimestepEmbedder(nnx.Module):
     """Sinusoid, then linear, SiLU, linear. t: [B] in [0, 1] -> [B, D] of `dtype`. DiT."""
 
-    def __init__(self, hidden_size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, hidden_size: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         kernel_init = nnx.initializers.normal(0.02)
         self.fc1 = nnx.Linear(
             FREQUENCIES, hidden_size, dtype=dtype, kernel_init=kernel_init, rngs=rngs

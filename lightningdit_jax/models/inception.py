@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 SIDE = 299
 SPATIAL_CHANNELS = 7
@@ -227,7 +228,7 @@ class Mixed(nnx.Module):
 class Inception(nnx.Module):
     """Features of images for generative metrics. dtype has to be float32."""
 
-    def __init__(self, config: InceptionConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: InceptionConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         if np.dtype(dtype) != np.float32:
             raise ValueError(f"dtype is {np.dtype(dtype)}; metrics are defined in float32")
         self.config = config

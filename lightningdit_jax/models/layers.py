@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from lightningdit_jax.models.attention import attention
 from lightningdit_jax.models.embeddings import apply_rotary, rotary_tables
@@ -21,7 +22,7 @@ def linear(
     in_features: int | tuple[int, ...],
     out_features: int | tuple[int, ...],
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     rngs: nnx.Rngs,
     kernel_init: nnx.Initializer = xavier_uniform,
 ) -> nnx.LinearGeneral:
@@ -76,7 +77,7 @@ class RMSNorm(nnx.Module):
         return x32.astype(x.dtype) * (self.scale[...] * gain).astype(x.dtype)
 
 
-def token_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
+def token_norm(dim: int, use_rmsnorm: bool, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     """Norm before a branch: RMSNorm, or LayerNorm without scale and bias (DiT)."""
     if use_rmsnorm:
         return RMSNorm(dim)
@@ -91,7 +92,7 @@ def token_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs)
     )
 
 
-def head_norm(dim: int, use_rmsnorm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
+def head_norm(dim: int, use_rmsnorm: bool, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     """Norm of queries and keys: RMSNorm, or affine LayerNorm with PyTorch's eps 1e-5."""
     if use_rmsnorm:
         return RMSNorm(dim)
@@ -127,7 +128,7 @@ class Attention(nnx.Module):
         use_rope: bool,
         use_rmsnorm: bool,
         implementation: str,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         head_dim = dim // num_heads
@@ -160,7 +161,7 @@ class Attention(nnx.Module):
 class SwiGLU(nnx.Module):
     """w3(silu(gate) * value) with gate and value from the fused w12. Shazeer 2020."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.w12 = linear(dim, (2, hidden), dtype=dtype, rngs=rngs)
         self.w3 = linear(hidden, dim, dtype=dtype, rngs=rngs)
 
@@ -173,7 +174,7 @@ class SwiGLU(nnx.Module):
 class GeluMlp(nnx.Module):
     """Linear, GELU (tanh approximation), linear. DiT."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
 

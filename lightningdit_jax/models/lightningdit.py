@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -159,7 +160,7 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, config: LightningDiTConfig, *, attention: str, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, config: LightningDiTConfig, *, attention: str, dtype: DTypeLike, rngs: nnx.Rngs
     ):
         dim = config.hidden_size
         self.wo_shift = config.wo_shift
@@ -201,7 +202,7 @@ class Block(nnx.Module):
 class FinalLayer(nnx.Module):
     """Modulated norm and linear. x: [B, N, D], c: [B, D] -> [B, N, p p C_out]. DiT."""
 
-    def __init__(self, config: LightningDiTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: LightningDiTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         dim, zeros = config.hidden_size, nnx.initializers.zeros
         self.norm_final = token_norm(dim, config.use_rmsnorm, dtype=dtype, rngs=rngs)
         self.linear = linear(
@@ -237,7 +238,7 @@ class LightningDiT(nnx.Module):
         self,
         config: LightningDiTConfig,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         remat: str = "none",
         scan_unroll: int = 1,
         attention: str = "auto",

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class LinearProjConfig:
 class LinearProj(nnx.Module):
     """x W, without a bias. Yao et al. 2025, eq. 5. [..., in] -> [..., out]."""
 
-    def __init__(self, config: LinearProjConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: LinearProjConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, dtype
         limit = config.in_features**-0.5  # PyTorch's default for a convolution
         shape = (config.in_features, config.out_features)

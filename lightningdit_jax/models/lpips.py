@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 CONVS_PER_STAGE = (2, 2, 3, 3, 3)  # of VGG16; each stage but the first begins with max pooling
 SMALLEST_SIDE = 2 ** (len(CONVS_PER_STAGE) - 1)  # leaves one pixel to the last stage
@@ -32,7 +33,7 @@ class LPIPSConfig:
 class LPIPS(nnx.Module):
     """Perceptual distance of pairs of images. Parameters are float32; dtype of convolutions."""
 
-    def __init__(self, config: LPIPSConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: LPIPSConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, np.dtype(dtype)
         convs, width = [], 3
         for channels, count in zip(config.channels, CONVS_PER_STAGE):

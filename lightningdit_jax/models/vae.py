@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -34,7 +35,7 @@ def _fan_in_uniform(fan_in: int) -> nnx.Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels and biases alike."""
     limit = fan_in**-0.5
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init
@@ -45,7 +46,7 @@ def _conv(
     out_features: int,
     size: int,
     *,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     rngs: nnx.Rngs,
     strides: int = 1,
     padding: str | tuple[tuple[int, int], ...] = "SAME",
@@ -64,7 +65,7 @@ def _conv(
     )
 
 
-def _norm(channels: int, groups: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def _norm(channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """GroupNorm with statistics in float32, the variance about the mean."""
     return nnx.GroupNorm(
         channels, groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs
@@ -81,7 +82,7 @@ class ResnetBlock(nnx.Module):
         *,
         groups: int = VAVAEConfig.num_groups,
         activation: str = VAVAEConfig.activation,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         remat: str,
         rngs: nnx.Rngs,
     ):
@@ -121,7 +122,7 @@ def _residual(config: VAVAEConfig, **options: Any) -> Callable[[int, int], Resne
 class AttnBlock(nnx.Module):
     """Self-attention over all positions, one head, with residual. [B, H, W, C] -> the same."""
 
-    def __init__(self, channels: int, *, groups: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = _norm(channels, groups, dtype=dtype, rngs=rngs)
         init = _fan_in_uniform(channels)
 
@@ -141,7 +142,7 @@ class AttnBlock(nnx.Module):
 class Downsample(nnx.Module):
     """Halves the side by a strided convolution, padded at the right and the bottom only."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         padding = ((0, 1), (0, 1))
         self.conv = _conv(channels, channels, 3, strides=2, padding=padding, dtype=dtype, rngs=rngs)
 
@@ -152,7 +153,7 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Doubles the side by repeating pixels, then a convolution."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv = _conv(channels, channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -174,7 +175,7 @@ class Level(nnx.Module):
         *,
         attention: bool,
         resample: str | None,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         remat: str,
         rngs: nnx.Rngs,
     ):
@@ -207,7 +208,7 @@ class Middle(nnx.Module):
         channels: int,
         config: VAVAEConfig,
         *,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         remat: str,
         rngs: nnx.Rngs,
     ):
@@ -223,7 +224,7 @@ class Middle(nnx.Module):
 class Encoder(nnx.Module):
     """Image to features. [B, H, W, C] -> [B, H/f, W/f, 2 z_channels]."""
 
-    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
+    def __init__(self, config: VAVAEConfig, *, dtype: DTypeLike, remat: str, rngs: nnx.Rngs):
         widths = [config.ch * factor for factor in (1, *config.ch_mult)]
         last = len(config.ch_mult) - 1
         self.conv_in = _conv(config.in_channels, config.ch, 3, dtype=dtype, rngs=rngs)
@@ -260,7 +261,7 @@ class Decoder(nnx.Module):
     `up` is ordered by resolution, finest first, as in the release: it runs from its end.
     """
 
-    def __init__(self, config: VAVAEConfig, *, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
+    def __init__(self, config: VAVAEConfig, *, dtype: DTypeLike, remat: str, rngs: nnx.Rngs):
         widths = [config.ch * factor for factor in config.ch_mult]
         widths.append(widths[-1])
         self.conv_in = _conv(config.z_channels, widths[-1], 3, dtype=dtype, rngs=rngs)
@@ -302,7 +303,7 @@ class VAVAE(nnx.Module):
         self,
         config: VAVAEConfig,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         remat: str = "none",
         rngs: nnx.Rngs,
     ):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from lightningdit_jax.models.layers import linear
 from lightningdit_jax.models.stack import Activations, make_stack, run_stack
@@ -87,14 +88,14 @@ def resample_positions(table: jax.Array, grid: int, size: tuple[int, int]) -> ja
     return jnp.concatenate([prefix, patches.reshape(-1, patches.shape[-1])])
 
 
-def _norm(dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class SelfAttention(nnx.Module):
     """Multi-head self-attention. [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, dim: int, num_heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, num_heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         head_dim = dim // num_heads
         self.qkv = linear(dim, (3, num_heads, head_dim), dtype=dtype, rngs=rngs)
         self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
@@ -108,7 +109,7 @@ class SelfAttention(nnx.Module):
 class Mlp(nnx.Module):
     """Linear, exact GELU, linear. [..., D] -> [..., D]."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
 
@@ -129,7 +130,7 @@ class LayerScale(nnx.Module):
 class ViTBlock(nnx.Module):
     """Pre-norm transformer block. [B, N, D] -> [B, N, D]. Dosovitskiy et al. 2021."""
 
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = config.hidden_size
         self.layer_scale = config.layer_scale
         self.norm1 = _norm(dim, dtype=dtype, rngs=rngs)
@@ -152,7 +153,7 @@ class ViT(nnx.Module):
     Blocks are stacked along a leading axis and scanned.
     """
 
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config, self.dtype = config, np.dtype(dtype)
         dtype, dim = self.dtype, config.hidden_size
         normal = nnx.initializers.normal(0.02)
