@@ -45,6 +45,7 @@ from lightningdit_jax.inference.sampling import compile as sampler_compile
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
+from lightningdit_jax.parallel.links import LINKS
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.topology import CHIPS, Slice
 from lightningdit_jax.training import compile as step_compile
@@ -143,10 +144,10 @@ def recorded(tmp_path_factory):
     both = dit.changed(tokenizer=dataclasses.asdict(vae.tokenizer))
     with pytest.MonkeyPatch.context() as patch:
         # All but the compiler for chips that are not there.
-        where = Slice("v5e:1x1", CHIPS["v5e"], jax.devices()[:1])
+        where = Slice("v5e:1x1", CHIPS["v5e"], LINKS["v5e"], (1, 1), jax.devices()[:1])
         for module in (step_compile, sampler_compile):
             patch.setattr(module, "open_slice", lambda topology: where)
-            patch.setattr(module, "compile_on", lambda where, lowered, flops: {})
+            patch.setattr(module, "compile_on", lambda where, mesh, lowered, flops: {})
         tiny.publish(patch, "lpips", TINY_LPIPS)
         tiny.publish(patch, "vit", tiny.VIT)
         with recording(seen[COMPILE_GENERATOR]):

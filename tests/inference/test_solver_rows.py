@@ -72,6 +72,14 @@ def test_its_cost_and_its_times_are_those_of_the_row(toy):
     assert sampling.method().options == (("extrapolation", 0.5),)
 
 
+def test_it_may_be_for_one_path_alone(monkeypatch):
+    monkeypatch.setitem(SOLVERS, "leap", dataclasses.replace(TOY, path="gvp"))
+    sampling = Sampling(solver="leap")
+    assert sampling.evaluations() == 1 and sampling.grid(Flow("gvp")).size == 2
+    with pytest.raises(ValueError, match="needs the path 'gvp', the generator's is 'linear'"):
+        sampling.grid(Flow())
+
+
 def test_a_new_option_is_a_field_and_nothing_else(monkeypatch):
     """Of the options and, where the row names it, of what a program is compiled for."""
     options = dataclasses.make_dataclass(

@@ -59,7 +59,7 @@ class Sampling(SamplingOptions):
                 f"of its own: {solver.times_by}; set timestep_shift to 0"
             )
         solver.check(**self._values(solver.options))
-        self.grid(Flow())
+        self.grid(self._some_flow())
 
     @classmethod
     def of(cls, config: SampleConfig) -> "Sampling":
@@ -89,7 +89,7 @@ class Sampling(SamplingOptions):
 
     def evaluations(self) -> int | None:
         """Times at which the velocity of an image is asked for; None: the solver finds them."""
-        times = self._evaluation_times(Flow())
+        times = self._evaluation_times(self._some_flow())
         return None if times is None else len(times)
 
     def guided_evaluations(self, flow: Flow) -> int | None:
@@ -119,6 +119,10 @@ class Sampling(SamplingOptions):
             "cfg_scale": np.float32(self.cfg_scale),
             "interval": np.float32([self.cfg_interval_start, self.cfg_interval_end]),
         }
+
+    def _some_flow(self) -> Flow:
+        """One that the solver solves."""
+        return Flow(self.row.path) if self.row.path else Flow()
 
     def _evaluation_times(self, flow: Flow) -> np.ndarray | None:
         """[evaluations], None where the solver chooses them as it goes."""
