@@ -47,5 +47,5 @@ def test_a_tokenizer_of_other_channels_is_refused(tmp_path):
     "changes", [{"sample__solver": "dopri5"}, {"sample__weak_checkpoint": "somewhere"}]
 )
 def test_what_it_does_not_know_is_refused(tmp_path, changes):
-    with pytest.raises(ValueError, match="neither autoguidance nor dopri5"):
+    with pytest.raises(ValueError, match="neither autoguidance nor solvers that choose"):
         compile_sampler(config(**changes), str(tmp_path), "v5e:2x4")
