@@ -288,22 +288,25 @@ class LightningDiT(nnx.Module):
 
         Arguments and errors as of __call__; ValueError for a number that no block has too.
         """
-        if not t.shape == y.shape == x.shape[:1]:
-            raise ValueError(
-                f"x has shape {x.shape}, t {t.shape} and y {y.shape}; expected [B, H, W, C] and a "
-                "time and a label for each of its rows, [B]"
-            )
+        self._check_inputs(x, t, y)
         c = self.embed_condition(t, y)
         tokens, kept = self.run_blocks(self.embed_latents(x), c, activations)
         return self.unpatchify(self.final_layer(tokens, c)), kept
 
-    def embed_latents(self, x: jax.Array) -> jax.Array:
-        """Patches to tokens, with their positions. x: [B, H, W, C] -> [B, N, D]."""
+    def _check_inputs(self, x: jax.Array, t: jax.Array, y: jax.Array) -> None:
         config = self.config
         expected = (config.input_size, config.input_size, config.in_channels)
         if x.ndim != 4 or x.shape[1:] != expected:
             raise ValueError(f"x has shape {x.shape}; expected [B, H, W, C] with {expected}")
-        grid, patch = config.grid, config.patch_size
+        if not t.shape == y.shape == x.shape[:1]:
+            raise ValueError(
+                f"x has {len(x)} rows, t has shape {t.shape} and y {y.shape}; expected a time and "
+                "a label for each row, [B]"
+            )
+
+    def embed_latents(self, x: jax.Array) -> jax.Array:
+        """Patches to tokens, with their positions. x: [B, H, W, C] -> [B, N, D]."""
+        config, grid, patch = self.config, self.config.grid, self.config.patch_size
         x = x.reshape(-1, grid, patch, grid, patch, config.in_channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), grid * grid, -1)
         # A parameter, so that checkpoints carry it, but frozen.
