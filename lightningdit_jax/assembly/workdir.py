@@ -110,7 +110,10 @@ def remembered(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stated(config: Config, keys: Collection[str]) -> dict[str, Any]:
     """What a config says of these keys, sizes of the generator as its variant has them."""
-    architectures = {"model": generator_config, "tokenizer": tokenizer_config}
+    architectures: dict[str, Callable[[Config], Any]] = {
+        "model": generator_config,
+        "tokenizer": tokenizer_config,
+    }
     values = {}
     for key in keys:
         section, _, name = key.partition(".")

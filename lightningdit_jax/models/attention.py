@@ -4,7 +4,7 @@ Left to automatic differentiation, the weights of all heads, [B, H, N, N], are k
 passes: they, not the products, are then what attention costs on a TPU.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -15,7 +15,9 @@ from jax.ad_checkpoint import checkpoint_name
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
 
-def choose_implementation(dtype: np.dtype, head_dim: int, device: jax.Device | None = None) -> str:
+def choose_implementation(
+    dtype: np.dtype, head_dim: int, device: jax.Device | None = None
+) -> Literal["xla", "cudnn"]:
     """What "auto" stands for on a device; None is the first of this machine.
 
     "cudnn" on an NVIDIA GPU of the Ampere generation or later, in bfloat16 and for heads that cuDNN

@@ -191,8 +191,10 @@ class Block(nnx.Module):
         modulation = self.adaLN_modulation(nnx.silu(c))[:, :, None]  # [B, 6 or 4, 1, D]
         parts = jnp.unstack(modulation, axis=1)
         if self.wo_shift:
-            parts = [None, *parts[:2], None, *parts[2:]]
-        shift1, scale1, gate1, shift2, scale2, gate2 = parts
+            shift1 = shift2 = None
+            scale1, gate1, scale2, gate2 = parts
+        else:
+            shift1, scale1, gate1, shift2, scale2, gate2 = parts
         branch = self.attn(modulated(self.norm1, x, shift1, scale1))
         x = x + gate1 * checkpoint_name(branch, "branch")
         branch = self.mlp(modulated(self.norm2, x, shift2, scale2))

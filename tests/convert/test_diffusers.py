@@ -98,6 +98,7 @@ def test_without_a_config_groups_and_activation_are_asked_for(convert, data, tmp
         assert not (tmp_path / "out").exists()
     _, path = convert(None, Hints(norm_groups=16, act_fn="relu"))
     assert_equals_diffusers(path, data, "relu")
+    assert ldj.load(path).latent_scaling is None
     assert "latents" not in read_meta(find_checkpoint(path))
 
 
@@ -138,7 +139,7 @@ def test_scaling_is_stored_printed_and_shown(convert, capsys, changes, text, lat
     assert any(line.endswith(text) for line in lines)
     assert read_meta(find_checkpoint(path))["latents"] == latents
     capsys.readouterr()
-    ldj.load(path, verbose=True)
+    assert ldj.load(path, verbose=True).latent_scaling.to_meta() == latents
     shown = capsys.readouterr().out
     assert text in shown and "config.json  SHA-256" in shown
 

@@ -12,6 +12,8 @@ from lightningdit_jax.models.layers import SwiGLU
 from lightningdit_jax.models.lightningdit import REMAT_POLICIES, LightningDiT
 from lightningdit_jax.models.stack import make_stack, run_stack
 from lightningdit_jax.models.vit import ViT
+from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
+from lightningdit_jax.parallel.sharding import constrain_tokens
 from tests import tiny
 
 DEPTH, ASKED = 4, (1, 3)
@@ -121,6 +123,30 @@ def test_activations_keep_nothing_of_other_blocks(policy):
         return sorted(leaf.shape for leaf in leaves if leaf.shape[:2] == (DEPTH, len(x)))
 
     assert kept(ASKED) == kept(()) != []
+
+
+def test_activations_lie_on_the_mesh_as_tokens_do():
+    """And cost a device its rows of each, neither a copy of all rows nor one of all blocks."""
+    graphdef, state, _ = stack()
+    mesh = make_mesh(2, 4, 1)
+    constrain = constrain_tokens(mesh)
+    x = jax.ShapeDtypeStruct((16, 5, 6), jnp.float32, sharding=batch_sharding(mesh))
+
+    def compiled(activations):
+        def run(state, x):
+            blocks = nnx.merge(graphdef, state)
+            return run_stack(
+                blocks, lambda *both: constrain(run_block(*both)), x, activations=activations
+            )[1]
+
+        return jax.jit(run).lower(state, x).compile()
+
+    asked = compiled(ASKED)
+    assert {k: s.spec for k, s in asked.output_shardings.items()} == {
+        k: batch_sharding(mesh).spec for k in ASKED
+    }
+    assert asked.memory_analysis().output_size_in_bytes < len(ASKED) * (2 + 1) * 5 * 6 * 4
+    assert "all-gather" not in asked.as_text()
 
 
 def test_generators_and_vision_transformers_give_theirs():
