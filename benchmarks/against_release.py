@@ -53,7 +53,7 @@ def our_train() -> Work:
 
 
 def our_step(depth: int = 12) -> tuple[Work, str, float]:
-    """A train step of B/2 as work, its optimised program as text, and the model's FLOPs in it."""
+    """A train step of B/2 as work, its optimized program as text, and the model's FLOPs in it."""
     import jax
 
     from configs import paper
@@ -98,7 +98,7 @@ def our_sample() -> Work:
 
 
 def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
-    """Sampling with B/2 as work, its optimised program as text, and the model's FLOPs in it."""
+    """Sampling with B/2 as work, its optimized program as text, and the model's FLOPs in it."""
     import jax
     from flax import nnx
 

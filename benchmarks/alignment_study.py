@@ -25,7 +25,7 @@ VARIANTS = {"not aligned": "none", "aligned": "vit"}
 ROWS = {
     "reconstruction_psnr": "PSNR of reconstructions, dB",
     "reconstruction_ssim": "SSIM of reconstructions",
-    "recognised_share": "samples recognised as their label",
+    "recognised_share": "samples recognized as their label",
     "distance_to_train": "distance of samples to the nearest training digit",
     "distance_within_class": "distance to the nearest other sample of the class",
     "density_cv": "density CV of latents",
@@ -63,7 +63,7 @@ def measure(folder: pathlib.Path, alignment: str, foundation: pathlib.Path, seed
     run("main.py", *dit, "--mode=sample", f"--config.sample.tokenizer={tokenizer}")
     run("main.py", *dit, "--mode=evaluate")
     run(
-        "scripts/visualise_latents.py",
+        "scripts/visualize_latents.py",
         f"--output={folder / 'latents.png'}",
         f"{folder.name}={latents}",
     )

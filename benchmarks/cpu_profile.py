@@ -30,7 +30,7 @@ _MOVES = re.compile(r"(copy|transpose|bitcast|concatenate|slice|pad)")
 
 
 def profile(work: Any, text: str) -> dict[str, float]:
-    """Milliseconds of one call of `work` by kind. text: its optimised HLO.
+    """Milliseconds of one call of `work` by kind. text: its optimized HLO.
 
     Instructions that run at the same time share it.
     """

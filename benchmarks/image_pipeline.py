@@ -30,7 +30,7 @@ BATCH = 32
 
 
 def write_images(folder: pathlib.Path, count: int) -> float:
-    """Coarse colours with noise, JPEG quality 95, about as large as ImageNet's; mean bytes."""
+    """Coarse colors with noise, JPEG quality 95, about as large as ImageNet's; mean bytes."""
     rng = np.random.default_rng(0)
     (folder / "class").mkdir(parents=True)
     paths = [folder / "class" / f"{i:05d}.jpg" for i in range(count)]

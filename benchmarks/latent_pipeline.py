@@ -5,10 +5,10 @@
 
 Writes random latents of the published size (16x16x32 float32, 32 KB) and reads shuffled, flipped
 batches: with Grain threads of one process, from shards of float32 and bfloat16 and from memory;
-with the release's dataset and DataLoader, which normalise too (a clone of
+with the release's dataset and DataLoader, which normalize too (a clone of
 github.com/hustvl/LightningDiT; its own process and worker processes); from ArrayRecord files, raw
 and by the batch; and, as a floor, copies memory of the same size in blocks of a record from random
-places. `normalised` adds what the train step does on the device: here the same two cores. All in
+places. `normalized` adds what the train step does on the device: here the same two cores. All in
 turn, `--rounds` times, files in the page cache; the table has the medians. The machine's load is
 printed.
 """
@@ -77,7 +77,7 @@ def counted(batches: Iterable[Batch]) -> Iterator[int]:
         yield len(batch["labels"])
 
 
-def normalised(folder: str, threads: int) -> Iterator[int]:
+def normalized(folder: str, threads: int) -> Iterator[int]:
     """Batches on the device, as the train step makes them there."""
     stats = load_stats(folder)
     on_device = jax.jit(stats.normalize)
@@ -169,7 +169,7 @@ def main() -> None:
             f"this pipeline, {cores} threads": lambda: counted(ours(folder, cores)),
             "the same, bfloat16": lambda: counted(ours(halves, cores)),
             "the same, data.resident": lambda: counted(ours(folder, cores, True)),
-            "the same, normalised": lambda: normalised(folder, cores),
+            "the same, normalized": lambda: normalized(folder, cores),
             "ArrayRecord by the batch": lambda: array_record(folder),
         }
         if options.release:

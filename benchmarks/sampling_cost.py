@@ -36,7 +36,7 @@ from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
 
 H100_PEAK = 989e12  # bfloat16 FLOP/s without sparsity, NVIDIA's data sheet
-UTILISATION = 0.4
+UTILIZATION = 0.4
 PUBLISHED = Sampling(
     num_steps=250,
     cfg_scale=6.7,
@@ -58,7 +58,7 @@ def print_rows() -> dict[str, Any]:
             print(f"| {row} | {config.sample.num_samples:,} | adaptive | | | |")
             continue
         flops = forward * sampling.forward_passes(Flow())
-        hours = flops * config.sample.num_samples / (H100_PEAK * UTILISATION) / 3600
+        hours = flops * config.sample.num_samples / (H100_PEAK * UTILIZATION) / 3600
         results[row] = {
             "evaluations": evaluations,
             "guided": guided,

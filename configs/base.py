@@ -129,12 +129,12 @@ def get_config() -> ConfigDict:
     c.discriminator.ndf = 64  # channels of the first layer
     c.discriminator.num_layers = 3
     c.discriminator.norm = "batchnorm"  # or "actnorm"
-    c.discriminator.stat_groups = 1  # parts of the batch normalised apart; the release's: 32
+    c.discriminator.stat_groups = 1  # parts of the batch normalized apart; the release's: 32
 
     c.frozen = ConfigDict()  # converted checkpoints that the losses need
     c.frozen.lpips = ""
     c.frozen.foundation = ""
-    c.frozen.foundation_normalise = "parity"  # sees [-1, 1] as in the release; or, with its own
+    c.frozen.foundation_normalize = "parity"  # sees [-1, 1] as in the release; or, with its own
     # mean and deviation, what it was "trained" on
 
     c.train = ConfigDict()
@@ -185,7 +185,7 @@ def get_config() -> ConfigDict:
     c.extract.stats_images = 0  # images that the statistics are of; 0 is all, the release's 10,000
 
     c.evaluate = ConfigDict()
-    c.evaluate.metric = "fid"  # of a generator: "fid", or "digits" (recognised by a classifier)
+    c.evaluate.metric = "fid"  # of a generator: "fid", or "digits" (recognized by a classifier)
     c.evaluate.split = "test"  # images a tokenizer is evaluated on, of digits and of TFDS
     c.evaluate.samples = ""  # .npz file that is evaluated; empty is WORKDIR/samples.npz
     c.evaluate.num_images = 50_000  # at most

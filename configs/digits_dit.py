@@ -24,7 +24,7 @@ def get_config():
     c.data.num_threads = 2
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 50
-    # The cosine loss of a zero-initialised output has a huge gradient at the first step. Unclipped,
+    # The cosine loss of a zero-initialized output has a huge gradient at the first step. Unclipped,
     # Adam's second moment keeps the last layer still for hundreds of steps, which a run this short
     # does not have.
     c.optimizer.max_grad_norm = 1.0

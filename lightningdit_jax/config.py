@@ -177,7 +177,7 @@ class AdversaryConfig:
 class FrozenConfig:
     lpips: str
     foundation: str
-    foundation_normalise: Literal["parity", "trained"]
+    foundation_normalize: Literal["parity", "trained"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from lightningdit_jax.atomic_file import write_json  # noqa: E402
 
-LEAST_RECOGNISED = 0.95
+LEAST_RECOGNIZED = 0.95
 # XLA gives its memory back after every step; in large pages it comes back sooner.
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -73,8 +73,8 @@ def main() -> None:
     }
     summary["minutes"] = round((time.perf_counter() - began) / 60, 2)
     report(summary, output)
-    if summary["recognised_share"] < LEAST_RECOGNISED:
-        sys.exit(f"only {summary['recognised_share']:.3f} recognised, expected {LEAST_RECOGNISED}")
+    if summary["recognised_share"] < LEAST_RECOGNIZED:
+        sys.exit(f"only {summary['recognised_share']:.3f} recognized, expected {LEAST_RECOGNIZED}")
 
 
 def run(title: str, *arguments: str) -> None:

@@ -4,7 +4,7 @@
         --inception=ckpts/inception --output=imagenet256.npz
 
 Writes the keys of ADM's reference files (mu, sigma, mu_s, sigma_s, arr_0); give the file to
---mode=evaluate as --config.evaluate.reference. Images are centre-cropped as in extraction. Several
+--mode=evaluate as --config.evaluate.reference. Images are center-cropped as in extraction. Several
 processes (Cloud TPU, Slurm, Open MPI) share the work.
 """
 

@@ -14,7 +14,7 @@ STATISTICS = ["--inception=none", "--output=none.npz"]
     ("script", "arguments", "advice"),
     [
         ("compare_latents.py", ["no_such", "no_such"], "Set FOLDER to"),
-        ("visualise_latents.py", ["--output=none.png", "a=no_such"], "Set PATH to"),
+        ("visualize_latents.py", ["--output=none.png", "a=no_such"], "Set PATH to"),
         (
             "reference_statistics.py",
             ["--source=folder", "--path=no_such", *STATISTICS],

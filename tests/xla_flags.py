@@ -4,7 +4,7 @@
 def xla_flags(devices: int) -> str:
     """XLA_FLAGS for so many CPU devices.
 
-    LLVM optimises less than by default, since compiling is most of what tests wait for. What XLA
+    LLVM optimizes less than by default, since compiling is most of what tests wait for. What XLA
     makes of a program before that is the same.
     """
     return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=1"

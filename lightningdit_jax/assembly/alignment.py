@@ -36,13 +36,13 @@ def foundation_normalization(config: Config) -> Normalization | None:
 
     Raises ValueError where it is to be as in its training, which of this kind nobody knows.
     """
-    if config.frozen.foundation_normalise == "parity":
+    if config.frozen.foundation_normalize == "parity":
         return None
     kind = config.vae_loss.alignment
     normalization = MODELS[kind].normalization
     if normalization is None:
         raise ValueError(
-            f"config.frozen.foundation_normalise is 'trained', but what a {kind} was trained with "
+            f"config.frozen.foundation_normalize is 'trained', but what a {kind} was trained with "
             "is not known; set it to 'parity', which shows pixels in [-1, 1]"
         )
     return normalization

@@ -139,7 +139,7 @@ def convert_files(
     if latents is not None:
         meta["latents"] = latents.to_meta()
     elif is_generator:
-        say("  not known: how its latents were normalised; --latent-stats stores that with it")
+        say("  not known: how its latents were normalized; --latent-stats stores that with it")
     items = {"params": params}
     if buffers := {key: np.array(tensors[key]) for key in keymap.buffers if key in tensors}:
         items["buffers"] = buffers

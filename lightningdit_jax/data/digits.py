@@ -11,7 +11,7 @@ class Digits:
 
     split: "train" and "test" (a fifth of each class, the same in every run), or "all".
     size: side of the images; 8x8 values 0..16 become 0..255 and are upscaled bicubically.
-    `labels` int64 [N]; `pixels` uint8 [N, size, size], the grey images.
+    `labels` int64 [N]; `pixels` uint8 [N, size, size], the gray images.
     Raises ValueError for an unknown split or a size that is no multiple of 8, ImportError without
     scikit-learn.
     """
@@ -53,7 +53,7 @@ class Digits:
 def digits_to_8x8(images: np.ndarray) -> np.ndarray:
     """Undoes the upscaling: uint8 [B, R, R, 3] -> float32 [B, 64] in 0..16, as scikit-learn has it.
 
-    Grey value and area average. R is a multiple of 8.
+    Gray value and area average. R is a multiple of 8.
     """
     batch, side = images.shape[:2]
     blocks = images.reshape(batch, 8, side // 8, 8, side // 8, 3)

@@ -19,7 +19,7 @@ class UnreadableImageError(ValueError):
 
 
 class ImageSource(Protocol):
-    """Random access to labelled images; safe to read from several threads.
+    """Random access to labeled images; safe to read from several threads.
 
     notes: lines for people, what of the source was left out.
     """
@@ -125,7 +125,7 @@ class ImageFolder:
 def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
     """Decodes an image file of any mode to RGB as torchvision's ImageFolder does.
 
-    So alpha is dropped and an orientation in EXIF ignored; but grey of 16 bits is scaled to 8,
+    So alpha is dropped and an orientation in EXIF ignored; but gray of 16 bits is scaled to 8,
     where torchvision clips it to white. The content decides the format, but only those of FORMATS
     are tried: for others Pillow would start programs that the file gives orders to (Ghostscript).
     Raises UnreadableImageError for content that cannot be decoded, and OSError where reading itself
@@ -155,7 +155,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(
-                f"grey values from {values.min()} to {values.max()}; expected 0 to 65535"
+                f"gray values from {values.min()} to {values.max()}; expected 0 to 65535"
             )
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -164,7 +164,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def center_crop_adm(image: Image.Image, size: int) -> np.ndarray:
-    """ADM's centre crop of an RGB image, uint8 [size, size, 3].
+    """ADM's center crop of an RGB image, uint8 [size, size, 3].
 
     Halved with a box filter while the short side stays at least twice `size`, then resized to it
     bicubically, then cropped (Dhariwal & Nichol 2021, guided-diffusion's image_datasets).
@@ -204,11 +204,11 @@ def _bilinear_taps(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source positions before and after each of `size` pixels of the crop, and the second's weight.
 
-    Pixel centres lie at half-integers; the border pixel is repeated.
+    Pixel centers lie at half-integers; the border pixel is repeated.
     """
     first = int((resized - size + 1) * place)
-    centres = (first + np.arange(size) + 0.5) * (length / resized) - 0.5
-    before = np.floor(centres)
-    weight = (centres - before).astype(np.float32)
+    centers = (first + np.arange(size) + 0.5) * (length / resized) - 0.5
+    before = np.floor(centers)
+    weight = (centers - before).astype(np.float32)
     before = before.astype(np.int64)
     return before.clip(0, length - 1), (before + 1).clip(0, length - 1), weight

@@ -48,7 +48,7 @@ class BatchSource(Protocol):
         """Records `indices` int64 [b], mirrored where `flip` bool [b].
 
         crop: [b, 2] in [0, 1), where a random crop lies between top and bottom, left and right.
-        None, in evaluation, asks for the centre.
+        None, in evaluation, asks for the center.
         """
         ...
 
@@ -250,7 +250,7 @@ def sequential_batches(
     ranges: Sequence[tuple[int, int]],
     num_workers: int = 0,
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Records of each range [start, stop) once, in order, centre crops: pairs (indices [b], batch).
+    """Records of each range [start, stop) once, in order, center crops: pairs (indices [b], batch).
 
     No batch reaches over the end of a range, so the last of each may be short, and others where
     records cannot be read and are skipped. The next batches are read while one is used, by
@@ -346,7 +346,7 @@ _STREAMS: Mapping[str, int] = {"order": 1, "flip": 2, "crop top": 3, "crop left"
 def _random_bits(seed: int, stream: str, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """64 random bits per (epoch, index): a chain of SplitMix64 steps (Steele et al. 2014).
 
-    A counter-based generator: any element can be drawn alone, all of them vectorised.
+    A counter-based generator: any element can be drawn alone, all of them vectorized.
     """
     state = _mix64(np.array([seed % 2**64], np.uint64))
     for word in (_STREAMS[stream], epochs, indices):
@@ -371,5 +371,5 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of an epoch, int64 [size]: the records sorted by a random key."""
     keys = _random_bits(seed, "order", np.array([epoch]), np.arange(size))
     order = np.argsort(keys, kind="stable")
-    order.flags.writeable = False
+    order.flags.writable = False
     return order

@@ -1,6 +1,6 @@
 """Fréchet distance of two sets of features, each taken for a Gaussian. Heusel et al. 2017.
 
-Everything in float64 on the host. Sums are centred: the difference of a mean of products and a
+Everything in float64 on the host. Sums are centered: the difference of a mean of products and a
 product of means loses all digits in float32, and many in float64.
 """
 
@@ -17,7 +17,7 @@ BLOCK = 4096  # features that are multiplied at once: 64 MB of 2048 numbers
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """count of features, their mean [D], and scatter [D, D]: the sum of centred outer products."""
+    """count of features, their mean [D], and scatter [D, D]: the sum of centered outer products."""
 
     count: int
     mean: np.ndarray
@@ -35,8 +35,8 @@ class Moments:
         for start in range(0, len(features), BLOCK):
             block = np.asarray(features[start : start + BLOCK], np.float64)
             mean = block.mean(0)
-            centred = block - mean
-            whole = whole.merge(cls(len(block), mean, centred.T @ centred))
+            centered = block - mean
+            whole = whole.merge(cls(len(block), mean, centered.T @ centered))
         return whole
 
     def merge(self, other: "Moments") -> "Moments":

@@ -1,4 +1,4 @@
-"""Inception Score: are samples recognisable, and of many classes? Salimans et al. 2016."""
+"""Inception Score: are samples recognizable, and of many classes? Salimans et al. 2016."""
 
 import numpy as np
 

@@ -33,9 +33,9 @@ def precision_recall(reference: np.ndarray, samples: np.ndarray, k: int = 3) -> 
             f"reference has features of size {reference.shape[1]} and samples of size "
             f"{samples.shape[1]}; expected the same"
         )
-    # About a common centre the squares that cancel in a distance are small.
-    centre = reference.mean(0, dtype=np.float64)
-    reference, samples = ((a - centre).astype(np.float32) for a in (reference, samples))
+    # About a common center the squares that cancel in a distance are small.
+    center = reference.mean(0, dtype=np.float64)
+    reference, samples = ((a - center).astype(np.float32) for a in (reference, samples))
     reference_radii, sample_radii = _squared_radii(reference, k), _squared_radii(samples, k)
 
     is_real = np.empty(len(samples), bool)

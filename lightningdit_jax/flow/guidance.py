@@ -57,7 +57,7 @@ def guide(
     def both(x, t):
         if weak_velocity_fn is not None:
             return conditional(x, t), evaluate(weak_velocity_fn, x, t, labels)
-        # Label and null label of one image are neighbours in the batch, so a batch sharded over
+        # Label and null label of one image are neighbors in the batch, so a batch sharded over
         # devices keeps each pair on one device and guidance needs no communication.
         x_2B, y_2B = _interleave(x, x), _interleave(labels, jnp.full_like(labels, null_label))
         v_2B = evaluate(velocity_fn, x_2B, t, y_2B)

@@ -31,10 +31,10 @@ class DiscriminatorConfig:
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation with PyTorch's statistics. [B, H, W, C] -> the same, float32.
+    """Batch normalization with PyTorch's statistics. [B, H, W, C] -> the same, float32.
 
-    In training it normalises with the batch's mean and biased variance and moves the running ones
-    by a tenth, the variance unbiased. stat_groups: equal parts of the batch that are normalised
+    In training it normalizes with the batch's mean and biased variance and moves the running ones
+    by a tenth, the variance unbiased. stat_groups: equal parts of the batch that are normalized
     each by itself, as on devices that do not talk; the running statistics see their average.
     """
 
@@ -50,10 +50,10 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = x.astype(jnp.float32)
         if not train:
-            return self._normalise(x, self.mean[...], self.var[...])
+            return self._normalize(x, self.mean[...], self.var[...])
         if len(x) % self.stat_groups:
             raise ValueError(
-                f"a batch of {len(x)} images cannot be normalised in {self.stat_groups} groups; "
+                f"a batch of {len(x)} images cannot be normalized in {self.stat_groups} groups; "
                 "choose a stat_groups that divides it"
             )
         groups = x.reshape(self.stat_groups, len(x) // self.stat_groups, *x.shape[1:])
@@ -61,7 +61,7 @@ class BatchNorm(nnx.Module):
         var = jnp.square(groups - mean).mean((1, 2, 3), keepdims=True)
         numel = groups[0, ..., 0].size
         self._track(mean, var * (numel / max(numel - 1, 1)))
-        return self._normalise(groups, mean, var).reshape(x.shape)
+        return self._normalize(groups, mean, var).reshape(x.shape)
 
     def _track(self, mean: jax.Array, var: jax.Array) -> None:
         for running, batch in ((self.mean, mean), (self.var, var)):
@@ -69,14 +69,14 @@ class BatchNorm(nnx.Module):
             running[...] = 0.9 * running[...] + 0.1 * batch
         self.count[...] = self.count[...] + 1
 
-    def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+    def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         return (x - mean) * jax.lax.rsqrt(var + 1e-5) * self.scale[...] + self.bias[...]
 
 
 class ActNorm(nnx.Module):
     """scale (x + loc), both learned. Kingma & Dhariwal 2018. [B, H, W, C] -> the same.
 
-    Starts as the identity: the initialisation from a first batch is not done.
+    Starts as the identity: the initialization from a first batch is not done.
     """
 
     def __init__(self, channels: int):
@@ -113,7 +113,7 @@ class Discriminator(nnx.Module):
                 (4, 4),
                 2 if layer < config.num_layers else 1,
                 padding=((1, 1), (1, 1)),
-                # Batch normalisation takes a bias away.
+                # Batch normalization takes a bias away.
                 use_bias=layer in (0, last) or config.norm == "actnorm",
                 dtype=self.dtype,
                 kernel_init=nnx.initializers.normal(0.02),
@@ -131,7 +131,7 @@ class Discriminator(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Logits. x: [B, H, W, C] in [-1, 1] -> [B, h, w, 1] float32.
 
-        train: normalise with the batch's statistics and move the running ones.
+        train: normalize with the batch's statistics and move the running ones.
         """
         x = nnx.leaky_relu(self.convs[0](x), 0.2)
         for conv, norm in zip(self.convs[1:-1], self.norms):

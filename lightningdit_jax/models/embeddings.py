@@ -62,7 +62,7 @@ def rotary_angles(positions: np.ndarray, head_dim: int) -> np.ndarray:
     """Angles of the 2-D rotary embedding. positions: [G] of a side -> [G * G, head_dim].
 
     The first half of the head turns with the row, the second with the column; each frequency
-    serves a pair of neighbouring channels. head_dim must be divisible by 4. EVA-02.
+    serves a pair of neighboring channels. head_dim must be divisible by 4. EVA-02.
     """
     dim = head_dim // 2
     # Frequencies and products in float32 as in the release, whose buffers these are.
@@ -81,7 +81,7 @@ def rotary_tables(grid: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     angles = rotary_angles(np.arange(grid), head_dim).astype(np.float64)
     tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     for table in tables:
-        table.flags.writeable = False  # shared by all callers
+        table.flags.writable = False  # shared by all callers
     return tables
 
 
@@ -92,13 +92,13 @@ def _pair_rotation(head_dim: int) -> np.ndarray:
     rotation = np.zeros((head_dim, head_dim), np.float32)
     rotation[even, even + 1] = 1
     rotation[even + 1, even] = -1
-    rotation.flags.writeable = False
+    rotation.flags.writable = False
     return rotation
 
 
 @jax.custom_vjp
 def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns neighbouring pairs of channels. x: [B, N, H, hd], tables [N, hd] -> as x; RoFormer.
+    """Turns neighboring pairs of channels. x: [B, N, H, hd], tables [N, hd] -> as x; RoFormer.
 
     The tables are constants: they have no gradients.
     """

@@ -40,7 +40,7 @@ class InceptionFeatures:
 
 
 class ConvSpec(NamedTuple):
-    """A convolution with normalisation and ReLU. With stride 2 it is not padded."""
+    """A convolution with normalization and ReLU. With stride 2 it is not padded."""
 
     name: str
     channels: int
@@ -159,7 +159,7 @@ SPATIAL_BLOCK, SPATIAL_BRANCH = "Mixed_6d", "branch1x1"
 
 
 class FrozenBatchNorm(nnx.Module):
-    """Normalisation by fixed statistics, eps 1e-3. [B, H, W, C] -> the same."""
+    """Normalization by fixed statistics, eps 1e-3. [B, H, W, C] -> the same."""
 
     def __init__(self, channels: int):
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
@@ -173,7 +173,7 @@ class FrozenBatchNorm(nnx.Module):
 
 
 class ConvNormReLU(nnx.Module):
-    """Convolution without bias, normalisation, ReLU."""
+    """Convolution without bias, normalization, ReLU."""
 
     def __init__(
         self, in_channels: int, spec: ConvSpec, *, padding: str | None = None, rngs: nnx.Rngs
@@ -272,7 +272,7 @@ class Inception(nnx.Module):
 def resize_tf1(images: jax.Array, side: int) -> jax.Array:
     """Bilinear resize as TensorFlow 1: pixel i of the output lies at i H / side of the input.
 
-    Without align_corners and without half-pixel centres. [B, H, W, C] -> [B, side, side, C].
+    Without align_corners and without half-pixel centers. [B, H, W, C] -> [B, side, side, C].
     """
 
     def taps(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

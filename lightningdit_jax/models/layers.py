@@ -2,7 +2,7 @@
 
 Fused projections keep their parts as axes of their own (q, k and v; gate and value), so that
 tensor parallelism cuts heads and hidden width and never across the parts. They are fused in the
-checkpoint alone: a product for each part is what XLA fuses its neighbours into.
+checkpoint alone: a product for each part is what XLA fuses its neighbors into.
 """
 
 import jax

@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, int]] = {
     for patch in (1, 2)
 }
 
-# What a rematerialised block keeps for its backward pass.
+# What a rematerialized block keeps for its backward pass.
 _POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "block": _POLICIES.nothing_saveable,

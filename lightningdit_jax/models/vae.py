@@ -21,7 +21,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.vae_config import ACTIVATIONS, VAVAEConfig
 
-# What a rematerialised residual block keeps for its backward pass, beside its input. "conv" repeats
+# What a rematerialized residual block keeps for its backward pass, beside its input. "conv" repeats
 # norms and activations only, "block" the first convolution too; the second's output is needed by
 # no gradient.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {

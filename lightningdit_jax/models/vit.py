@@ -68,7 +68,7 @@ MAE_LARGE = _large(patch_size=16, pos_embed_grid=14, layer_scale=False)
 
 
 def resize_bilinear(images: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear resize about pixel centres, without antialiasing. [B, H, W, C] -> [B, *size, C]."""
+    """Bilinear resize about pixel centers, without antialiasing. [B, H, W, C] -> [B, *size, C]."""
     if images.shape[1:3] == size:
         return images
     shape = (len(images), *size, images.shape[-1])

@@ -22,7 +22,7 @@ def compile_on(
     model_flops: what the model asks for, by all devices together. In the report bytes, FLOPs and
     seconds are per device and run. estimated_seconds are the compiler's cycle estimates over an
     assumed clock, without collectives; cycle_shares says what takes them, product_cycle_shares
-    which of the products, by einsum, and product_utilisation how much of the chip's peak each of
+    which of the products, by einsum, and product_utilization how much of the chip's peak each of
     those reaches. communication_seconds are those of all collectives by public bandwidths,
     exposed_communication_seconds what no arithmetic runs beside (see Timeline and Network), and
     step_seconds both together; bound_by is what takes most of them. Estimates that rank variants
@@ -62,7 +62,7 @@ def compile_on(
         "hbm_bytes": chip.hbm_bytes,
         "model_flops": model_flops,
         "matmul_flops": cost.matmul_flops,
-        "product_utilisation": {
+        "product_utilization": {
             einsum or "others": flops / (cost.product_cycles[einsum] / chip.clock * chip.peak_flops)
             for einsum, flops in cost.product_flops.most_common()
             if cost.product_cycles[einsum]

@@ -51,7 +51,7 @@ def make_mesh(
 
 
 def _arrange(shape: tuple[int, int, int], dcn_data: int, devices: list[jax.Device]) -> np.ndarray:
-    """Devices in the mesh's shape, neighbours of the later axes near each other."""
+    """Devices in the mesh's shape, neighbors of the later axes near each other."""
     num_slices = len({getattr(device, "slice_index", 0) for device in devices})
     num_processes = len({device.process_index for device in devices})
     if devices[0].platform == "tpu" and dcn_data != num_slices:

@@ -31,7 +31,7 @@ def accumulate_gradients(
     def cut(x: jax.Array) -> jax.Array:
         """[B, ...] -> [steps, B / steps, ...]; part j takes the rows j, j + steps, ...
 
-        So each device's rows, which are neighbours, give an equal share of every part, and none
+        So each device's rows, which are neighbors, give an equal share of every part, and none
         travels.
         """
         return jnp.swapaxes(x.reshape(-1, steps, *x.shape[1:]), 0, 1)

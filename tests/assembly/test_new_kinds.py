@@ -108,7 +108,7 @@ def test_a_new_foundation_model_is_aligned_with(shown, monkeypatch, tmp_path):
         vae_loss__distmat_weight=0.0,
         stages__cos_margin=(0.0,),
         frozen__foundation=path,
-        frozen__foundation_normalise=shown,
+        frozen__foundation_normalize=shown,
     )
     mesh = make_mesh(8)
     job = make_job(config, mesh)
@@ -186,6 +186,6 @@ def test_names_that_are_no_foundation_model_are_named_with_those_that_are():
     with pytest.raises(ValueError, match=r"is 'trained', but what a vit was trained with is not"):
         check_alignment(
             tiny.config(
-                "digits_vavae", vae_loss__alignment="vit", frozen__foundation_normalise="trained"
+                "digits_vavae", vae_loss__alignment="vit", frozen__foundation_normalize="trained"
             )
         )

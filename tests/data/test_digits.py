@@ -35,7 +35,7 @@ def test_upscaled_images_come_back_nearly():
     assert images.shape == (355, 32, 32, 3)
     assert images.dtype == np.uint8
     error = digits_to_8x8(images) - digits_to_8x8(rgb(original))
-    assert np.abs(error).mean() < 1  # of 16; the bicubic kernel overlaps its neighbours
+    assert np.abs(error).mean() < 1  # of 16; the bicubic kernel overlaps its neighbors
 
 
 def test_area_average_is_exact_on_blocks():

@@ -61,9 +61,9 @@ def test_golden_dataset(shards, case, with_stats, multiplier):
     batch = LatentBatches(shards).read_batch(golden["in.index"], golden["in.flip"].astype(bool))
     assert batch["labels"].dtype == np.int32
     for latents in (batch["latents"], jnp.asarray(batch["latents"])):
-        normalised = scaling.normalize(latents)
-        assert normalised.dtype == np.float32
-        assert_close(to_nchw(normalised), golden[case], TOLERANCE)
+        normalized = scaling.normalize(latents)
+        assert normalized.dtype == np.float32
+        assert_close(to_nchw(normalized), golden[case], TOLERANCE)
     np.testing.assert_array_equal(batch["labels"], golden["out.label"])
 
 
@@ -155,10 +155,10 @@ def test_half_precision_shards(tmp_path, dtype):
     assert got.dtype == dtype
     want = np.where(flip[:, None, None, None], stored["latents_flip"], stored["latents"])
     np.testing.assert_array_equal(got, want)
-    normalised = LatentScaling().normalize(jnp.asarray(got))
-    assert normalised.dtype == np.float32
-    np.testing.assert_array_equal(normalised, to_nhwc(want.astype(np.float32)))
-    np.testing.assert_array_equal(shards.read(indices, flip), normalised)
+    normalized = LatentScaling().normalize(jnp.asarray(got))
+    assert normalized.dtype == np.float32
+    np.testing.assert_array_equal(normalized, to_nhwc(want.astype(np.float32)))
+    np.testing.assert_array_equal(shards.read(indices, flip), normalized)
 
 
 def test_resident_latents_need_no_files(tmp_path):

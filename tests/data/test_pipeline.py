@@ -216,7 +216,7 @@ def test_image_batches_crop_flip_and_label():
     np.testing.assert_array_equal(across, [np.arange(32), np.arange(16, 48), np.arange(47, 15, -1)])
 
 
-def test_image_batches_crop_the_centre_in_evaluation_and_on_request():
+def test_image_batches_crop_the_center_in_evaluation_and_on_request():
     flip = np.array([False])
     want = center_crop_adm(Gradients().image(7), 16)
     for augment, crop in [("random_crop", None), ("center_crop", np.array([[0.1, 0.9]]))]:

@@ -19,7 +19,7 @@ from tests.inference.tiny_tokenizer import save_tokenizer
 
 
 class Stripes:
-    """As many images as the path says, each of one grey."""
+    """As many images as the path says, each of one gray."""
 
     class_names, num_classes, notes = ("dark", "bright"), 2, ()
 
@@ -40,7 +40,7 @@ class Stripes:
 
 
 def sharpen(params):
-    """Posteriors that tell one grey from another: e^-6 times as wide."""
+    """Posteriors that tell one gray from another: e^-6 times as wide."""
     params["quant_conv"]["bias"][8:] -= 12
 
 
@@ -65,8 +65,8 @@ def test_its_latents_are_extracted(config, tmp_path):
     assert load_file(file)["labels"].tolist() == [i % 2 for i in range(21)]
     latents = shards.read(np.arange(21), np.zeros(21, bool))
     # Samples of the posteriors of its images, in its order.
-    greys = [np.full((16, 16, 3), i * 10, np.uint8) for i in range(21)]
-    posterior = ldj.load(str(tmp_path / "tokenizer")).encode(ldj.to_model_range(np.stack(greys)))
+    grays = [np.full((16, 16, 3), i * 10, np.uint8) for i in range(21)]
+    posterior = ldj.load(str(tmp_path / "tokenizer")).encode(ldj.to_model_range(np.stack(grays)))
     normal = (latents - posterior.mean) / posterior.std
     assert np.abs(normal).max() < 6 and normal.std() == pytest.approx(1, abs=0.05)
     assert np.abs((latents[::-1] - posterior.mean) / posterior.std).max() > 10

@@ -63,9 +63,9 @@ def test_fewer_features_than_dimensions(counts):
     """Covariances of low rank, by the singular values of the samples themselves."""
     rng = np.random.default_rng(0)
     a, b = (rng.normal(i, 1 + i, (count, 64)) for i, count in enumerate(counts))
-    centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
-    trace = sum(np.square(x).sum() for x in centred)
-    cross = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    centered = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+    trace = sum(np.square(x).sum() for x in centered)
+    cross = np.linalg.svd(centered[0] @ centered[1].T, compute_uv=False).sum()
     want = np.square(a.mean(0) - b.mean(0)).sum() + trace - 2 * cross
     got = frechet_distance(*Moments.of(a).gaussian, *Moments.of(b).gaussian)
     assert got == pytest.approx(want, rel=1e-6)
@@ -90,7 +90,7 @@ def test_equal_sets_have_distance_zero():
 
 @pytest.mark.parametrize("cuts", [(0, 1, 50), (17,), (10, 20, 30)])
 def test_moments_of_blocks_merge_to_those_of_the_whole(cuts):
-    # Far from zero, where uncentred sums lose their digits.
+    # Far from zero, where uncentered sums lose their digits.
     x = np.random.default_rng(0).normal(1e4, 1.0, (50, 6)).astype(np.float32)
     merged = Moments.empty(6)
     for block in np.split(x, cuts):

@@ -17,8 +17,8 @@ def brute_force(reference, samples, k):
         others = ([q for j, q in enumerate(points) if j != i] for i in range(len(points)))
         return [sorted(distance(p, q) for q in rest)[k - 1] for p, rest in zip(points, others)]
 
-    def inside(points, centres):
-        balls = list(zip(centres, radii(centres)))
+    def inside(points, centers):
+        balls = list(zip(centers, radii(centers)))
         return np.mean([any(distance(p, c) <= r for c, r in balls) for p in points])
 
     return PrecisionRecall(inside(samples, reference), inside(reference, samples))

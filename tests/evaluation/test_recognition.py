@@ -12,7 +12,7 @@ def judge():
     return DigitsJudge.fit(*real_digits("train"))
 
 
-def test_held_out_digits_are_recognised(judge):
+def test_held_out_digits_are_recognized(judge):
     x, labels = real_digits("test")
     assert judge.recognised_share(x, labels) > 0.97
     assert judge.recognised_share(x, (labels + 1) % 10) < 0.03

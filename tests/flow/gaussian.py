@@ -26,8 +26,8 @@ class GaussianFlow:
         """E[d_alpha x1 + d_sigma x0 | x_t = x], by the regression of both on x_t."""
         path = self.path
         slope = path.alpha(t) * path.d_alpha(t) * self.std**2 + path.sigma(t) * path.d_sigma(t)
-        centred = x - path.alpha(t) * self.mean
-        return path.d_alpha(t) * self.mean + slope / self.variance(t) * centred
+        centered = x - path.alpha(t) * self.mean
+        return path.d_alpha(t) * self.mean + slope / self.variance(t) * centered
 
     def transport(self, x, start, end):
         """Where the flow takes x from one time to another: quantiles stay."""

@@ -72,7 +72,7 @@ def test_zero_velocity_takes_a_few_growing_steps(grid):
 
 
 def test_a_sample_depends_on_its_batch():
-    """One error norm for all, as in torchdiffeq: a wild neighbour shortens everyone's steps."""
+    """One error norm for all, as in torchdiffeq: a wild neighbor shortens everyone's steps."""
     x = jnp.ones((2, 1))
     wild = jnp.array([[1.0], [40.0]])
     alone = solve(lambda x, t: x * jnp.cos(x), x[:1], time_grid(2))

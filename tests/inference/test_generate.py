@@ -34,7 +34,7 @@ SETTINGS = {
 def models():
     dit = LightningDiT(tiny.dit_config(), rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(dit, nnx.Param)
-    # Zero-initialised outputs would sample noise unchanged, whatever the labels.
+    # Zero-initialized outputs would sample noise unchanged, whatever the labels.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]

@@ -284,9 +284,9 @@ def test_frechet_distance_of_reconstructions(folder, tokenizer, tmp_path):
     rebuilt = to_uint8(vae.decode(posterior_sample(posterior, np.arange(24), config.seed, 0)))
     a, b = (np.asarray(inception(x).pool, np.float64) for x in (images, rebuilt))
     # Of samples in fewer dimensions than there are, by singular values instead of eigenvalues.
-    centred = [(x - x.mean(0)) / np.sqrt(23) for x in (a, b)]
-    trace = sum(np.square(x).sum() for x in centred)
-    cross = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    centered = [(x - x.mean(0)) / np.sqrt(23) for x in (a, b)]
+    trace = sum(np.square(x).sum() for x in centered)
+    cross = np.linalg.svd(centered[0] @ centered[1].T, compute_uv=False).sum()
     want = np.square(a.mean(0) - b.mean(0)).sum() + trace - 2 * cross
     assert numbers["reconstruction_fid"] == pytest.approx(want, rel=1e-3)
 

@@ -11,7 +11,7 @@ from lightningdit_jax.models.inception import InceptionFeatures
 
 
 class TinyInception(nnx.Module):
-    """Features of the mean colours of an image's quarters: pool 8, spatial 5, logits 8."""
+    """Features of the mean colors of an image's quarters: pool 8, spatial 5, logits 8."""
 
     def __init__(self, seed: int):
         self.kernel = nnx.Param(jax.random.normal(jax.random.key(seed), (12, 8)))

@@ -79,7 +79,7 @@ def test_running_statistics_after_two_passes():
         golden.assert_close(tensors[key.removeprefix("out.after2.")], data[key], tolerance)
 
 
-def test_groups_are_normalised_each_by_itself():
+def test_groups_are_normalized_each_by_itself():
     x = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)) * jnp.arange(1, 5)[:, None, None, None]
     whole, grouped = (BatchNorm(2, stat_groups=g, rngs=nnx.Rngs(0)) for g in (1, 2))
     halves, means, variances = [], [], []
@@ -93,7 +93,7 @@ def test_groups_are_normalised_each_by_itself():
     np.testing.assert_allclose(grouped.mean[...], np.mean(means, 0), atol=1e-6)
     np.testing.assert_allclose(grouped.var[...], np.mean(variances, 0), atol=1e-6)
     assert not np.allclose(whole(x, train=True), got, atol=1e-2)
-    with pytest.raises(ValueError, match="4 images cannot be normalised in 3 groups"):
+    with pytest.raises(ValueError, match="4 images cannot be normalized in 3 groups"):
         BatchNorm(2, stat_groups=3, rngs=nnx.Rngs(0))(x, train=True)
 
 

@@ -158,7 +158,7 @@ def test_position_embedding_alone_is_frozen():
         assert np.asarray(grad).any() == (path[0].key != "pos_embed"), path
 
 
-def test_initialisation():
+def test_initialization():
     config = dataclasses.replace(TINY, hidden_size=64, depth=2, patch_size=2, num_heads=4)
     model = LightningDiT(config, rngs=nnx.Rngs(1))
     out = model(*tiny()[1])

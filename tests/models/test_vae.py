@@ -164,7 +164,7 @@ def test_to_uint8_is_exact(transform):
 
 
 def test_to_uint8_equals_numpy_on_every_boundary():
-    """Both neighbours of every value at which a pixel changes, fused into its producer by jit."""
+    """Both neighbors of every value at which a pixel changes, fused into its producer by jit."""
     edges = ((np.arange(-3, 260) - 128) / 127.5).astype(np.float32)
     x = np.concatenate([np.nextafter(edges, np.float32(s)) for s in (-9, 9)] + [edges, -5 * edges])
     want = np.clip(np.float32(127.5) * x + np.float32(128), 0, 255).astype(np.uint8)
@@ -187,7 +187,7 @@ def test_bfloat16_is_close_and_ends_in_float32():
 
 
 @pytest.mark.parametrize("fan_in", [9 * 32, 64])
-def test_initialisation_is_that_of_torch(fan_in):
+def test_initialization_is_that_of_torch(fan_in):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): kaiming_uniform with a = sqrt(5)."""
     draws = np.asarray(_fan_in_uniform(fan_in)(jax.random.key(0), (100, 100), jnp.float32))
     limit = math.sqrt(1 / fan_in)
@@ -196,7 +196,7 @@ def test_initialisation_is_that_of_torch(fan_in):
 
 
 @pytest.mark.slow
-def test_every_layer_is_initialised_by_its_fan_in():
+def test_every_layer_is_initialized_by_its_fan_in():
     params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(VAVAE(TINY, rngs=nnx.Rngs(0)))))()
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

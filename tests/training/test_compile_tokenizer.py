@@ -96,16 +96,16 @@ FIRST_CONVOLUTION = 2 * (2 * 8 * 8 * 64) * 9 * 32
 @pytest.mark.parametrize(("remat", "repeated"), [("conv", 0), ("block", FIRST_CONVOLUTION)])
 def test_remat_changes_no_gradient(remat, repeated):
     plain, params, x = residual_block("none")
-    rematerialised, again, _ = residual_block(remat)
+    rematerialized, again, _ = residual_block(remat)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7),
-        jax.jit(rematerialised)(again, x),
+        jax.jit(rematerialized)(again, x),
         jax.jit(plain)(params, x),
     )
-    assert matmul_flops(rematerialised, again, x) - matmul_flops(plain, params, x) == repeated
+    assert matmul_flops(rematerialized, again, x) - matmul_flops(plain, params, x) == repeated
 
 
-def test_every_residual_block_is_rematerialised():
+def test_every_residual_block_is_rematerialized():
     config = tokenizer_config(whole_loss())
     graphdef, params = nnx.split(
         nnx.eval_shape(lambda: VAVAE(config, remat="block", rngs=nnx.Rngs(0)))

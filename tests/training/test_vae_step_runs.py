@@ -160,7 +160,7 @@ def test_foundation_models_see_a_patch_a_latent(patch, side):
     assert seen.shape == (1, side, side, 3)
     if side == 256:
         np.testing.assert_allclose(seen, images, atol=1e-6)
-    normalised = foundation_features(Recorder(patch), images, (16, 16), IMAGENET)
+    normalized = foundation_features(Recorder(patch), images, (16, 16), IMAGENET)
     pixels = (np.asarray(seen) + 1) / 2
     want = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(normalised, want, atol=1e-5)
+    np.testing.assert_allclose(normalized, want, atol=1e-5)

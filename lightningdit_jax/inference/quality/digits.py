@@ -1,4 +1,4 @@
-"""How good generated digits are: recognised, like real ones, and neither copies nor all alike."""
+"""How good generated digits are: recognized, like real ones, and neither copies nor all alike."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.data.npz_images import NpzImages
-from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
+from lightningdit_jax.evaluation.neighbors import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
 from lightningdit_jax.inference.quality.metric import Metric, Quality
@@ -26,7 +26,7 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
     recognised_share: share that a classifier fitted on the real training digits takes for their
     label; classifier_accuracy: the same classifier on real held-out digits. digits_fid: Fréchet
     distance of that classifier's features from those of the training digits. Distances are L2 in
-    8x8 pixels of 0..16: of samples to the nearest training digit (memorising makes it small), and
+    8x8 pixels of 0..16: of samples to the nearest training digit (memorizing makes it small), and
     among samples of a class (mode collapse makes it small). Beside each (`_real`) the same for
     held-out digits. Raises FileNotFoundError without samples, ValueError if they have no labels or
     are known to be of other classes.

@@ -24,7 +24,7 @@ class ReferenceImages(OrderedImages, Protocol):
 
 
 class CroppedImages:
-    """Images of a folder, TFDS or the digits, centre-cropped, as ReferenceImages.
+    """Images of a folder, TFDS or the digits, center-cropped, as ReferenceImages.
 
     num_workers: processes that decode, or 0 for threads of this one.
     """

@@ -35,7 +35,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     generator, scaling, flow = dit.config, dit.scaling(), dit.flow()
     if scaling is None:
         raise ValueError(
-            f"{path} does not say how its latents were normalised; "
+            f"{path} does not say how its latents were normalized; "
             "convert it again with --latent-stats FILE (or none, for a generator of raw latents)"
         )
     meaning = GeneratorMeaning(generator, flow, scaling)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lightningdit_jax.evaluation import neighbours
-from lightningdit_jax.evaluation.neighbours import nearest_distances, within_class_nearest
+from lightningdit_jax.evaluation import neighbors
+from lightningdit_jax.evaluation.neighbors import nearest_distances, within_class_nearest
 
 RNG = np.random.default_rng(0)
 QUERIES = RNG.normal(5, 1, (23, 4, 2)).astype(np.float32)
@@ -18,7 +18,7 @@ def all_distances(a, b):
 
 @pytest.fixture(params=[1024, 5], ids=["one block", "blocks of 5"])
 def _block(request, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", request.param)
+    monkeypatch.setattr(neighbors, "BLOCK", request.param)
 
 
 @pytest.mark.usefixtures("_block")

@@ -1,6 +1,6 @@
-"""Nearest-neighbour distances: do samples copy the training set, or one another?
+"""Nearest-neighbor distances: do samples copy the training set, or one another?
 
-Samples much closer to the training set than held-out data is are memorised. Samples of a class
+Samples much closer to the training set than held-out data is are memorized. Samples of a class
 much closer to one another than real data of that class is have collapsed onto few modes.
 """
 
@@ -32,7 +32,7 @@ def within_class_nearest(queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
     classes, counts = np.unique(labels, return_counts=True)
     if (counts == 1).any():
         raise ValueError(
-            f"classes {classes[counts == 1].tolist()} have one member, which has no neighbour; "
+            f"classes {classes[counts == 1].tolist()} have one member, which has no neighbor; "
             "expected at least two of each class"
         )
     distances = np.empty(len(queries))

@@ -1,9 +1,9 @@
 """Shows how evenly latents fill their space: t-SNE pictures and the paper's three measures.
 
-python scripts/visualise_latents.py --output=outputs/latents.png NAME=FOLDER_OR_FILE ...
+python scripts/visualize_latents.py --output=outputs/latents.png NAME=FOLDER_OR_FILE ...
 
 FOLDER holds latent shards (the measures are of one random position of each of --count images,
-normalised); FILE is a .safetensors file with such vectors, `latents` [N, C].
+normalized); FILE is a .safetensors file with such vectors, `latents` [N, C].
 """
 
 import argparse
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def read_vectors(path: pathlib.Path, count: int, seed: int) -> np.ndarray:
-    """Normalised latent vectors [N, C]."""
+    """Normalized latent vectors [N, C]."""
     from safetensors.numpy import load_file
 
     from lightningdit_jax.data.latents import LatentShards, load_stats
