@@ -26,6 +26,7 @@ lint: setup
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/codespell
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist=loadgroup -m "not slow"

@@ -120,7 +120,7 @@ class _RebuildTensor:
         if empty:
             return np.zeros(size, storage.dtype)
         strides = [step * storage.itemsize for step in stride]
-        view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writable=False)
+        view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
         return _materialize(view, metadata) if metadata else view
 
 
@@ -136,7 +136,7 @@ def _materialize(view: np.ndarray, metadata: Any) -> np.ndarray:
         view = np.conjugate(view)
     if "neg" in metadata:
         view = np.negative(view)
-    view.flags.writable = False
+    view.flags.writeable = False
     return view
 
 
@@ -269,7 +269,7 @@ def _read_legacy(file: Any, size: int) -> Any:
                 f"expected {array.size} in {array.nbytes}"
             )
         array.view(np.uint8)[:] = np.frombuffer(data, np.uint8)
-        array.flags.writable = False
+        array.flags.writeable = False
         unread.remove(key)
     if unread:
         raise _Unreadable(f"truncated: storages {sorted(unread)} are missing")

@@ -48,7 +48,7 @@ def test_lazily_negated_and_conjugated_tensors_have_their_values(name):
     content = read_torch(GOLDEN.parent / f"{name}.pt")
     for key in ("neg", "conj", "both", "half"):
         np.testing.assert_array_equal(content[key], content[f"{key}_plain"])
-        assert content[key].any() and not content[key].flags.writable
+        assert content[key].any() and not content[key].flags.writeable
 
 
 def test_tensors_are_mapped_not_loaded(tmp_path):
@@ -64,7 +64,7 @@ def test_tensors_are_mapped_not_loaded(tmp_path):
 @pytest.mark.parametrize("name", ["dtypes_and_views.pt", "legacy_format.pt"])
 def test_tensors_are_read_only(name):
     for tensor in next(iter(read_torch(CHECKPOINTS / name).values())).values():
-        assert not tensor.flags.writable or tensor.size == 0
+        assert not tensor.flags.writeable or tensor.size == 0
 
 
 def test_compressed_archive_reads_the_same(tmp_path):

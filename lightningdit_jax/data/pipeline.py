@@ -371,5 +371,5 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of an epoch, int64 [size]: the records sorted by a random key."""
     keys = _random_bits(seed, "order", np.array([epoch]), np.arange(size))
     order = np.argsort(keys, kind="stable")
-    order.flags.writable = False
+    order.flags.writeable = False
     return order

@@ -81,7 +81,7 @@ def rotary_tables(grid: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     angles = rotary_angles(np.arange(grid), head_dim).astype(np.float64)
     tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     for table in tables:
-        table.flags.writable = False  # shared by all callers
+        table.flags.writeable = False  # shared by all callers
     return tables
 
 
@@ -92,7 +92,7 @@ def _pair_rotation(head_dim: int) -> np.ndarray:
     rotation = np.zeros((head_dim, head_dim), np.float32)
     rotation[even, even + 1] = 1
     rotation[even + 1, even] = -1
-    rotation.flags.writable = False
+    rotation.flags.writeable = False
     return rotation
 
 
