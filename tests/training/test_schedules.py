@@ -60,16 +60,20 @@ def test_what_leaves_no_steps_to_fall_in_is_one_line(changes, message):
         rates(**changes)
 
 
-def test_a_restarted_run_writes_the_rates_of_an_unbroken_one(tmp_path):
+@pytest.mark.parametrize("name", ["digits_dit", "digits_vavae"])
+def test_a_restarted_run_writes_the_rates_of_an_unbroken_one(tmp_path, name):
     """Killed in the evaluation of step 5, between two checkpoints and within a window."""
-    latents = str(tiny.write_latents(tmp_path / "latents"))
+    changes = {}
+    if name == "digits_dit":
+        latents = str(tiny.write_latents(tmp_path / "latents"))
+        changes = {"data__path": latents, "model__depth": 1}
     config = tiny.config(
-        "digits_dit",
-        data__path=latents,
-        model__depth=1,
+        name,
+        **changes,
         optimizer__schedule="cosine",
         optimizer__learning_rate=0.01,
         optimizer__warmup_steps=2,
+        train__num_steps=6,
         train__log_every_steps=2,
         train__checkpoint_every_steps=3,
         train__evaluate_every_steps=5,
