@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -144,23 +145,36 @@ def test_terms_of_weight_zero_need_no_network(networks):
 
 
 class Recorder:
-    """A foundation model that returns what it is shown."""
+    """A foundation model that keeps what it is shown, and has features of `grid` patches a side."""
 
-    def __init__(self, patch_size):
+    def __init__(self, patch_size, grid=16):
         self.config = dataclasses.replace(tiny.VIT, patch_size=patch_size)
+        self.grid, self.seen = grid, None
 
     def __call__(self, images):
-        return images
+        self.seen = images
+        return jnp.zeros((len(images), self.grid, self.grid, self.config.hidden_size))
 
 
 @pytest.mark.parametrize(("patch", "side"), [(14, 224), (16, 256)])
 def test_foundation_models_see_a_patch_a_latent(patch, side):
     images = jax.random.uniform(jax.random.key(0), (1, 256, 256, 3), minval=-1.0)
-    seen = foundation_features(Recorder(patch), images, (16, 16), None)
+
+    def shown(normalization):
+        model = Recorder(patch)
+        foundation_features(model, images, (16, 16), normalization)
+        return model.seen
+
+    seen, normalized = shown(None), shown(IMAGENET)
     assert seen.shape == (1, side, side, 3)
     if side == 256:
         np.testing.assert_allclose(seen, images, atol=1e-6)
-    normalized = foundation_features(Recorder(patch), images, (16, 16), IMAGENET)
     pixels = (np.asarray(seen) + 1) / 2
     want = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(normalized, want, atol=1e-5)
+
+
+def test_features_of_another_grid_are_no_features():
+    images = jnp.zeros((1, 256, 256, 3))
+    with pytest.raises(AssertionError, match=r"\(1, 15, 15, 32\)"):
+        foundation_features(Recorder(16, grid=15), images, (16, 16), None)
