@@ -9,6 +9,7 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lightningdit_jax.config import StagesConfig, VAELossConfig
 
@@ -41,7 +42,7 @@ def stage_at(stages: StagesConfig, step: jax.Array) -> Stage:
     """
     index = jnp.searchsorted(jnp.asarray(stages.start), step, side="right") - 1
 
-    def value(values: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def value(values: tuple, dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.asarray(values, dtype)[index]
 
     optimizer_steps = 2 * (step - value(stages.start, jnp.int32))
