@@ -37,7 +37,7 @@ def command(args: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
         *("xpk", "workload", "create", *place),
         f"--tpu-type={args.accelerator}",
         f"--num-slices={args.slices}",
-        "--base-docker-image=python:3.11",
+        "--base-docker-image=python:3.12",
         f"--script-dir={ROOT}",
         f"--max-restarts={args.max_restarts}",
         f"--restart-on-exit-codes={TRY_AGAIN}",

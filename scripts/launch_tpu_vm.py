@@ -59,7 +59,7 @@ END = (
 INSTALL = (
     f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER}"
     " && python3 -m pip install --user --quiet uv"
-    " && ~/.local/bin/uv venv --quiet --allow-existing --python 3.11 .venv"
+    " && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 .venv"
     " && ~/.local/bin/uv pip install --quiet -c constraints.txt -e '.[gcs,tpu]'"
 )
 
