@@ -11,7 +11,6 @@ checkpoint is one such directory alone.
 import copy
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -110,52 +109,6 @@ class TrainingCheckpoints:
     def close(self) -> None:
         """Waits and releases the writer."""
         self._manager.close()
-
-
-class BestCheckpoint:
-    """The weights of the run's best evaluation so far, WORKDIR/best/STEP; lower is better.
-
-    Its meta says which metric it is the best by, and the value: what is on disk is what a
-    restarted run compares with. A checkpoint of another metric counts as none, and so, with a line,
-    does one that cannot be read.
-    """
-
-    def __init__(self, workdir: str, metric: str):
-        self.metric, self.value = metric, math.inf
-        self._checkpoints = TrainingCheckpoints(workdir, keep=1, folder="best", anew=True)
-        step = self._checkpoints.latest_step()
-        if step is None:
-            return
-        path = self._checkpoints.directory / str(step)
-        try:
-            best = read_meta(path)["best"]
-            there, value = str(best["metric"]), float(best["value"])
-        except (KeyError, TypeError, ValueError) as error:
-            _warn(f"{path} does not say what it is the best by ({error}); taken for none")
-        else:
-            if there == metric:
-                self.value = value
-
-    def offer(self, step: int, value: float, arrays: Mapping[str, Tree], meta: dict) -> bool:
-        """Keeps these weights, and returns True, if the value is lower than the one so far.
-
-        All processes must call it with the same value. Complete on return; the former best is
-        removed only then. A value that is not a number is never the best.
-        """
-        if not value < self.value:
-            return False
-        latest = self._checkpoints.latest_step()
-        if latest is not None and latest >= step:  # of a run that was rolled back since
-            self._checkpoints.delete(latest)
-        best = {"metric": self.metric, "value": value}
-        self._checkpoints.save(step, arrays, {"meta": {**meta, "step": step, "best": best}})
-        self._checkpoints.wait()
-        self.value = value
-        return True
-
-    def close(self) -> None:
-        """Releases the writer."""
-        self._checkpoints.close()
 
 
 def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:

@@ -13,13 +13,13 @@ import pytest
 from etils import epath
 
 from lightningdit_jax.checkpoint import (
-    BestCheckpoint,
     TrainingCheckpoints,
     defect,
     find_checkpoint,
     read_meta,
     save_checkpoint,
 )
+from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 
 STEPS = (10, 20, 30)
 ABSTRACT = {"params": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}}

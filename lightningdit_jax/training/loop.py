@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from lightningdit_jax.checkpoint import BestCheckpoint
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text, is_main_process
 from lightningdit_jax.parallel.run_ahead import RunAhead
 from lightningdit_jax.progress import Progress, duration
+from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.nonfinite import NonFiniteSteps
 from lightningdit_jax.training.profile import ProfileWindow
 from lightningdit_jax.training.restore import restore_state

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lightningdit_jax import checkpoint
 from lightningdit_jax.assembly.registry import MODELS, architecture
 from lightningdit_jax.assembly.workdir import write_config
-from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
+from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import make_pipeline
@@ -24,6 +24,7 @@ from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, mak
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
 from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
+from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.job import Job, make_job
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer

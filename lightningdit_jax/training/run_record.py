@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
+from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.multihost import print_once
+from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.state import TrainState
 
 Evaluator = Callable[[int, TrainState], Mapping[str, float]]

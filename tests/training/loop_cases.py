@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lightningdit_jax.checkpoint import BestCheckpoint, TrainingCheckpoints
+from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.ending import preemption_notice
+from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.run_record import Feed, Run
 from lightningdit_jax.training.state import create_state

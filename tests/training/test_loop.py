@@ -10,13 +10,13 @@ import optax
 import pytest
 
 from lightningdit_jax.checkpoint import (
-    BestCheckpoint,
     TrainingCheckpoints,
     find_checkpoint,
     item_names,
     read_meta,
 )
 from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted
+from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.nonfinite import NonFiniteError
 from tests.training.loop_cases import CONFIG, Counter, assert_same, records, run
 
