@@ -339,11 +339,17 @@ def test_samples_that_are_there_are_not_drawn_again(folder, generator, tmp_path,
     assert "there already" in capsys.readouterr().out
     assert (tmp_path / "samples.npz").stat().st_mtime_ns == before
     other = tiny.replaced(
-        config, "sample", solver="heun2", weak_checkpoint=config.sample.checkpoint
+        config,
+        "sample",
+        solver="heun2",
+        weak_checkpoint=config.sample.checkpoint,
+        use_ema=False,
+        ema_decay=0.5,  # which average is not asked, where none is taken
     )
     sample(other, str(tmp_path))
     described = json.loads((tmp_path / "samples.json").read_text())
     assert described["evaluations"] == 4 and set(described["weights"]) == {"dit", "vae", "weak"}
+    assert described["use_ema"] is False and "ema_decay" not in described
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
         "dtype": config.compute.dtype,
         **weights,
     }
-    if options.ema_decay:
+    if options.use_ema and options.ema_decay:
         description["ema_decay"] = options.ema_decay
     outputs = _OUTPUTS[options.output]
     folder, main = epath.Path(workdir), is_main_process()
