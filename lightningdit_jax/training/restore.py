@@ -19,7 +19,7 @@ def restore_state(
 
     Averages that the run keeps and the checkpoint lacks start from its weights; those that the run
     does not keep stay behind. Both are said. abstract: shapes and shardings of the state. Raises
-    ValueError for an optimizer's state of another layout.
+    ValueError as check_optimizer.
     """
     checkpoints.wait()
     step = checkpoints.latest_step()
@@ -27,7 +27,7 @@ def restore_state(
     found = item_names(folder)
     fresh = {name: tree for name, tree in abstract.averages.items() if name not in found}
     wanted = {name: tree for name, tree in abstract.items().items() if name not in fresh}
-    _check_optimizer(folder, wanted["opt_state"])
+    check_optimizer(folder, wanted["opt_state"])
     restored = checkpoints.restore(wanted, ("loop",), step)
     state = TrainState.from_items(restored.arrays)
     averages = {name: fresh_average(state.params, tree) for name, tree in fresh.items()}
@@ -47,7 +47,8 @@ def _called(average: str) -> str:
     return "averaged weights" if average == MAIN else f"averaged weights {average}"
 
 
-def _check_optimizer(folder: epath.Path, wanted: Any) -> None:
+def check_optimizer(folder: epath.Path, wanted: Any) -> None:
+    """Raises ValueError where a checkpoint's optimizer has a state of other names than `wanted`."""
     if _names(array_metadata(folder, "opt_state")) != _names(wanted):
         raise ValueError(
             f"{folder} holds an optimizer's state of another layout, of another "

@@ -28,6 +28,7 @@ from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.job import Job, make_job
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.restore import check_optimizer
 from lightningdit_jax.training.run_record import Evaluator, Feed, Run
 from lightningdit_jax.training.state import TrainState, create_state
 
@@ -78,6 +79,7 @@ def _train(
     meta = run_meta(config, job)
     if newest := checkpoint.newest_of_run(workdir):
         _check_same_run(newest, meta)
+        check_optimizer(newest, abstract_state.opt_state)  # before its config is written over
     checkpoints = TrainingCheckpoints(
         workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every_steps
     )

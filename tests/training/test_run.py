@@ -48,6 +48,7 @@ def tree(folder):
     ("harmed", "seed", "message"),
     [
         ((6,), 1, r"w/checkpoints holds a run with another seed: found 0, now 1;"),
+        ((), 0, r"w/checkpoints/6 holds an optimizer's state of another layout"),
         ((3, 6), 0, r"w/checkpoints holds no complete checkpoint, but damaged ones: .*/6 \(it is"),
         (None, 0, r"w/checkpoints is a file; expected a folder"),
     ],
@@ -63,7 +64,8 @@ def test_a_workdir_that_is_refused_is_left_as_it_is(tmp_path, harmed, seed, mess
         meta = run.run_meta(config, make_job(config, mesh)) | {"seed": 0}
         for step in (3, 6):
             path = workdir / "checkpoints" / str(step)
-            arrays, step_meta = {"params": {"w": np.ones(2)}}, {"meta": meta | {"step": step}}
+            arrays = {name: {"w": np.ones(2)} for name in ("params", "opt_state")}
+            step_meta = {"meta": meta | {"step": step}}
             checkpoint.save_checkpoint(str(path), arrays, step_meta)
             if step in harmed:
                 shutil.rmtree(path)
