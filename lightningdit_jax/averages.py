@@ -32,11 +32,12 @@ def weights_item(items: Iterable[str], use_ema: bool, ema_decay: float, where: s
     there is none; else that of a further one. Raises ValueError naming the averages there are.
     """
     averages = sorted(filter(is_average, items))
+    main = MAIN if MAIN in averages else WEIGHTS
     if use_ema and ema_decay:
         if (name := average_name(ema_decay)) not in averages:
             raise ValueError(
                 f"{where} has no average '{name}'; there are: {', '.join(averages) or 'none'}; "
-                f"ema_decay takes the number in such a name, and 0 takes '{MAIN}'"
+                f"ema_decay takes the number in such a name, and 0 takes '{main}'"
             )
         return name
-    return MAIN if use_ema and MAIN in averages else WEIGHTS
+    return main if use_ema else WEIGHTS
