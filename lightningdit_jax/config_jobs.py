@@ -166,6 +166,7 @@ class Choice:
 
 
 _CHOICES = (
+    Choice("optimizer.name", {"adamw": ("optimizer.eps",)}),
     Choice(
         "optimizer.schedule",
         {

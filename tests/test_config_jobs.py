@@ -185,6 +185,7 @@ def test_a_key_that_a_job_does_not_read_is_refused():
     values = {
         "data.source": "tfds",
         "evaluate.metric": "fid",
+        "optimizer.name": "adamw",
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,
     }
@@ -197,6 +198,21 @@ def test_a_key_that_a_job_does_not_read_is_refused():
                 continue
             with pytest.raises(ValueError, match=rf"config\.{key} is given .* does not read it"):
                 check_given([key], [job], value, CHOICES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unread", "read"),
+    [
+        ({"optimizer__name": "lion"}, "optimizer.eps", "optimizer.beta1"),
+        ({"optimizer__schedule": "constant"}, "optimizer.end_factor", "optimizer.warmup_steps"),
+        ({"optimizer__schedule": "cosine"}, "optimizer.decay_steps", "optimizer.end_factor"),
+    ],
+)
+def test_what_another_optimizer_or_schedule_reads_is_refused(changes, unread, read):
+    config = tiny.config("digits_dit", **changes)
+    check_command_line(config, [read], [TRAIN_GENERATOR], "", CHOICES)
+    with pytest.raises(ValueError, match=rf"config\.{unread} is given .* which does not read it"):
+        check_command_line(config, [unread], [TRAIN_GENERATOR], "", CHOICES)
 
 
 SDE = {"sample.diffusion", "sample.diffusion_norm", "sample.last_step", "sample.last_step_size"}
