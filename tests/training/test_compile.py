@@ -32,6 +32,10 @@ def test_compiles_for_a_slice(tmp_path):
     assert 0 < report["estimated_mfu"] < 1 and report["collectives"]["all-gather"] > 0
     assert report["collective_bytes"]["all-gather"] > 0
     assert sum(report["cycle_shares"].values()) == pytest.approx(1)
+    exposed = report["exposed_communication_seconds"]
+    assert 0 < exposed <= report["communication_seconds"]
+    assert report["step_seconds"] == pytest.approx(report["estimated_seconds"] + exposed)
+    assert report["step_mfu"] < report["estimated_mfu"] and report["bound_by"]
 
 
 @pytest.mark.parametrize(("topology", "message"), [("v9:2x2", "unknown chip in --topology 'v9'")])
