@@ -35,7 +35,9 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     not known.
     """
     sampling, options = Sampling.of(config.sample), config.sample
-    if options.weak_checkpoint or sampling.evaluations() is None:
+    flow = Flow(config.flow.path, config.flow.prediction)
+    evaluations = sampling.forward_passes(flow)
+    if options.weak_checkpoint or evaluations is None:
         raise ValueError(
             "--mode=compile --target=sample knows neither autoguidance nor solvers that choose "
             "their steps as they go; set config.sample.weak_checkpoint to '' and "
@@ -52,12 +54,13 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     batch_size = -(-options.batch_size // shards) * shards
 
     dit_config, vae_config = generator_config(config), tokenizer_config(config)
-    flow, compute = Flow(config.flow.path, config.flow.prediction), config.compute
+    compute = config.compute
     (dit, dit_params), (vae, vae_params) = (
         abstract_model(kind, network, **compute_options(kind, network, compute, mesh))
         for kind, network in (("lightningdit", dit_config), ("vavae", vae_config))
     )
-    scaling = LatentScaling(*[(1.0,) * dit_config.in_channels] * 2)  # its numbers cost nothing
+    ones = (1.0,) * dit_config.in_channels
+    scaling = LatentScaling(ones, ones)  # its numbers cost nothing
     structure = Structure(dit, vae, dit_config, scaling, flow)
     weights = {
         "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),
@@ -75,7 +78,6 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
 
     latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
     decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)
-    evaluations = sampling.forward_passes(flow)
     flops_per_image = evaluations * forward_flops(dit_config) + decode
     report = {
         "target": "sample",

@@ -99,13 +99,13 @@ class Sampling(SamplingOptions):
         times = self._evaluation_times(flow)
         if times is None:
             return None
-        interval = np.float32([self.cfg_interval_start, self.cfg_interval_end])
-        return int(np.sum(guidance_is_on(times, *interval)))
+        start, end = np.float32(self.cfg_interval_start), np.float32(self.cfg_interval_end)
+        return int(np.sum(guidance_is_on(times, start, end)))
 
     def forward_passes(self, flow: Flow) -> int | None:
         """Velocities computed for an image: evaluations and guided_evaluations together."""
-        count = self.evaluations()
-        return None if count is None else count + self.guided_evaluations(flow)
+        count, guided = self.evaluations(), self.guided_evaluations(flow)
+        return None if count is None or guided is None else count + guided
 
     def method(self) -> Method:
         """What a program is compiled for."""
@@ -117,7 +117,7 @@ class Sampling(SamplingOptions):
         return {
             "grid": self.grid(flow),
             "cfg_scale": np.float32(self.cfg_scale),
-            "interval": np.float32([self.cfg_interval_start, self.cfg_interval_end]),
+            "interval": np.array([self.cfg_interval_start, self.cfg_interval_end], np.float32),
         }
 
     def _some_flow(self) -> Flow:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -102,11 +102,10 @@ class Sampler:
 
         def start(first: int) -> tuple[np.ndarray, tuple]:
             chosen = indices[first : first + batch_size]
-            of_rows = ((indices, np.uint32), (labels, np.int32))
-            rows = tuple(
+            rows = [
                 np.resize(a[first : first + batch_size], batch_size).astype(dtype)
-                for a, dtype in of_rows
-            )
+                for a, dtype in ((indices, np.uint32), (labels, np.int32))
+            ]
             return chosen, program(self.weights, *jax.device_put(rows, split), knobs)
 
         def finish(started: tuple[np.ndarray, tuple]) -> tuple[np.ndarray, np.ndarray]:
@@ -131,9 +130,7 @@ def initial_noise(seed: Any, indices: jax.Array, shape: Sequence[int]) -> jax.Ar
 
 
 @functools.lru_cache(maxsize=8)
-def make_program(
-    structure: Structure, method: Method, mesh: Mesh
-) -> Callable[[dict, jax.Array, jax.Array, dict], tuple[jax.Array, dict[str, jax.Array]]]:
+def make_program(structure: Structure, method: Method, mesh: Mesh) -> jax.stages.Wrapped:
     """program(weights, indices [B], labels [B], knobs) -> (images [B, H, W, 3] uint8, finite).
 
     Compiled once per set of arguments, batch size and grid length. knobs: Sampling.knobs and the
