@@ -42,7 +42,10 @@ def compile_on(
             "larger --config.mesh.fsdp, another --config.compute.remat or a smaller batch"
         ) from error
     seconds = time.perf_counter() - began
-    memory, module = compiled.memory_analysis(), Module.parse(compiled.as_text())
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise ValueError(f"the compiler for {where.name} says nothing of its program")
+    module = Module.parse(text)
     cost = program_cost(module)
     timeline = program_timeline(module, where.network(mesh), chip.clock)
     estimate = cost.total_cycles / chip.clock
@@ -83,7 +86,7 @@ def compile_on(
         "exposed_communication_seconds": timeline.exposed,
         "step_seconds": step_seconds,
         "step_mfu": model_flops / (step_seconds * chip.peak_flops),
-        "bound_by": max(parts, key=parts.get),
+        "bound_by": max(parts, key=lambda part: parts[part]),
         "compile_seconds": seconds,
     }
 

@@ -46,14 +46,14 @@ class Found:
 def collectives_of(module: Module, instruction: Instruction) -> Iterator[Found]:
     """The collectives that an instruction is, starts or carries."""
     opcode, name = instruction.opcode, instruction.name
-    if _kind(instruction):
+    if _is_collective(instruction):
         yield Found(name, _read(instruction, module), waits=not opcode.endswith("-start"))
     elif opcode in ("call-start", "async-start"):  # tpu7x: another core of the chip runs them
-        for inner in filter(_kind, module.inside(instruction)):
+        for inner in filter(_is_collective, module.inside(instruction)):
             yield Found(name, _read(inner, module), waits=False)
     elif opcode == "fusion" and instruction.called:
         scatters = instruction.called.startswith("all-reduce-scatter")
-        for inner in filter(_kind, module.computations[instruction.called]):
+        for inner in filter(_is_collective, module.computations[instruction.called]):
             collective = _read(inner, module)
             if scatters:
                 yield Found(name, dataclasses.replace(collective, kind="reduce-scatter"), True)
@@ -63,13 +63,12 @@ def collectives_of(module: Module, instruction: Instruction) -> Iterator[Found]:
                 yield Found(f"channel {inner.channel}", collective, waits=False, carried=True)
 
 
-def _kind(instruction: Instruction) -> str | None:
-    kind = instruction.opcode.removesuffix("-start")
-    return kind if kind in KINDS else None
+def _is_collective(instruction: Instruction) -> bool:
+    return instruction.opcode.removesuffix("-start") in KINDS
 
 
 def _read(instruction: Instruction, module: Module) -> Collective:
-    kind, sizes = _kind(instruction), instruction.array_bytes
+    kind, sizes = instruction.opcode.removesuffix("-start"), instruction.array_bytes
     groups = _groups(instruction.text, module.num_devices)
     # What a start returns is its operand, its result and perhaps its state.
     starts = instruction.opcode.endswith("-start")

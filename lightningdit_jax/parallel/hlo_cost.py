@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from lightningdit_jax.parallel.collectives import collectives_of
-from lightningdit_jax.parallel.hlo_text import Instruction, Module
+from lightningdit_jax.parallel.hlo_text import Instruction, Module, found
 
 # What moves numbers and computes none.
 _MOVES = {
@@ -19,6 +19,8 @@ _MOVES = {
     *("transpose", "parameter", "constant", "get-tuple-element", "tuple", "iota", "fusion"),
 }
 _PRODUCTS = ("convolution", "dot")
+# Of FLOPs, cycles, bytes, by name.
+Counts = collections.Counter[str]
 MATMUL, MOVEMENT, OTHER = "products", "copies and casts", "elementwise and reductions"
 
 
@@ -34,12 +36,12 @@ class Cost:
     """
 
     matmul_flops: float = 0.0
-    cycles: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    product_flops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    product_cycles: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    overlapped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    collective_bytes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    cycles: Counts = dataclasses.field(default_factory=collections.Counter)
+    product_flops: Counts = dataclasses.field(default_factory=collections.Counter)
+    product_cycles: Counts = dataclasses.field(default_factory=collections.Counter)
+    collectives: Counts = dataclasses.field(default_factory=collections.Counter)
+    overlapped: Counts = dataclasses.field(default_factory=collections.Counter)
+    collective_bytes: Counts = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def total_cycles(self) -> int:
@@ -79,7 +81,7 @@ def _computation_cost(module: Module, name: str, cost_of: Callable[[str], Cost])
         if opcode in _PRODUCTS:
             flops = _matmul_flops(instruction, shapes)
             total.matmul_flops += flops
-            total.product_flops[_einsum(instruction)] += flops
+            total.product_flops[_einsum(instruction)] += int(flops)
         elif opcode == "while":
             total.add(cost_of(called), module.trip_count(instruction))
         elif opcode == "conditional":
@@ -91,18 +93,18 @@ def _computation_cost(module: Module, name: str, cost_of: Callable[[str], Cost])
             total.product_flops.update(inner.product_flops)
         elif opcode in ("call", "async-start") and called:
             total.add(cost_of(called))
-        for found in collectives_of(module, instruction):
-            if found.key not in seen:
-                seen.add(found.key)
-                total.collectives[found.collective.kind] += 1
-                total.overlapped[found.collective.kind] += not found.waits
-                total.collective_bytes[found.collective.kind] += found.collective.whole_bytes
+        for run in collectives_of(module, instruction):
+            if run.key not in seen:
+                seen.add(run.key)
+                total.collectives[run.collective.kind] += 1
+                total.overlapped[run.collective.kind] += not run.waits
+                total.collective_bytes[run.collective.kind] += int(run.collective.whole_bytes)
         if instruction.cycles:
             kind = OTHER
             if opcode in _PRODUCTS or inner.matmul_flops:
                 kind = MATMUL
                 asked = inner.product_flops or {_einsum(instruction): 1}
-                total.product_cycles[max(asked, key=asked.get)] += instruction.cycles
+                total.product_cycles[max(asked, key=lambda name: asked[name])] += instruction.cycles
             elif _opcodes(module, instruction) <= _MOVES:
                 kind = MOVEMENT
             total.cycles[kind] += instruction.cycles
@@ -126,9 +128,9 @@ def _matmul_flops(instruction: Instruction, shapes: dict[str, tuple[int, ...]]) 
     left, right = (shapes[name] for name in instruction.operands[:2])
     text, out_dims = instruction.text, instruction.dims
     if instruction.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", text)[1]
+        contracted = found(r"lhs_contracting_dims=\{([\d,]*)\}", text)[1]
         return 2.0 * math.prod((*out_dims, *(left[int(d)] for d in contracted.split(",") if d)))
-    lhs, kernel, output = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text).groups()
+    lhs, kernel, output = found(r"dim_labels=(\w+)_(\w+)->(\w+)", text).groups()
     window = re.search(r"window=\{([^}]*)\}", text)
     settings = dict(part.split("=", 1) for part in window[1].split()) if window else {}
     flops = 2.0 * right[kernel.index("i")]

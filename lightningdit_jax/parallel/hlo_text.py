@@ -29,23 +29,23 @@ class Instruction:
     @functools.cached_property
     def opcode(self) -> str:
         """What it does, such as "fusion" or "all-gather-start"."""
-        return _OPCODE.search(self.text)[1]
+        return found(_OPCODE, self.text)[1]
 
     @functools.cached_property
-    def called(self) -> str | None:
-        """The computation that it runs: a fusion's, a loop's body, a call's."""
+    def called(self) -> str:
+        """The computation that it runs, a fusion's, a loop's body, a call's; empty for none."""
         match = _CALLS.search(self.text)
-        return match[1] if match else None
+        return match[1] if match else ""
 
     @property
     def condition(self) -> str:
         """The computation that tells a loop when to stop."""
-        return _CONDITION.search(self.text)[1]
+        return found(_CONDITION, self.text)[1]
 
     @property
     def branches(self) -> list[str]:
         """The computations of which a conditional runs one."""
-        return [name.strip().lstrip("%") for name in _BRANCHES.search(self.text)[1].split(",")]
+        return [name.strip().lstrip("%") for name in found(_BRANCHES, self.text)[1].split(",")]
 
     @functools.cached_property
     def cycles(self) -> int | None:
@@ -113,12 +113,22 @@ class Module:
 
     def inside(self, instruction: Instruction) -> list[Instruction]:
         """The instructions of what it calls, of fusions and calls in there too."""
-        found: list[Instruction] = []
-        for inner in self.computations.get(instruction.called or "", ()):
-            found += [inner, *self.inside(inner)]
-        return found
+        within: list[Instruction] = []
+        for inner in self.computations.get(instruction.called, ()):
+            within += [inner, *self.inside(inner)]
+        return within
+
+
+def found(pattern: str | re.Pattern[str], text: str) -> re.Match[str]:
+    """What of a program's text has to be there. Raises ValueError where it is not."""
+    match = re.search(pattern, text)
+    if match is None:
+        raise ValueError(
+            f"the compiler writes its programs in another form than known: {text:.200}"
+        )
+    return match
 
 
 def _bytes(dtype: str, dims: str) -> float:
-    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+    bits = 8 if dtype == "pred" else int(found(r"\d+", dtype)[0])
     return math.prod(int(d) for d in dims.split(",") if d) * bits / 8
