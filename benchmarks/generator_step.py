@@ -19,12 +19,12 @@ from lightningdit_jax.training.compile import compile_report
 
 # By slice: fsdp, remat, parts of the batch after one another. "data" takes what is left.
 SLICES: dict[str, tuple[int, str, int]] = {
-    "v5e:4x4": (16, "dots", 4),
+    "v5e:4x4": (16, "attention_mlp", 1),
     "v5e:16x16": (16, "dots", 1),
     "v4:2x2x2": (8, "dots", 2),
     "v4:2x2x4": (16, "dots", 1),
     "v5p:2x2x4": (16, "dots", 1),
-    "v6e:4x4": (16, "dots", 4),
+    "v6e:4x4": (16, "dots", 1),
     "tpu7x:2x2x1": (8, "dots", 1),
     "tpu7x:2x2x2": (16, "dots", 1),
 }

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     c.compute = ConfigDict()
     c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
     c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"; on TPUs
-    # "dots", on v5e and v6e with train.accumulate_steps such that a chip sees 16 images at a time
+    # "dots" where memory allows, else "attention_mlp" before any train.accumulate_steps;
     # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
     c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
     c.compute.attention = "auto"  # of a generator: "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto"
