@@ -78,7 +78,7 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     evaluates = config.train.evaluate_every_steps > 0
     jobs = jobs_of(MODE.value, TARGET.value, config.kind, evaluates)
     choices = (source_choice(), solver_choice(), metric_choice())
-    check_command_line(config, given, jobs, WORKDIR.value, choices)
+    check_command_line(config, given, jobs, WORKDIR.value, choices, _defaults())
     return config, given, jobs
 
 
@@ -145,6 +145,13 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise ValueError(refused[1] if refused else error) from error
 
 
+def _defaults() -> dict:
+    """Values of keys that are younger than a workdir: what was done before they came."""
+    from configs import base
+
+    return base.get_config().to_dict()
+
+
 def _config_file(value: str, arguments: list[str]) -> list[str]:
     """The flags that stand for --config=VALUE: a file, FILE:ROW, or a workdir."""
     from lightningdit_jax.assembly.workdir import CONFIG_FILE, read_config
@@ -153,7 +160,7 @@ def _config_file(value: str, arguments: list[str]) -> list[str]:
         return [f"--config={value}"]
     if "://" not in value and not pathlib.Path(value).is_dir():
         raise ValueError(f"--config={value}: there is no such file; see configs/")
-    config = read_config(value)
+    config = read_config(value, _defaults())
     if config is None:
         raise ValueError(
             f"--config={value}: there is no {CONFIG_FILE} in it, which training writes; expected "

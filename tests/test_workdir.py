@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import base
 from configs import workdir as workdir_config
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.loading import load_functional
@@ -24,6 +25,7 @@ from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import (
+    EVALUATE_SAMPLES,
     EXTRACT,
     SAMPLE,
     SWEEP,
@@ -107,6 +109,27 @@ def test_a_config_comes_back_from_its_workdir(name, tmp_path):
     with pytest.raises(ValueError, match=r"config\.json is no config .*'sed'; did you mean 'seed'"):
         read_config(str(tmp_path))
     assert read_config(str(tmp_path / "elsewhere")) is None
+
+
+def test_a_config_of_before_a_key_came_has_its_default(tmp_path):
+    config = tiny.config("digits_dit", seed=3, optimizer__beta2=0.5)
+    stored = config.to_dict()
+    del stored["optimizer"]["schedule"], stored["sweep"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"config\.json .*optimizer\.schedule is missing"):
+        read_config(str(tmp_path))
+    defaults = base.get_config().to_dict()
+    assert read_config(str(tmp_path), defaults) == config
+    with pytest.raises(ValueError, match=r"config\.seed is given"):
+        check_command_line(
+            config.changed(train={"num_steps": 5}),
+            ["seed"],
+            [EVALUATE_SAMPLES],
+            str(tmp_path / "elsewhere"),
+            (),
+            defaults,
+        )
+    check_command_line(config, ["seed"], [EVALUATE_SAMPLES], str(tmp_path), (), defaults)
 
 
 def test_a_key_that_restates_the_workdir_passes(tmp_path):

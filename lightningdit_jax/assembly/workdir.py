@@ -1,6 +1,7 @@
 """What a workdir and a checkpoint remember of the config they were made with."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 
 CONFIG_FILE = "config.json"
+NO_DEFAULTS: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def write_config(config: Config, workdir: str) -> None:
@@ -23,18 +25,28 @@ def write_config(config: Config, workdir: str) -> None:
     write_json(epath.Path(workdir) / CONFIG_FILE, config.to_dict())
 
 
-def read_config(workdir: str) -> Config | None:
+def read_config(workdir: str, defaults: Mapping[str, Any] = NO_DEFAULTS) -> Config | None:
     """The config in WORKDIR/config.json, None where there is no such file.
 
-    Raises ValueError naming the file where it is damaged or of other keys than this program's.
+    defaults: values, nested, of keys that are younger than the file; without them it has to hold
+    all. Raises ValueError naming the file where it is damaged or of other keys than this program's.
     """
     path = epath.Path(workdir) / CONFIG_FILE
     if not path.exists():
         return None
     try:
-        return from_dict(read_json(path))
-    except (ValueError, TypeError) as error:
+        return from_dict(_filled(read_json(path), defaults))
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no config of this program: {error}") from error
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, with defaults where one is missing."""
+    filled = {**defaults, **values}
+    for name, default in defaults.items():
+        if isinstance(default, Mapping):
+            filled[name] = _filled(filled[name], default)
+    return filled
 
 
 def check_command_line(
@@ -43,16 +55,18 @@ def check_command_line(
     jobs: Collection[str],
     workdir: str,
     choices: Collection[Choice],
+    defaults: Mapping[str, Any] = NO_DEFAULTS,
 ) -> None:
     """Raises ValueError for a key given on the command line that none of the jobs reads.
 
     Nor may it be one that what config says of a choice, as data.source, leaves unread, and what it
     says of one has to be a name that there is.
-    given: the keys. One that restates what WORKDIR/config.json holds passes.
+    given: the keys. One that restates what WORKDIR/config.json holds passes; defaults: as in
+    read_config.
     """
     check_choices(config.value, choices)
     unread = [key for key in given if not is_read(key, jobs, config.value, choices)]
-    stored = read_config(workdir) if unread else None
+    stored = read_config(workdir, defaults) if unread else None
     if stored is not None:
         unread = [key for key in unread if stored.value(key) != config.value(key)]
     check_given(unread, jobs, config.value, choices)
