@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from lightningdit_jax.parallel.collectives import collectives_of
-from lightningdit_jax.parallel.hlo_text import Instruction, Module
+from lightningdit_jax.parallel.hlo_text import Module
 from lightningdit_jax.parallel.links import Network
 
 
@@ -55,7 +55,9 @@ def _computation(
 ) -> Timeline:
     total = Timeline()
     instructions = module.computations[name]
-    ends = _last_kernels(module, instructions)
+    runs = {i.name: list(collectives_of(module, i)) for i in instructions}
+    # The kernel that a collective ends with is the last to carry it.
+    last = {found.key: name for name, here in runs.items() for found in here if found.carried}
     left: dict[str, float] = {}  # seconds of each collective that is under way
     alone: list[str] = []  # those of them that no kernel carries, in the order of their starts
     for instruction in instructions:
@@ -69,7 +71,7 @@ def _computation(
         arithmetic = (instruction.cycles or 0) / clock
         total.arithmetic += arithmetic
         carried = []
-        for found in collectives_of(module, instruction):
+        for found in runs[instruction.name]:
             carried += [found.key] if found.carried else []
             if found.key in left:
                 continue
@@ -84,23 +86,11 @@ def _computation(
             beside = min(arithmetic, left[key])
             left[key] -= beside
             arithmetic -= beside
-        ended = instruction.operands if opcode.endswith("-done") else ends.get(instruction.name, ())
+        ended = [key for key in carried if last[key] == instruction.name]
+        if opcode.endswith("-done"):
+            ended = instruction.operands
         for key in ended:
             total.exposed += left.pop(key, 0.0)
             alone = [other for other in alone if other != key]
     total.exposed += sum(left.values())
     return total
-
-
-def _last_kernels(module: Module, instructions: list[Instruction]) -> dict[str, list[str]]:
-    """Keys of the collectives that end with a kernel, the last to carry them, by its name."""
-    last = {
-        found.key: instruction.name
-        for instruction in instructions
-        for found in collectives_of(module, instruction)
-        if found.carried
-    }
-    ends: dict[str, list[str]] = {}
-    for key, name in last.items():
-        ends.setdefault(name, []).append(key)
-    return ends
