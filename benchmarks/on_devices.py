@@ -35,24 +35,17 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
+from lightningdit_jax.parallel.chips import chip_of
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
-from lightningdit_jax.parallel.topology import chip_of
 from lightningdit_jax.training.job import abstract_generator_job
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.run import compile_ready
 
-# Dense bfloat16 FLOP/s by what a device's name contains, NVIDIA's data sheets (SXM).
-GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-
 
 def peak_flops() -> float | None:
     """Of all devices together; None where it is not known."""
-    device = jax.devices()[0]
-    if chip := chip_of(device):
-        each = chip.peak_flops
-    else:
-        each = next((v for k, v in GPU_PEAKS.items() if k in device.device_kind), None)
-    return each and each * jax.device_count()
+    chip = chip_of(jax.devices()[0])
+    return chip and chip.peak_flops * jax.device_count()
 
 
 def train_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:

@@ -45,9 +45,10 @@ from lightningdit_jax.inference.sampling import compile as sampler_compile
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
+from lightningdit_jax.parallel.chips import CHIPS
 from lightningdit_jax.parallel.links import LINKS
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.parallel.topology import CHIPS, Slice
+from lightningdit_jax.parallel.topology import Slice
 from lightningdit_jax.training import compile as step_compile
 from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import run_meta, train

@@ -1,69 +1,17 @@
-"""TPU slices that are not there: their devices for compiling, and what their chips can do."""
+"""TPU slices that are not there, their devices for compiling; options for devices of all kinds."""
 
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from lightningdit_jax.parallel.chips import TPUS, Chip, chip_of
 from lightningdit_jax.parallel.links import LINKS, Links, Network
 from lightningdit_jax.parallel.slice_shapes import slice_shape
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """hbm_bytes and peak bfloat16 FLOP/s per device (cloud.google.com/tpu/docs), clock in Hz.
-
-    A chip is one device, but two on tpu7x. The clock is the one that reproduces the peak; nothing
-    publishes it. compiler_options: of XLA, see docs/performance.md.
-    """
-
-    hbm_bytes: int
-    peak_flops: float
-    clock: float
-    compiler_options: Mapping[str, str]
-
-
-# With its default, FSDP on v5e is estimated to take twice as long.
-_WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
-# What a kernel may take of the vector memory, more than by default.
-_VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
-# What v5e does by itself: gather weights beside the products before.
-_OVERLAP = {
-    "xla_enable_async_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
-    "xla_tpu_overlap_compute_collective_tc": "true",
-}
-
-CHIPS = {
-    "v4": Chip(32 * 2**30, 275e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP),
-    "v5e": Chip(16 * 2**30, 197e12, 1.5e9, _WHOLE_PRODUCTS | {_VMEM_LIMIT: "65536"}),
-    "v5p": Chip(95 * 2**30, 459e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "49152"}),
-    "v6e": Chip(32 * 2**30, 918e12, 1.75e9, _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "65536"}),
-    "tpu7x": Chip(96 * 2**30, 1153.5e12, 2.2e9, _WHOLE_PRODUCTS),
-}
-
-
-# jax.Device.device_kind, of chips that are there and of those that are not.
-_KINDS = {
-    "TPU v4": "v4",
-    "TPU v5 lite": "v5e",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v6 lite": "v6e",
-    "TPU7x": "tpu7x",
-}
-
-
-def chip_of(device: jax.Device) -> Chip | None:
-    """The TPU chip that a device is, if it is one of CHIPS."""
-    return CHIPS.get(_KINDS.get(device.device_kind))
-
 
 # Two products at once, each on all cores, take longer than one after the other; attention as one
 # kernel takes several times as long as its products and a softmax.
@@ -79,7 +27,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
     if device.platform == "cpu":
         return dict(_CPU_OPTIONS)
     chip = chip_of(device)
-    return dict(chip.compiler_options) if chip else None
+    return dict(chip.compiler_options) or None if chip else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,4 +80,4 @@ def open_slice(topology: str) -> Slice:
             f"--topology={topology} cannot be described, as where another process uses libtpu: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return Slice(topology, CHIPS[name], LINKS[name], shape, description.devices)
+    return Slice(topology, TPUS[name], LINKS[name], shape, description.devices)

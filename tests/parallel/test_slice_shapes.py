@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from lightningdit_jax.parallel.chips import TPUS
 from lightningdit_jax.parallel.slice_shapes import SHAPES, slice_shape
-from lightningdit_jax.parallel.topology import CHIPS, open_slice
+from lightningdit_jax.parallel.topology import open_slice
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_slices_that_do_not_exist_are_refused_in_one_line(topology, message, mon
 
 
 def test_every_chip_has_its_shapes():
-    assert SHAPES.keys() == CHIPS.keys()
+    assert SHAPES.keys() == TPUS.keys()
     for chip, shapes in SHAPES.items():
         assert len(set(shapes)) == len(shapes)
         for shape in shapes:
