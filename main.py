@@ -26,7 +26,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, se
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:4x4", "TPU slice that --mode=compile compiles for: v5e:4x4, v4:2x2x4, ..."
+    "topology", "v5e:4x4", "TPUs or GPUs that --mode=compile compiles for: v5e:4x4, h100:8, ..."
 )
 TARGET = flags.DEFINE_enum(
     "target", "train", ["train", "sample"], "What --mode=compile compiles: a step or the sampler."

@@ -1,4 +1,4 @@
-"""Programs compiled for a TPU slice that is not there, and what the compiler says of them."""
+"""Programs compiled for accelerators that are not there, and what the compiler says of them."""
 
 import time
 from typing import Any
@@ -8,10 +8,16 @@ from etils import epath
 from jax.sharding import Mesh
 
 from lightningdit_jax.atomic_file import write_json
-from lightningdit_jax.parallel.hlo_cost import program_cost
+from lightningdit_jax.parallel.estimates import gpu_estimate, tpu_estimate
 from lightningdit_jax.parallel.hlo_text import Module
 from lightningdit_jax.parallel.timeline import program_timeline
 from lightningdit_jax.parallel.topology import Slice
+
+# XLA chooses between its own products and the libraries' by timing them, which takes a card.
+_GPU_OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
+# Of a card's memory: what JAX takes where nothing is said, and what can be asked of it; the rest is
+# for the driver and the libraries.
+_GPU_SHARE, _GPU_LARGEST_SHARE = 0.75, 0.92
 
 
 def compile_on(
@@ -20,68 +26,58 @@ def compile_on(
     """Compiles for a mesh of a slice: memory, arithmetic and communication of the program.
 
     model_flops: what the model asks for, by all devices together. In the report bytes, FLOPs and
-    seconds are per device and run. estimated_seconds are the compiler's cycle estimates over an
-    assumed clock, without collectives; cycle_shares says what takes them, product_cycle_shares
-    which of the products, by einsum, and product_utilization how much of the chip's peak each of
-    those reaches. communication_seconds are those of all collectives by public bandwidths,
+    seconds are per device and run. estimated_seconds are those of the arithmetic, without
+    collectives. communication_seconds are those of all collectives by public bandwidths,
     exposed_communication_seconds what no arithmetic runs beside (see Timeline and Network), and
     step_seconds both together; bound_by is what takes most of them. Estimates that rank variants
-    on one slice, no measurements. Raises ValueError for a program that needs more memory than the
-    chip has.
+    on one slice, no measurements.
+
+    Of a TPU estimated_seconds are the compiler's cycle estimates over an assumed clock;
+    cycle_shares says what takes them, product_cycle_shares which of the products, by einsum, and
+    product_utilization how much of the chip's peak each of those reaches. Of a GPU they are a
+    floor: of every kernel its products at the peak or its bytes at the memory's bandwidth. kernels,
+    kernel_bytes and kernel_seconds are by kind, pass_seconds of what is no product by the part of
+    the code that asks for it, library_calls by name.
+
+    Raises ValueError for a program that needs more memory than the chip has.
     """
     devices, chip = where.devices, where.chip
     began = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
-        raise ValueError(
-            f"the program does not fit into the memory of {where.name}: {reason[:300]}; try a "
-            "larger --config.mesh.fsdp, another --config.compute.remat or a smaller batch"
-        ) from error
+    compiled = _compiled(where, lowered)
     seconds = time.perf_counter() - began
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise ValueError(f"the compiler for {where.name} says nothing of its program")
+    peak_bytes = (
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    if where.is_gpu:
+        _check_gpu_memory(where, peak_bytes)
     module = Module.parse(text)
-    cost = program_cost(module)
-    timeline = program_timeline(module, where.network(mesh), chip.clock)
-    estimate = cost.total_cycles / chip.clock
-    step_seconds = estimate + timeline.exposed
-    parts = {kind: cycles / chip.clock for kind, cycles in cost.cycles.items()}
-    parts["communication"] = timeline.exposed
+    estimate = gpu_estimate(module, chip, text) if where.is_gpu else tpu_estimate(module, chip)
+    timeline = program_timeline(module, where.network(mesh), estimate.seconds_of)
+    step_seconds = estimate.seconds + timeline.exposed
+    parts = {**estimate.parts, "communication": timeline.exposed}
+    totals = estimate.totals
     model_flops /= len(devices)
     return {
         "topology": where.name,
         "num_devices": len(devices),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
+        "peak_bytes": peak_bytes,
         "hbm_bytes": chip.hbm_bytes,
         "model_flops": model_flops,
-        "matmul_flops": cost.matmul_flops,
-        "product_utilization": {
-            einsum or "others": flops / (cost.product_cycles[einsum] / chip.clock * chip.peak_flops)
-            for einsum, flops in cost.product_flops.most_common()
-            if cost.product_cycles[einsum]
-        },
-        "product_cycle_shares": {
-            einsum or "others": cycles / cost.total_cycles
-            for einsum, cycles in cost.product_cycles.most_common()
-        },
-        "collectives": dict(cost.collectives),
-        "collectives_overlapped": {kind: n for kind, n in cost.overlapped.items() if n},
-        "collective_bytes": dict(cost.collective_bytes),
-        "estimated_seconds": estimate,
-        "estimated_mfu": model_flops / (estimate * chip.peak_flops),
-        "cycle_shares": {
-            kind: cycles / cost.total_cycles for kind, cycles in cost.cycles.most_common()
-        },
+        "matmul_flops": totals.matmul_flops,
+        **estimate.details,
+        "collectives": dict(totals.collectives),
+        "collectives_overlapped": {kind: n for kind, n in totals.overlapped.items() if n},
+        "collective_bytes": dict(totals.collective_bytes),
+        "estimated_seconds": estimate.seconds,
+        "estimated_mfu": model_flops / (estimate.seconds * chip.peak_flops),
         "communication_seconds": timeline.communication,
         "exposed_communication_seconds": timeline.exposed,
         "step_seconds": step_seconds,
@@ -89,6 +85,37 @@ def compile_on(
         "bound_by": max(parts, key=lambda part: parts[part]),
         "compile_seconds": seconds,
     }
+
+
+def _compiled(where: Slice, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    try:
+        return lowered.compile(_GPU_OPTIONS) if where.is_gpu else lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        lines = str(error).splitlines()
+        reason = next(line for line in lines if "RESOURCE_EXHAUSTED" in line)[:300]
+        raise ValueError(_does_not_fit(where, reason)) from error
+
+
+def _check_gpu_memory(where: Slice, peak_bytes: int) -> None:
+    """Raises ValueError where a program needs more than JAX can take of a card."""
+    share = peak_bytes / where.chip.hbm_bytes
+    if share > _GPU_LARGEST_SHARE:
+        needs = f"it needs {peak_bytes / 2**30:.1f} GiB of {where.chip.hbm_bytes / 2**30:.1f}"
+        raise ValueError(_does_not_fit(where, f"{needs}, of which JAX can take 92 %"))
+    if share > _GPU_SHARE:
+        print(
+            f"takes {share:.0%} of the card's memory: run it with "
+            f"XLA_PYTHON_CLIENT_MEM_FRACTION={_GPU_LARGEST_SHARE}"
+        )
+
+
+def _does_not_fit(where: Slice, reason: str) -> str:
+    return (
+        f"the program does not fit into the memory of {where.name}: {reason}; try a "
+        "larger --config.mesh.fsdp, another --config.compute.remat or a smaller batch"
+    )
 
 
 def write_report(report: dict[str, Any], path: epath.Path) -> None:

@@ -47,7 +47,8 @@ def collectives_of(module: Module, instruction: Instruction) -> Iterator[Found]:
     """The collectives that an instruction is, starts or carries."""
     opcode, name = instruction.opcode, instruction.name
     if _is_collective(instruction):
-        yield Found(name, _read(instruction, module), waits=not opcode.endswith("-start"))
+        waits = not opcode.endswith("-start") or '"is_sync":true' in instruction.text
+        yield Found(name, _read(instruction, module), waits)
     elif opcode in ("call-start", "async-start"):  # tpu7x: another core of the chip runs them
         for inner in filter(_is_collective, module.inside(instruction)):
             yield Found(name, _read(inner, module), waits=False)
@@ -70,9 +71,10 @@ def _is_collective(instruction: Instruction) -> bool:
 def _read(instruction: Instruction, module: Module) -> Collective:
     kind, sizes = instruction.opcode.removesuffix("-start"), instruction.array_bytes
     groups = _groups(instruction.text, module.num_devices)
-    # What a start returns is its operand, its result and perhaps its state.
-    starts = instruction.opcode.endswith("-start")
-    size = max(sizes) if starts else sum(sizes)
+    # What a start returns are its operands, its results and perhaps its state.
+    starts, several = instruction.opcode.endswith("-start"), len(instruction.operands)
+    size = sum(max(sizes[i : 2 * several : several]) for i in range(several))
+    size = size if starts else sum(sizes)
     if kind == "reduce-scatter" and not starts:  # its result is a part of what it sums
         size *= groups.shape[1]
     return Collective(kind, size, groups)

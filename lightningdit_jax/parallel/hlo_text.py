@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 
@@ -16,7 +17,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _DEVICES = re.compile(r"HloModule [^\n]*\bnum_partitions=(\d+)")
-_ARRAYS = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
+_ARRAYS = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")  # f8e4m3fn is eight bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Instruction:
         match = _SHAPE.match(self.text)
         return tuple(int(d) for d in match[2].split(",") if d) if match else ()
 
-    @property
+    @functools.cached_property
     def operands(self) -> list[str]:
         """Names of what it takes."""
         arguments = self.text[self.text.index(f" {self.opcode}(") :]
@@ -103,6 +104,11 @@ class Module:
                 computations[current].append(Instruction(match[1], match[2]))
         devices = _DEVICES.match(text)
         return cls(computations, entry, int(devices[1]) if devices else 1)
+
+    @functools.cached_property
+    def named(self) -> dict[str, Instruction]:
+        """All instructions by their names, which differ."""
+        return {i.name: i for i in itertools.chain.from_iterable(self.computations.values())}
 
     def trip_count(self, loop: Instruction) -> int:
         """How often a counting loop runs: the constant that its condition compares with."""

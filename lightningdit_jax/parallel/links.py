@@ -19,7 +19,8 @@ class Links:
     link: of one link to a neighbor. ring_side: a side of the slice closes into a ring where it is
     as long as this in planes (v5e, v6e), or where all sides are multiples of it (the others). dcn:
     into the data-center network, per chip. cores: devices of a chip, which share its links;
-    between_cores: from one to the other.
+    between_cores: from one to the others. GPUs of a node are joined as the devices of a chip are,
+    but each has its own way into the network.
     """
 
     link: float
@@ -27,6 +28,10 @@ class Links:
     dcn: float
     cores: int = 1
     between_cores: float = math.inf
+
+
+def _node(between: float, dcn: float = math.inf) -> Links:
+    return Links(math.inf, 1, dcn, between_cores=between)
 
 
 # Links per chip: 4 on v5e and v6e, 6 on the others; cloud.google.com/tpu/docs has both directions
@@ -39,6 +44,14 @@ LINKS = {
     "v5p": Links(100e9, 4, 6.25e9),
     "v6e": Links(100e9, 16, 12.5e9),
     "tpu7x": Links(100e9, 4, 12.5e9, cores=2, between_cores=600e9),
+    # NVIDIA's data sheets: NVLink has 900 GB/s both ways together on H100 and H200, 600 on A100; a
+    # GPU of DGX H100 has 400 Gbit/s of InfiniBand, of DGX A100 200. The others have PCIe 4.0 x16.
+    "h100": _node(450e9, 50e9),
+    "h200": _node(450e9, 50e9),
+    "a100": _node(300e9, 25e9),
+    "l4": _node(32e9),
+    "a10g": _node(32e9),
+    "rtx4090": _node(32e9),
 }
 
 
@@ -95,7 +108,8 @@ class Network:
     def _slice_seconds(self, kind: str, size: float, group: np.ndarray) -> float:
         places = np.unique(self.coordinates[group], axis=0)
         if len(places) == 1:
-            return size / len(group) * _ROUNDS.get(kind, 1) / self.links.between_cores
+            received = _ROUNDS.get(kind, 1) * size * (len(group) - 1) / len(group)
+            return received / self.links.between_cores
         extents = places.max(0) - places.min(0) + 1
         spanned = [d for d, extent in enumerate(extents) if extent > 1]
         ways = {d: 2 if self.is_ring(d) and extents[d] == self.sides[d] else 1 for d in spanned}

@@ -8,6 +8,7 @@ import itertools
 import math
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.parallel.chips import GPUS
 
 Shape = tuple[int, ...]
 
@@ -52,7 +53,7 @@ def slice_shape(topology: str) -> tuple[str, Shape]:
     """
     chip, _, sides = topology.partition(":")
     if chip not in SHAPES:
-        raise ValueError(unknown_name("chip in --topology", chip, tuple(SHAPES)))
+        raise ValueError(unknown_name("chip in --topology", chip, (*SHAPES, *GPUS)))
     words = sides.split("x")
     if not all(word.isascii() and word.isdigit() and 0 < len(word) < 6 for word in words):
         raise ValueError(

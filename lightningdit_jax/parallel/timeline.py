@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from lightningdit_jax.parallel.collectives import collectives_of
-from lightningdit_jax.parallel.hlo_text import Module
+from lightningdit_jax.parallel.hlo_text import Instruction, Module
 from lightningdit_jax.parallel.links import Network
 
 
@@ -12,7 +12,7 @@ from lightningdit_jax.parallel.links import Network
 class Timeline:
     """Seconds per device and run.
 
-    arithmetic: what the compiler estimates. communication: of all collectives. exposed: of theirs,
+    arithmetic: of the instructions. communication: of all collectives. exposed: of theirs,
     what no arithmetic runs beside.
     """
 
@@ -32,8 +32,12 @@ class Timeline:
             setattr(self, field.name, total)
 
 
-def program_timeline(module: Module, network: Network, clock: float) -> Timeline:
-    """Runs the schedule of a module through. clock: cycles per second.
+# Seconds of the arithmetic of an instruction by itself.
+SecondsOf = Callable[[Instruction], float]
+
+
+def program_timeline(module: Module, network: Network, seconds_of: SecondsOf) -> Timeline:
+    """Runs the schedule of a module through.
 
     A collective that waits is exposed as a whole. One with a start and a done goes on beside the
     arithmetic scheduled between them; one that the compiler spreads over kernels beside those
@@ -44,14 +48,18 @@ def program_timeline(module: Module, network: Network, clock: float) -> Timeline
 
     def of(name: str) -> Timeline:
         if name not in done:
-            done[name] = _computation(module, name, network, clock, of)
+            done[name] = _computation(module, name, network, seconds_of, of)
         return done[name]
 
     return of(module.entry)
 
 
 def _computation(
-    module: Module, name: str, network: Network, clock: float, of: Callable[[str], Timeline]
+    module: Module,
+    name: str,
+    network: Network,
+    seconds_of: SecondsOf,
+    of: Callable[[str], Timeline],
 ) -> Timeline:
     total = Timeline()
     instructions = module.computations[name]
@@ -68,7 +76,7 @@ def _computation(
             total.add(max(map(of, instruction.branches), key=lambda branch: branch.step))
         elif opcode == "call":
             total.add(of(instruction.called))
-        arithmetic = (instruction.cycles or 0) / clock
+        arithmetic = seconds_of(instruction)
         total.arithmetic += arithmetic
         carried = []
         for found in runs[instruction.name]:

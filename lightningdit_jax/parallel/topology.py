@@ -1,4 +1,4 @@
-"""TPU slices that are not there, their devices for compiling; options for devices of all kinds."""
+"""Accelerators that are not there, as devices to compile for; options for devices of all kinds."""
 
 import dataclasses
 import math
@@ -9,7 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from lightningdit_jax.parallel.chips import TPUS, Chip, chip_of
+from lightningdit_jax.parallel.chips import GPUS, TPUS, Chip, chip_of
+from lightningdit_jax.parallel.gpus import gpu_count, open_gpus
 from lightningdit_jax.parallel.links import LINKS, Links, Network
 from lightningdit_jax.parallel.slice_shapes import slice_shape
 
@@ -32,9 +33,9 @@ def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A slice that need not be there: its name, what its chips and links can do, its devices.
+    """TPUs or GPUs that need not be there: name, what chips and links can do, the devices.
 
-    sides: chips along each.
+    sides: chips along each, of a TPU slice.
     """
 
     name: str
@@ -42,6 +43,11 @@ class Slice:
     links: Links
     sides: tuple[int, ...]
     devices: Sequence[jax.Device]
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is of GPUs."""
+        return self.devices[0].platform == "gpu"
 
     def network(self, mesh: Mesh) -> Network:
         """What joins the devices of a mesh of this slice."""
@@ -52,12 +58,17 @@ class Slice:
 
 
 def open_slice(topology: str) -> Slice:
-    """The slice of a name such as "v5e:4x4" or "v4:2x2x4".
+    """The TPU slice of a name such as "v5e:4x4" or "v4:2x2x4", or GPUs such as "h100:8".
 
-    Needs libtpu (the extra `tpu`), on a machine without TPUs, and one process at a time. Raises
-    ValueError for an unknown chip or a slice that does not exist, before libtpu is asked, and where
-    another process uses libtpu; ImportError without it.
+    Needs libtpu (the extra `tpu`), on a machine without TPUs, and one process at a time; for GPUs
+    JAX's plugin for CUDA (the extra `cuda`). Raises ValueError for an unknown chip or what does not
+    exist of it, before a compiler is asked, and where another process uses libtpu; ImportError
+    without the extra.
     """
+    if topology.partition(":")[0] in GPUS:
+        chip, number = gpu_count(topology)
+        # Nodes are what slices are of TPUs, a GPU what a core of a chip is.
+        return Slice(topology, GPUS[chip], LINKS[chip], (1,), open_gpus(chip, number))
     name, shape = slice_shape(topology)
     try:
         import libtpu  # noqa: F401  (JAX finds it by itself, but says less when it is missing)

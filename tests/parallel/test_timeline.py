@@ -187,7 +187,8 @@ ENTRY %main (x: f32[1048576]) -> f32[16777216] {{
     ids=["waiting", "overlapped", "carried by kernels", "on another core"],
 )
 def test_what_no_arithmetic_runs_beside_is_exposed(text, arithmetic, communication, exposed):
-    timeline = program_timeline(Module.parse(text), network("v5e", 4, 4), CLOCK)
+    net = network("v5e", 4, 4)
+    timeline = program_timeline(Module.parse(text), net, lambda i: (i.cycles or 0) / CLOCK)
     found = np.array([timeline.arithmetic, timeline.communication, timeline.exposed])
     np.testing.assert_allclose(found * 1e3, [arithmetic, communication, exposed], atol=1e-12)
     assert timeline.step == timeline.arithmetic + timeline.exposed
