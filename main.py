@@ -111,11 +111,14 @@ def run_mode(config: "Config") -> None:
 
         sweep(config, WORKDIR.value)
     elif MODE.value == "compile":
+        from lightningdit_jax.parallel.topology import check_topology
+
         if TARGET.value == "train":
             from lightningdit_jax.training.compile import compile_train_step as compile_for
         else:
             from lightningdit_jax.inference.sampling.compile import compile_sampler as compile_for
 
+        check_topology(TOPOLOGY.value)
         compile_for(config, WORKDIR.value, TOPOLOGY.value)
     else:
         from lightningdit_jax.inference.quality.job import evaluate
@@ -177,9 +180,10 @@ def run() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app.run(main, flags_parser=parse_flags)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
         raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not any(raised_in.is_relative_to(ROOT / part) for part in OUR_CODE):
+        ours = any(raised_in.is_relative_to(ROOT / part) for part in OUR_CODE)
+        if not ours or isinstance(error, ModuleNotFoundError):
             raise  # not one of our own checks: the traceback is needed
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -81,6 +81,11 @@ def gpu_count(topology: str) -> tuple[str, int]:
     return chip, int(number)
 
 
+def prepare_for_gpus() -> None:
+    """Has JAX load its plugin for CUDA without a driver, if it is not loaded yet."""
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+
+
 def open_gpus(chip: str, number: int) -> Sequence[jax.Device]:
     """Devices of GPUs that need not be there, to compile for.
 
@@ -89,8 +94,7 @@ def open_gpus(chip: str, number: int) -> Sequence[jax.Device]:
     """
     from jax.experimental import topologies
 
-    # Else the plugin asks a driver that is not there for its version, and is not loaded.
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    prepare_for_gpus()
     per_node = min(number, PER_NODE)
     try:
         return topologies.get_topology_desc(

@@ -13,7 +13,10 @@ _OPCODE = re.compile(r" ([a-z][\w-]*)\(")
 _OPERANDS = re.compile(r"%([^\s,)]+)")
 _CALLS = re.compile(r"(?:calls|to_apply|body)=%([^\s,]+)")
 _CONDITION = re.compile(r"condition=%([^\s,]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_BRANCHES = re.compile(
+    r"branch_computations=\{([^}]*)\}|true_computation=([^\s,]+), false_computation=([^\s,]+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _DEVICES = re.compile(r"HloModule [^\n]*\bnum_partitions=(\d+)")
@@ -46,7 +49,9 @@ class Instruction:
     @property
     def branches(self) -> list[str]:
         """The computations of which a conditional runs one."""
-        return [name.strip().lstrip("%") for name in found(_BRANCHES, self.text)[1].split(",")]
+        indexed, *of_predicate = found(_BRANCHES, self.text).groups()
+        names = indexed.split(",") if indexed else of_predicate
+        return [name.strip().lstrip("%") for name in names]
 
     @functools.cached_property
     def cycles(self) -> int | None:
@@ -111,7 +116,9 @@ class Module:
         return {i.name: i for i in itertools.chain.from_iterable(self.computations.values())}
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a counting loop runs: the constant that its condition compares with."""
+        """How often a counting loop runs: by the compiler, or what its condition compares with."""
+        if match := _TRIPS.search(loop.text):
+            return int(match[1])
         found = (
             re.search(r" constant\((\d+)\)", i.text) for i in self.computations[loop.condition]
         )

@@ -1,6 +1,7 @@
 """Which part of the code a kernel comes from, by the stack frames in a program's text."""
 
 import collections
+import math
 import pathlib
 import re
 
@@ -36,16 +37,18 @@ class Sources:
         self._shift = _number("parent_frame_id", self._frames.get(1, ""))
 
     def of(self, module: Module, kernel: Instruction) -> str:
-        """The class or function that most of a kernel's instructions come from, and the pass.
+        """The class or function that most of a kernel's numbers come from, and the pass.
 
         "SwiGLU backward": of this package, the innermost in their stacks. Empty where none is.
         """
-        matches = (_FRAME.search(i.text) for i in (kernel, *module.inside(kernel)))
-        parts = collections.Counter(self._part(int(match[1])) for match in matches if match)
-        del parts[""]
-        if not parts:
+        numbers: collections.Counter[str] = collections.Counter()
+        for inner in (kernel, *module.inside(kernel)):
+            if match := _FRAME.search(inner.text):
+                numbers[self._part(int(match[1]))] += math.prod(inner.dims)
+        del numbers[""]
+        if not numbers:
             return ""
-        ((part, _),) = parts.most_common(1)
+        ((part, _),) = numbers.most_common(1)
         return f"{part} backward" if "transpose(jvp" in kernel.text else part
 
     def _part(self, number: int) -> str:

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from lightningdit_jax.parallel.chips import GPUS, TPUS, Chip, chip_of
-from lightningdit_jax.parallel.gpus import gpu_count, open_gpus
+from lightningdit_jax.parallel.gpus import gpu_count, open_gpus, prepare_for_gpus
 from lightningdit_jax.parallel.links import LINKS, Links, Network
 from lightningdit_jax.parallel.slice_shapes import slice_shape
 
@@ -55,6 +55,18 @@ class Slice:
 
     def __str__(self) -> str:
         return f"{len(self.devices)} x {self.devices[0].device_kind}"
+
+
+def check_topology(topology: str) -> None:
+    """Has to come before anything is computed: JAX loads what compiles for GPUs only then.
+
+    Raises ValueError for an unknown chip or what does not exist of it.
+    """
+    if topology.partition(":")[0] in GPUS:
+        gpu_count(topology)
+        prepare_for_gpus()
+    else:
+        slice_shape(topology)
 
 
 def open_slice(topology: str) -> Slice:

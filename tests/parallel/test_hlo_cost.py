@@ -94,6 +94,30 @@ def test_a_collective_that_overlaps_with_fusions_counts_once():
     assert cost.cycles == {"elementwise and reductions": 9}
 
 
+STARTED = """HloModule step, num_partitions=8
+
+ENTRY %main (x: bf16[2,8], y: f32[4]) -> bf16[2,8] {
+  %x = bf16[2,8]{1,0} parameter(0)
+  %y = f32[4]{0} parameter(1)
+  %g = ((bf16[2,8]{1,0}, f32[4]{0}), (bf16[16,8]{1,0}, f32[32]{0})) all-gather-start(%x, %y)
+  %gd = (bf16[16,8]{1,0}, f32[32]{0}) all-gather-done(%g)
+  %s = ((bf16[16,8]{1,0}, f32[32]{0}), (bf16[2,8]{1,0}, f32[4]{0})) reduce-scatter-start(%gd, %gd)
+  %sd = (bf16[2,8]{1,0}, f32[4]{0}) reduce-scatter-done(%s)
+  %r = ((f32[4]{0}), f32[4]{0}) all-reduce-start(%y), x={"is_sync":true,"is_pipelined":false}
+  %rd = f32[4]{0} all-reduce-done(%r)
+  ROOT %out = bf16[2,8]{1,0} copy(%x)
+}
+"""
+
+
+def test_collectives_of_several_arrays_that_start_together():
+    """As XLA writes them for GPUs: what goes in and what comes out, in tuples."""
+    cost = program_cost(Module.parse(STARTED))
+    whole = 16 * 8 * 2 + 32 * 4
+    assert cost.collective_bytes == {"all-gather": whole, "reduce-scatter": whole, "all-reduce": 16}
+    assert +cost.overlapped == {"all-gather": 1, "reduce-scatter": 1}
+
+
 def convolution(left, right, out, labels, window):
     shape = "bf16[{}]{{0}}".format
     text = f"""ENTRY %main (a: bf16[1]) -> bf16[1] {{

@@ -25,6 +25,15 @@ def network(chip, *sides, slices=1, cores=1):
     return Network.of_devices(LINKS[chip], sides, devices)
 
 
+def gpus(chip, number, nodes=1):
+    devices = [
+        SimpleNamespace(coords=(node, 0, gpu), slice_index=node)
+        for node in range(nodes)
+        for gpu in range(number)
+    ]
+    return Network.of_devices(LINKS[chip], (1,), devices)
+
+
 def collective(kind, megabytes, groups):
     return Collective(kind, megabytes * 1e6, np.array(groups))
 
@@ -72,6 +81,17 @@ COLUMNS = np.arange(16).reshape(4, 4)  # devices that differ in the last coordin
             network("v5e", 4, 4, slices=2),
             collective("all-gather", 160, [range(32)]),
             150 / 100 + 160 / 16 / 2 / 3.125,
+        ),
+        # Seven of eight parts over a GPU's own NVLink; other groups of the node do not matter.
+        (gpus("h100", 8), collective("all-gather", 80, [range(8)]), 70 / 450),
+        (gpus("a100", 8), collective("all-reduce", 80, np.arange(8).reshape(2, 4)), 2 * 60 / 300),
+        (gpus("h100", 8), collective("all-to-all", 80, [range(8)]), 70 / 450),
+        (gpus("h100", 8), collective("collective-permute", 9, [[0, 1], [1, 0]]), 9 / 450),
+        # Two nodes: gathered within each, and each GPU's eighth of the other half by InfiniBand.
+        (
+            gpus("h100", 8, nodes=2),
+            collective("all-gather", 160, [range(16)]),
+            140 / 450 + 160 / 8 / 2 / 50,
         ),
         # The same device of each slice.
         (
