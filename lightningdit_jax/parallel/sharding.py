@@ -92,8 +92,14 @@ class TokenConstraint:
         """x: [B, N, D] -> the same, sharded over the batch."""
         x = jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(BATCH_AXES)))
         if self.mesh.devices.flat[0].platform == "gpu":
-            x = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+            # By itself JAX 0.10 gathers what it constrains from all devices.
+            split = P(BATCH_AXES)
+            x = jax.shard_map(_row_by_row, mesh=self.mesh, in_specs=split, out_specs=split)(x)
         return x
+
+
+def _row_by_row(x: jax.Array) -> jax.Array:
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def constrain_tokens(mesh: Mesh) -> TokenConstraint:

@@ -38,6 +38,27 @@ def test_compiles_for_a_slice(tmp_path):
     assert report["step_mfu"] < report["estimated_mfu"] and report["bound_by"]
 
 
+def test_compiles_for_gpus(tmp_path):
+    pytest.importorskip("jax_plugins.xla_cuda13", reason="it needs the extra `cuda`")
+    asked = config(compute__dtype="bfloat16", compute__remat="none", train__batch_size=128)
+    report = compile_train_step(asked, str(tmp_path), "h100:8")
+    assert report == json.loads((tmp_path / "compile_h100_8.json").read_text())
+    assert report["num_devices"] == 8 and report["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    depth, calls = asked.model.depth, report["library_calls"]
+    # attention=auto takes there what it takes on a card that is there, once each way a block.
+    assert calls["__cudnn$fmhaSoftmax"] == calls["__cudnn$fmhaSoftmaxBackward"] == depth
+    assert calls["__cublas$lt$matmul"] > 15 * depth
+    # The model's products, and attention's weights once more.
+    assert 1.0 <= report["matmul_flops"] / report["model_flops"] < 1.1
+    assert 0 < report["peak_bytes"] < report["hbm_bytes"]
+    # Gradients are summed in bfloat16; each card keeps its part of the batch.
+    weights = report["argument_bytes"] / 4 / 4  # with moments and average, in float32
+    assert report["collective_bytes"] == {"all-reduce": pytest.approx(2 * weights, rel=0.02)}
+    assert report["kernel_seconds"].keys() == report["kernel_bytes"].keys()
+    assert sum(report["kernel_seconds"].values()) == pytest.approx(report["estimated_seconds"])
+    assert {"SwiGLU", "SwiGLU backward", "make_optimizer"} <= report["pass_seconds"].keys()
+
+
 @pytest.mark.parametrize(("topology", "message"), [("v9:2x2", "unknown chip in --topology 'v9'")])
 def test_unknown_slices_are_named(tmp_path, topology, message):
     with pytest.raises(ValueError, match=message):
