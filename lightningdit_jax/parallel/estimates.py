@@ -63,6 +63,7 @@ def gpu_estimate(module: Module, chip: Chip, text: str) -> Estimate:
     shown["others"] = sum(passes.values()) - sum(shown.values())
     details = {
         "kernels": dict(cost.kernels.most_common()),
+        "kernel_flops": {kind: flops for kind, flops in _descending(cost.flops).items() if flops},
         "kernel_bytes": _descending(cost.bytes),
         "kernel_seconds": _descending(cost.seconds),
         "library_calls": dict(cost.library_calls.most_common()),

@@ -23,12 +23,13 @@ def _amounts() -> dict[str, float]:
 class GpuCost(Totals):
     """Totals with kernels.
 
-    kernels, bytes, seconds: of the kernels of each kind (see Kernel). library_calls: how
+    kernels, flops, bytes, seconds: of the kernels of each kind (see Kernel). library_calls: how
     many of each. passes: seconds of the kernels that are no products, by the part of the model that
     they come from.
     """
 
     kernels: Counts = dataclasses.field(default_factory=collections.Counter)
+    flops: dict[str, float] = dataclasses.field(default_factory=_amounts)
     bytes: dict[str, float] = dataclasses.field(default_factory=_amounts)
     seconds: dict[str, float] = dataclasses.field(default_factory=_amounts)
     library_calls: Counts = dataclasses.field(default_factory=collections.Counter)
@@ -45,6 +46,7 @@ def gpu_cost(module: Module, chip: Chip, sources: Sources) -> GpuCost:
         seconds = kernel.seconds(chip)
         total.matmul_flops += kernel.flops
         total.kernels[kernel.kind] += 1
+        total.flops[kernel.kind] += kernel.flops
         total.bytes[kernel.kind] += kernel.bytes
         total.seconds[kernel.kind] += seconds
         if kernel.library:

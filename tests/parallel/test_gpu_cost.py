@@ -284,6 +284,7 @@ def test_the_report_of_a_program():
         "products": gemm,
         "elementwise and reductions": silu + sums,
     }
+    assert report["kernel_flops"] == {"products": 2 * 32 * 64 * 128}
     assert report["library_calls"] == {"__cublas$lt$matmul": 1}
     assert report["matmul_flops"] == report["model_flops"] == 2 * 32 * 64 * 128
     assert report["collective_bytes"] == {"all-reduce": 4 * 2**20}
