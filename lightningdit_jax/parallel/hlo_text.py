@@ -35,6 +35,11 @@ class Instruction:
         """What it does, such as "fusion" or "all-gather-start"."""
         return found(_OPCODE, self.text)[1]
 
+    @property
+    def is_fusion(self) -> bool:
+        """Whether it is a kernel of several instructions, perhaps on a stream of its own."""
+        return self.opcode in ("fusion", "fusion-start")
+
     @functools.cached_property
     def called(self) -> str:
         """The computation that it runs, a fusion's, a loop's body, a call's; empty for none."""

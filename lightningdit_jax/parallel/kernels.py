@@ -19,8 +19,8 @@ ATTENTION = "attention"
 # What starts no kernel: it names, begins or ends something, or runs other instructions.
 _NO_KERNELS = {
     *("after-all", "async-done", "async-start", "async-update", "bitcast", "call", "conditional"),
-    *("constant", "copy-done", "copy-start", "get-tuple-element", "opt-barrier", "parameter"),
-    *("partition-id", "replica-id", "tuple", "while"),
+    *("constant", "copy-done", "copy-start", "fusion-done", "get-tuple-element", "opt-barrier"),
+    *("parameter", "partition-id", "replica-id", "tuple", "while"),
     *(f"{kind}{suffix}" for kind in KINDS for suffix in ("", "-start", "-done")),
 }
 _SLICES = {"dynamic-slice", "gather", "slice"}
@@ -101,7 +101,7 @@ def _bits(instruction: Instruction) -> int:
 def _read(module: Module, kernel: Instruction) -> float:
     whole = {name: sum(module.named[name].array_bytes) for name in kernel.operands}
     scope, inputs = [kernel], kernel.operands
-    if kernel.opcode == "fusion":
+    if kernel.is_fusion:
         scope = module.computations[kernel.called]
         parameters = {int(m[1]): i.name for i in scope if (m := _PARAMETER.search(i.text))}
         inputs = [parameters[place] for place in range(len(parameters))]
@@ -130,7 +130,7 @@ def _written(module: Module, kernel: Instruction, is_library: bool) -> float:
     sizes = kernel.array_bytes
     if is_library:
         return sum(sizes[:-1] or sizes)
-    root = module.computations[kernel.called][-1] if kernel.opcode == "fusion" else kernel
+    root = module.computations[kernel.called][-1] if kernel.is_fusion else kernel
     results = [module.named[name] for name in root.operands] if root.opcode == "tuple" else [root]
     return sum(_replaced(module, result) for result in results)
 

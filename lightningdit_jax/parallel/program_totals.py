@@ -90,6 +90,6 @@ def program_totals(
 
 def moves_only(module: Module, instruction: Instruction) -> bool:
     """Whether a kernel copies or casts and computes nothing."""
-    if instruction.opcode != "fusion" or not instruction.called:
+    if not (instruction.is_fusion and instruction.called):
         return instruction.opcode in _MOVES
     return {inner.opcode for inner in module.computations[instruction.called]} <= _MOVES

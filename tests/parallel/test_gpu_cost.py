@@ -131,12 +131,14 @@ def test_slices_count_and_not_what_they_are_of():
     )
     assert (found.kind, found.library) == ("products", "__cublas$lt$matmul")
     assert found.flops == 2 * 7 * 3 * 5 and found.bytes == 2 * (3 * 5 + 7 * 5 + 7 * 3)
-    found = kernel(
-        "f32[9,4]{1,0} fusion(%p0, %p1, %p2), kind=kLoop, calls=%fused_update",
-        inputs=["f32[9,4]{1,0}", "f32[4]{0}", "s32[]"],
-        body=REPLACED,
-    )
-    assert found.bytes == 4 * (4 + 4 + 1)  # a row read, a row written, and where
+    shapes = ["f32[9,4]{1,0}", "f32[4]{0}", "s32[]"]
+    # By itself, and beside others on a stream of its own.
+    started = "((f32[9,4]{1,0}, f32[4]{0}, s32[]), f32[9,4]{1,0}, u32[]) fusion-start"
+    for opcode in ("f32[9,4]{1,0} fusion", started):
+        text = f"{opcode}(%p0, %p1, %p2), kind=kLoop, calls=%fused_update"
+        found = kernel(text, inputs=shapes, body=REPLACED)
+        assert found.bytes == 4 * (4 + 4 + 1)  # a row read, a row written, and where
+    assert kernel("f32[9,4]{1,0} fusion-done(%p0)", inputs=shapes) is None
 
 
 @pytest.mark.parametrize("text", ["f32[8]{0} bitcast(%p0)", "f32[] partition-id()"])
