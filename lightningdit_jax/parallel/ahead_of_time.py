@@ -13,11 +13,15 @@ from lightningdit_jax.parallel.hlo_text import Module
 from lightningdit_jax.parallel.timeline import program_timeline
 from lightningdit_jax.parallel.topology import Slice
 
-# XLA chooses between its own products and the libraries' by timing them, which takes a card.
-_GPU_OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 # Of a card's memory: what JAX takes where nothing is said, and what can be asked of it; the rest is
 # for the driver and the libraries.
 _GPU_SHARE, _GPU_LARGEST_SHARE = 0.75, 0.92
+_GPU_OPTIONS: dict[str, str | bool] = {
+    # XLA chooses between its own products and the libraries' by timing them, which takes a card.
+    "xla_gpu_enable_triton_gemm": False,
+    # In percent of the memory that JAX takes, 95 on a card. Without one XLA thinks it takes 80 %.
+    "xla_gpu_memory_limit_slop_factor": str(round(95 * _GPU_LARGEST_SHARE / 0.8)),
+}
 
 
 def compile_on(

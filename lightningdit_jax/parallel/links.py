@@ -69,6 +69,12 @@ class Network:
     slices: np.ndarray
 
     @classmethod
+    def of_gpus(cls, links: Links, devices: Sequence) -> "Network":
+        """devices: of a mesh, in its order. A node is a slice of one chip with many cores."""
+        slices = [getattr(device, "slice_index", 0) for device in devices]
+        return cls(links, (1,), np.zeros((len(slices), 1), int), np.array(slices))
+
+    @classmethod
     def of_devices(cls, links: Links, sides: Sequence[int], devices: Sequence) -> "Network":
         """devices: of a mesh, in its order."""
         coordinates = [tuple(device.coords)[: len(sides)] for device in devices]

@@ -51,7 +51,10 @@ class Slice:
 
     def network(self, mesh: Mesh) -> Network:
         """What joins the devices of a mesh of this slice."""
-        return Network.of_devices(self.links, self.sides, list(mesh.devices.flat))
+        devices = list(mesh.devices.flat)
+        if self.is_gpu:
+            return Network.of_gpus(self.links, devices)
+        return Network.of_devices(self.links, self.sides, devices)
 
     def __str__(self) -> str:
         return f"{len(self.devices)} x {self.devices[0].device_kind}"
@@ -79,8 +82,7 @@ def open_slice(topology: str) -> Slice:
     """
     if topology.partition(":")[0] in GPUS:
         chip, number = gpu_count(topology)
-        # Nodes are what slices are of TPUs, a GPU what a core of a chip is.
-        return Slice(topology, GPUS[chip], LINKS[chip], (1,), open_gpus(chip, number))
+        return Slice(topology, GPUS[chip], LINKS[chip], (), open_gpus(chip, number))
     name, shape = slice_shape(topology)
     try:
         import libtpu  # noqa: F401  (JAX finds it by itself, but says less when it is missing)

@@ -254,7 +254,7 @@ def test_a_kernel_is_of_the_part_that_most_of_its_numbers_come_from(shift):
     assert Sources(STEP).of(Module.parse(STEP), Module.parse(STEP).named["silu"]) == ""
 
 
-CARD = types.SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3", coords=(0, 0, 0))
+CARD = types.SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3")
 
 
 def compiled(memory_bytes):
@@ -267,7 +267,7 @@ def compiled(memory_bytes):
     )
     program = types.SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: STEP)
     lowered = types.SimpleNamespace(compile=lambda options: program)
-    where = Slice("h100:8", GPUS["h100"], LINKS["h100"], (1,), [CARD] * 8)
+    where = Slice("h100:8", GPUS["h100"], LINKS["h100"], (), [CARD] * 8)
     mesh = types.SimpleNamespace(devices=np.array([CARD] * 8, object))
     return compile_on(where, mesh, lowered, model_flops=8 * 2 * 32 * 64 * 128)
 

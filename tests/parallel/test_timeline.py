@@ -26,12 +26,8 @@ def network(chip, *sides, slices=1, cores=1):
 
 
 def gpus(chip, number, nodes=1):
-    devices = [
-        SimpleNamespace(coords=(node, 0, gpu), slice_index=node)
-        for node in range(nodes)
-        for gpu in range(number)
-    ]
-    return Network.of_devices(LINKS[chip], (1,), devices)
+    devices = [SimpleNamespace(slice_index=node) for node in range(nodes) for _ in range(number)]
+    return Network.of_gpus(LINKS[chip], devices)
 
 
 def collective(kind, megabytes, groups):
