@@ -3,6 +3,7 @@
 Each case is a process of its own.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -126,7 +127,11 @@ def bad_inputs(tmp, latents):
     other_stats = tiny.write_latents(tmp / "other_stats")
     save_stats(other_stats, LatentScaling(np.zeros(3), np.ones(3)))
     path = "--config.data.path"
-    return {
+    compiled = [*dit, "--mode=compile", "--config.model.depth=1"]
+    without = {}
+    if not importlib.util.find_spec("jax_cuda13_plugin"):
+        without["no plugin"] = ([*compiled, "--topology=h100:1"], "install -c constraints.txt -e")
+    return without | {
         "missing folder": ([*dit, f"{path}={tmp}/none"], "none"),
         "empty folder": ([*dit, f"{path}={empty}"], "empty"),
         "no folder": ([*dit, f"{path}="], "config.data.path is empty"),
@@ -165,6 +170,8 @@ def bad_inputs(tmp, latents):
             [*vae, "--mode=extract", "--config.optimizer.beta1=0.5"],
             "config.optimizer.beta1 is given on the command line, but --mode=extract does not",
         ),
+        "GPUs": ([*compiled, "--topology=h100:3"], "the nearest is h100:4"),
+        "slice": ([*compiled, "--topology=v5e:3x3"], "the nearest is v5e:"),
         "seed": ([*dit, "--config.seed=4294967296"], "config.seed is 4294967296; expected"),
         "no number": ([*dit, "--config.optimizer.beta1=nan"], "config.optimizer.beta1 is nan"),
         "row": (["--config=configs/paper.py:xl_80ep", f"--workdir={tmp}"], "no row 'xl_80ep'"),

@@ -38,6 +38,16 @@ def test_compiles_for_a_slice(tmp_path):
     assert 0 < report["peak_bytes"] < report["hbm_bytes"]
 
 
+def test_compiles_for_gpus(tmp_path):
+    pytest.importorskip("jax_plugins.xla_cuda13", reason="it needs the extra `cuda`")
+    report = compile_sampler(config(), str(tmp_path), "h100:2")
+    assert report == json.loads((tmp_path / "compile_sample_h100_2.json").read_text())
+    # The loop over time counts four times, its conditions the guided side.
+    assert 0.9 <= report["matmul_flops"] / report["model_flops"] < 1.5
+    assert sum(report["collective_bytes"].values()) < 10_000  # no activations
+    assert any("conv" in call for call in report["library_calls"])  # the decoder's
+
+
 def test_a_tokenizer_of_other_channels_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"in_channels is 8, config\.tokenizer\.embed_dim 32"):
         compile_sampler(config(tokenizer__embed_dim=32), str(tmp_path), "v5e:2x4")
