@@ -8,19 +8,17 @@ from etils import epath
 from jax.sharding import Mesh
 
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.parallel.chips import GPU_SHARE
 from lightningdit_jax.parallel.estimates import gpu_estimate, tpu_estimate
 from lightningdit_jax.parallel.hlo_text import Module
 from lightningdit_jax.parallel.timeline import program_timeline
 from lightningdit_jax.parallel.topology import Slice
 
-# Of a card's memory: what JAX takes where nothing is said, and what can be asked of it; the rest is
-# for the driver and the libraries.
-_GPU_SHARE, _GPU_LARGEST_SHARE = 0.75, 0.92
 _GPU_OPTIONS: dict[str, str | bool] = {
     # XLA chooses between its own products and the libraries' by timing them, which takes a card.
     "xla_gpu_enable_triton_gemm": False,
     # In percent of the memory that JAX takes, 95 on a card. Without one XLA thinks it takes 80 %.
-    "xla_gpu_memory_limit_slop_factor": str(round(95 * _GPU_LARGEST_SHARE / 0.8)),
+    "xla_gpu_memory_limit_slop_factor": str(round(95 * GPU_SHARE / 0.8)),
 }
 
 
@@ -103,16 +101,11 @@ def _compiled(where: Slice, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def _check_gpu_memory(where: Slice, peak_bytes: int) -> None:
-    """Raises ValueError where a program needs more than JAX can take of a card."""
-    share = peak_bytes / where.chip.hbm_bytes
-    if share > _GPU_LARGEST_SHARE:
-        needs = f"it needs {peak_bytes / 2**30:.1f} GiB of {where.chip.hbm_bytes / 2**30:.1f}"
-        raise ValueError(_does_not_fit(where, f"{needs}, of which JAX can take 92 %"))
-    if share > _GPU_SHARE:
-        print(
-            f"takes {share:.0%} of the card's memory: run it with "
-            f"XLA_PYTHON_CLIENT_MEM_FRACTION={_GPU_LARGEST_SHARE}"
-        )
+    """Raises ValueError where a program needs more than JAX takes of a card."""
+    whole = where.chip.hbm_bytes
+    if peak_bytes > GPU_SHARE * whole:
+        needs = f"it needs {peak_bytes / 2**30:.1f} GiB of {whole / 2**30:.1f}"
+        raise ValueError(_does_not_fit(where, f"{needs}, of which JAX takes {GPU_SHARE:.0%}"))
 
 
 def _does_not_fit(where: Slice, reason: str) -> str:

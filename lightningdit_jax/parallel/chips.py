@@ -65,6 +65,9 @@ GPUS = {
 
 CHIPS = TPUS | GPUS
 
+# Of a GPU's memory, what a command lets JAX allocate; the rest is for the driver and the libraries.
+GPU_SHARE = 0.92
+
 # jax.Device.device_kind, of chips that are there and of those that are not. Cut GPUs (MIG) and
 # PCIe cards are other devices, of other kinds.
 _KINDS = {
