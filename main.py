@@ -97,7 +97,7 @@ def run_mode(config: "Config") -> None:
         from lightningdit_jax.inference.quality.in_training import make_training_evaluator
         from lightningdit_jax.training.run import train
 
-        train(config, WORKDIR.value, make_training_evaluator(config))
+        train(config, WORKDIR.value, make_training_evaluator)
     elif MODE.value == "extract":
         from lightningdit_jax.inference.extraction.job import extract
 
@@ -178,6 +178,8 @@ def run() -> None:
     """Runs main; what the user can mend is one line on standard error and exit status 2."""
     # XLA and TensorStore warn about things no user can act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A GPU is this command's alone; JAX would leave a quarter of its memory (chips.GPU_SHARE).
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     try:
         app.run(main, flags_parser=parse_flags)
     except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:

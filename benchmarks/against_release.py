@@ -68,8 +68,8 @@ def our_step(depth: int = 12) -> tuple[Work, str, float]:
     config = configs.from_dict(paper.get_config("ladder_rope"))
     config = config.changed(
         model={"variant": "B/2", "depth": depth},
-        compute={"dtype": "float32", "scan_unroll": depth},
-        train={"batch_size": BATCH},
+        compute={"dtype": "float32", "scan_unroll": depth, "remat": "none"},
+        train={"batch_size": BATCH, "accumulate_steps": 1},
     )
     mesh = make_mesh()
     job = abstract_generator_job(config, mesh)

@@ -1,11 +1,11 @@
-"""What a train step of a generator costs on TPU slices, by ahead-of-time compilation.
+"""What a train step of a generator costs on absent TPU slices or GPUs, by compiling it for them.
 
     python -m benchmarks.generator_step
     python -m benchmarks.generator_step --config=dit_1p6b --slices=v5p:2x2x4 --remat=dots
 
-Needs the extra `tpu`, on a machine without TPUs, one process at a time. Without --remat, --fsdp and
---accumulate each slice has those of SLICES, which fit the published batch of 1024. Rows are printed
-and written as soon as they are there; a row takes minutes.
+Needs the extra `tpu` (of GPUs `cuda`), on a machine without TPUs, one process at a time. What is
+not given is planned, as training would (planning/). Rows are printed and written as soon as they
+are there; a row takes minutes.
 """
 
 import argparse
@@ -17,30 +17,27 @@ from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.training.compile import compile_report
 
-# By slice: fsdp, remat, parts of the batch after one another. "data" takes what is left.
-SLICES: dict[str, tuple[int, str, int]] = {
-    "v5e:4x4": (16, "attention_mlp", 1),
-    "v5e:16x16": (16, "dots", 1),
-    "v4:2x2x2": (8, "dots", 2),
-    "v4:2x2x4": (16, "dots", 1),
-    "v5p:2x2x4": (16, "dots", 1),
-    "v6e:4x4": (16, "dots", 1),
-    "tpu7x:2x2x1": (8, "dots", 1),
-    "tpu7x:2x2x2": (16, "dots", 1),
-}
+SLICES = (
+    *("v5e:4x4", "v5e:16x16", "v4:2x2x2", "v4:2x2x4", "v5p:2x2x4", "v6e:4x4"),
+    *("tpu7x:2x2x1", "tpu7x:2x2x2"),
+)
+
+
+def number(text: str) -> int | str:
+    """A number, or "auto"."""
+    return text if text == "auto" else int(text)
 
 
 def measure(options: argparse.Namespace, topology: str) -> dict[str, Any]:
     """The report of one slice, or why there is none."""
-    fsdp, remat, accumulate = SLICES.get(topology, (16, "dots", 1))
     config = configs.from_dict(importlib.import_module(f"configs.{options.config}").get_config())
     changes = {
-        "mesh": {"fsdp": options.fsdp or fsdp},
+        "mesh": {"fsdp": options.fsdp},
         "model": {"depth": options.depth},
-        "compute": {"remat": options.remat or remat, "scan_unroll": options.unroll},
+        "compute": {"remat": options.remat, "scan_unroll": options.unroll},
         "train": {
             "batch_size": options.batch_size,
-            "accumulate_steps": options.accumulate or accumulate,
+            "accumulate_steps": options.accumulate,
         },
     }
     asked = {"topology": topology, "unroll": options.unroll, **changes}
@@ -52,11 +49,12 @@ def measure(options: argparse.Namespace, topology: str) -> dict[str, Any]:
 
 def row(report: dict[str, Any]) -> str:
     """A line of the table."""
-    asked = report["asked"]
-    label = f"| {asked['topology']} | {asked['mesh']['fsdp']} | {asked['compute']['remat']} |"
-    label += f" {asked['train']['accumulate_steps']} |"
     if "error" in report:
-        return f"{label} {report['error']} |"
+        return f"| {report['asked']['topology']} | {report['error']} |"
+    mesh, parts = report["mesh"], report["accumulate_steps"]
+    label = (
+        f"| {report['topology']} | {mesh['data']}, {mesh['fsdp']} | {report['remat']} | {parts} |"
+    )
     shares = [f"{100 * share:.0f} % {kind}" for kind, share in report["cycle_shares"].items()]
     milliseconds = report["estimated_seconds"] * 1e3
     gathered = sum(report["collective_bytes"].values()) / 2**30
@@ -66,7 +64,8 @@ def row(report: dict[str, Any]) -> str:
         for key in ("communication_seconds", "exposed_communication_seconds", "step_seconds")
     )
     return (
-        f"{label} {report['peak_bytes'] / 2**30:.1f} of {report['hbm_bytes'] / 2**30:.0f} | "
+        f"{label} {report['predicted_peak_bytes'] / 2**30:.1f}, "
+        f"{report['peak_bytes'] / 2**30:.1f} of {report['hbm_bytes'] / 2**30:.0f} | "
         f"{report['matmul_flops'] / report['model_flops']:.2f} | {milliseconds:.0f} | "
         f"{milliseconds * report['estimated_mfu']:.0f} | {report['estimated_mfu']:.2f} | "
         f"{', '.join(shares)} | {sum(report['collectives'].values())}, {overlapped} overlapped, "
@@ -81,18 +80,18 @@ def main() -> None:
     parser.add_argument("--config", default="dit_xl", help="a file of configs/")
     parser.add_argument("--slices", type=names, default=list(SLICES))
     parser.add_argument("--batch-size", type=int, default=1024, help="global")
-    parser.add_argument("--fsdp", type=int)
-    parser.add_argument("--remat")
-    parser.add_argument("--accumulate", type=int)
+    parser.add_argument("--fsdp", type=number, default="auto")
+    parser.add_argument("--remat", default="auto")
+    parser.add_argument("--accumulate", type=number, default="auto")
     parser.add_argument("--depth", type=int, help="default: the config's")
     parser.add_argument("--unroll", type=int, default=1)
     parser.add_argument("--output", default="outputs/benchmarks/generator_step.json")
     options = parser.parse_args()
     reports = []
     print(
-        "| slice | fsdp | remat | parts | peak GiB | matmul / model FLOPs | est. ms | ideal ms | "
-        "est. MFU | cycles | collectives | communication ms | step ms | step MFU | bound by | "
-        "compile s |"
+        "| slice | data, fsdp | remat | parts | GiB expected, compiled | matmul / model FLOPs | "
+        "est. ms | ideal ms | est. MFU | cycles | collectives | communication ms | step ms | "
+        "step MFU | bound by | compile s |"
     )
     print("|" + "---|" * 16)
     for topology in options.slices:

@@ -98,13 +98,14 @@ def sample_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
         nnx.split(module, nnx.Param) for module in (dit, vae)
     )
     structure = Structure(dit_graph, vae_graph, architecture, LatentScaling())
-    sampler = Sampler(structure, {"dit": dit_params, "vae": vae_params}, make_mesh())
     sampling, batch_size = Sampling.of(config.sample), config.train.batch_size
+    weights = {"dit": dit_params, "vae": vae_params}
+    sampler = Sampler(structure, weights, make_mesh(), batch_size)
     indices = np.arange(batch_size)
 
     def run(batches: int) -> None:
         many = np.resize(indices, batches * batch_size)
-        drawn = sampler.batches(many, many % 1000, sampling, seed=0, batch_size=batch_size)
+        drawn = sampler.batches(many, many % 1000, sampling, seed=0)
         for _ in drawn:
             pass
 

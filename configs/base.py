@@ -10,9 +10,14 @@ here, or in lightningdit_jax/sampling_options.py, is an error.
 import dataclasses
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from lightningdit_jax.sampling_options import SamplingOptions
+
+
+def auto() -> FieldReference:
+    """A number, or "auto": chosen for the devices that are there, see docs/planning.md."""
+    return FieldReference("auto", field_type=object)
 
 
 def get_config() -> ConfigDict:
@@ -22,16 +27,18 @@ def get_config() -> ConfigDict:
     c.seed = 0  # below 2**32; every random draw is a function of (seed, step or sample index)
 
     c.mesh = ConfigDict()  # device mesh; one axis may be -1 and takes what is left
-    c.mesh.data = -1  # pure data parallelism
-    c.mesh.fsdp = 1  # data parallelism with parameters and optimizer state sharded
-    c.mesh.tensor = 1  # attention heads and MLP width sharded
-    c.mesh.dcn_data = 1  # TPU slices, or nodes of several devices, that "data" spans
+    c.mesh.data = auto()  # pure data parallelism
+    c.mesh.fsdp = auto()  # data parallelism with parameters and optimizer state sharded
+    c.mesh.tensor = auto()  # attention heads and MLP width sharded; by itself 1
+    c.mesh.dcn_data = auto()  # TPU slices, or nodes of several devices, that "data" spans
 
     c.compute = ConfigDict()
     c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
-    c.compute.remat = "none"  # "none", "block", "attention", "attention_mlp" or "dots"; on TPUs
-    # "dots" where memory allows, else "attention_mlp" before any train.accumulate_steps;
-    # of a tokenizer "none", "conv" (norms again, no convolution) or "block"
+    c.compute.remat = (
+        "auto"  # "none", "dots", "attention_mlp", "attention" or "block", each of which
+    )
+    # keeps less; of a tokenizer "none", "conv" (norms again, no convolution) or "block"
+    c.compute.on_oom = "retry"  # out of memory, training takes the next plan; "stop" names it
     c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
     c.compute.attention = "auto"  # of a generator: "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto"
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
@@ -140,7 +147,7 @@ def get_config() -> ConfigDict:
     c.train = ConfigDict()
     c.train.num_steps = 80_000
     c.train.batch_size = 1024  # global
-    c.train.accumulate_steps = 1  # parts of the batch computed one after another, less memory
+    c.train.accumulate_steps = auto()  # parts of the batch computed one after another, less memory
     c.train.ema_decay = 0.9999  # 0 keeps no average; set later, it starts from the weights
     c.train.ema_decays = ()  # of further averages, such as (0.999,), for sample.ema_decay
     c.train.log_every_steps = 100
@@ -162,7 +169,8 @@ def get_config() -> ConfigDict:
     c.sample.tokenizer = ""  # checkpoint that decodes the latents
     c.sample.weak_checkpoint = ""  # worse generator to guide against (autoguidance)
     c.sample.num_samples = 50_000
-    c.sample.batch_size = 256  # global; changes no result
+    c.sample.batch_size = auto()  # global; changes no result
+    c.sample.decode_batch_size = auto()  # images that a device decodes at once; changes no result
     c.sample.output = "npz"  # "npz", "png" or "both"
     c.sample.labels = "random"  # "random", "balanced", or classes such as "207,387" or "cat,dog"
     c.sample.use_ema = True

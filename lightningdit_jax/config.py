@@ -13,20 +13,23 @@ from lightningdit_jax.config_ranges import check_number
 from lightningdit_jax.sampling_options import SamplingOptions
 
 Kind = Literal["lightningdit", "vavae"]
+# Left to lightningdit_jax/planning, which puts a value in its place before anything is made.
+Auto = Literal["auto"]
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    data: int
-    fsdp: int
-    tensor: int
-    dcn_data: int
+    data: int | Auto
+    fsdp: int | Auto
+    tensor: int | Auto
+    dcn_data: int | Auto
 
 
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
     dtype: Literal["float32", "bfloat16"]
     remat: str
+    on_oom: Literal["retry", "stop"]
     scan_unroll: int
     attention: Literal["auto", "xla", "cudnn"]
     compilation_cache: str
@@ -184,7 +187,7 @@ class FrozenConfig:
 class TrainConfig:
     num_steps: int
     batch_size: int
-    accumulate_steps: int
+    accumulate_steps: int | Auto
     ema_decay: float
     ema_decays: tuple[float, ...]
     log_every_steps: int
@@ -223,7 +226,8 @@ class SampleConfig(SamplingOptions):
     tokenizer: str
     weak_checkpoint: str
     num_samples: int
-    batch_size: int
+    batch_size: int | Auto
+    decode_batch_size: int | Auto
     output: Literal["npz", "png", "both"]
     labels: str
     use_ema: bool
@@ -300,6 +304,16 @@ class Config:
         """The value of a dotted key."""
         section, _, name = key.rpartition(".")
         return getattr(getattr(self, section) if section else self, name)
+
+    def number(self, key: str) -> int:
+        """The whole number of a dotted key that may be "auto".
+
+        Raises ValueError where it still is: only a plan may have put a number there.
+        """
+        value = self.value(key)
+        if value == "auto":
+            raise ValueError(f"config.{key} is 'auto', and nothing planned it; set it to a number")
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         """All values, nested as the keys are; for JSON."""

@@ -55,8 +55,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
             raise ValueError(unknown_name(f"value of config.{key}", str(value), choices))
         return value
     if origin in (types.UnionType, typing.Union):
-        inner = next(h for h in typing.get_args(hint) if h is not types.NoneType)
-        return None if value is None else _convert(value, inner, key)
+        return _convert_union(value, typing.get_args(hint), key)
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -67,3 +66,23 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if type(value) is not hint:
         raise ValueError(f"config.{key} is {value!r}; expected {hint.__name__}")
     return value
+
+
+def _convert_union(value: Any, hints: Sequence[Any], key: str) -> Any:
+    """Of a type or None, or of a type or one of some words."""
+    words = [w for h in hints if typing.get_origin(h) is Literal for w in typing.get_args(h)]
+    inner = next(h for h in hints if isinstance(h, type) and h is not types.NoneType)
+    if value in words or (value is None and types.NoneType in hints):
+        return value
+    if words and type(value) is not inner:
+        expected = " or ".join([inner.__name__, *map(repr, words)])
+        raise ValueError(f"config.{key} is {value!r}; expected {expected}")
+    return _convert(value, inner, key)
+
+
+def takes_words(hint: Any) -> bool:
+    """Whether a key's type is one that a word may stand for, such as "auto" for a number."""
+    hints = typing.get_args(hint)
+    return typing.get_origin(hint) in (types.UnionType, typing.Union) and any(
+        typing.get_origin(h) is Literal for h in hints
+    )

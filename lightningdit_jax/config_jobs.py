@@ -39,6 +39,7 @@ _READERS: dict[str, Collection[str]] = {
     "mesh": JOBS,
     "compute.dtype": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
     "compute.remat": _STEP,
+    "compute.on_oom": _TRAIN,
     "compute.scan_unroll": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
     "compute.attention": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
     "compute.compilation_cache": JOBS,

@@ -95,6 +95,7 @@ RANGES = {
     "train.max_nonfinite": _COUNT,
     "sample.num_samples": _SAMPLES,
     "sample.batch_size": _COUNT,
+    "sample.decode_batch_size": _COUNT,
     "sample.num_steps": Range(2),
     "sample.rtol": _POSITIVE,
     "sample.atol": Range(0.0),

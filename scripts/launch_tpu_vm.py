@@ -2,7 +2,7 @@
 
     tpu="--name=dit --accelerator=v5litepod-16 --zone=us-west4-a --spot"
     .venv/bin/python scripts/launch_tpu_vm.py keep $tpu -- --config=configs/dit_xl.py \\
-        --workdir=gs://BUCKET/dit_xl --config.data.path=/mnt/latents --config.mesh.fsdp=16
+        --workdir=gs://BUCKET/dit_xl --config.data.path=/mnt/latents
 
 `keep` does it all: it requests the slice, installs, starts main.py on every host, and begins again
 when the slice is taken away; training resumes from its checkpoints. create, install, train, status,

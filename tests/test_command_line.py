@@ -44,6 +44,16 @@ def test_every_spelling_is_one():
     assert canonical([FILE, "--", "--config.x=1"]) == [FILE, "--", "--config.x=1"]
 
 
+def test_a_word_may_stand_for_a_number():
+    words = ["--config.mesh.fsdp=auto", "--config.mesh.data=-1", "--config.sample.batch_size=8"]
+    mesh = parsed(FILE, "--workdir=w", *words)[0]
+    assert mesh["mesh"]["fsdp"] == "auto" and mesh["mesh"]["data"] == -1
+    assert mesh["sample"]["batch_size"] == 8 and mesh["train"]["accumulate_steps"] == "auto"
+    assert configs.from_dict(mesh).mesh.fsdp == "auto"
+    with pytest.raises(ValueError, match=r"config\.mesh\.fsdp is 'four'; expected int or 'auto'"):
+        configs.from_dict(parsed(FILE, "--workdir=w", "--config.mesh.fsdp=four")[0])
+
+
 def parsed(*arguments):
     """Config and workdir that the flags library makes of a command line, in its own process."""
     code = (

@@ -119,11 +119,26 @@ TOKENIZER = {
 }
 
 
+# What a plan for CPUs says of a model as small as these; a test of plans leaves it "auto".
+PLANNED = {
+    "mesh.data": -1,
+    "mesh.fsdp": 1,
+    "mesh.tensor": 1,
+    "mesh.dcn_data": 1,
+    "compute.remat": "none",
+    "train.accumulate_steps": 1,
+}
+
+
 def config(name, **changes):
-    """configs/NAME.py with changes, keys as section__name."""
+    """configs/NAME.py, planned, with changes, keys as section__name."""
     c = importlib.import_module(f"configs.{name}").get_config()
     tiny = {"digits_dit": GENERATOR, "digits_vavae": TOKENIZER}.get(name, {})
-    for key, value in {**tiny, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
+    for key, value in {
+        **PLANNED,
+        **tiny,
+        **{k.replace("__", "."): v for k, v in changes.items()},
+    }.items():
         section, _, leaf = key.rpartition(".")
         (c[section] if section else c)[leaf] = value
     return configs.from_dict(c)

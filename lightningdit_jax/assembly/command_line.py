@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.config_fields import key_types
+from lightningdit_jax.config_fields import key_types, takes_words
 from lightningdit_jax.errors import unknown_name
 
 # What the flags library takes for the config file or for one of its keys.
+_NUMBER = re.compile(r"[+-]?\d+")
 _OURS = re.compile(r"--?(no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
 
 
@@ -38,6 +39,8 @@ def canonical(arguments: Sequence[str]) -> list[str]:
             value = str(not negated) if is_switch else next(queue, None)
         if value is None:
             raise ValueError(f"{argument} has no value; expected --{flag}=VALUE")
+        if key is not None and takes_words(_type_of(key)) and not _NUMBER.fullmatch(value):
+            value = repr(value)  # the flags library reads these values as Python
         given[flag] = value
     file = [f"--config={given.pop('config')}"] if "config" in given else []
     return [*file, *(f"--{flag}={value}" for flag, value in given.items()), *others]

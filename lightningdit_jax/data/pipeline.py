@@ -71,26 +71,26 @@ class LatentBatches:
         shards: LatentShards,
         scaling: LatentScaling = LatentScaling(),  # noqa: B008, frozen
     ):
-        self._shards, self._scaling = shards, scaling
+        self.shards, self.scaling = shards, scaling
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return len(self.shards)
 
     def read_batch(
         self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
     ) -> Batch:
         """See BatchSource."""
-        latents = self._shards.read_stored(indices, flip)
-        return {"latents": latents, "labels": self._shards.labels[indices].astype(np.int32)}
+        latents = self.shards.read_stored(indices, flip)
+        return {"latents": latents, "labels": self.shards.labels[indices].astype(np.int32)}
 
     def find_unfit(self, indices: np.ndarray, flip: np.ndarray) -> list[str]:
         """See BatchSource. Numbers are too large where, once scaled, their fourth power overflows.
 
         The loss squares them, and the norm of its gradients squares once more.
         """
-        latents = self._shards.read_stored(indices, flip).astype(np.float32)
+        latents = self.shards.read_stored(indices, flip).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            powers = self._scaling.normalize(latents) ** 4
+            powers = self.scaling.normalize(latents) ** 4
         found = []
         for row in np.flatnonzero(~np.isfinite(powers).all((1, 2, 3))):
             wrong = np.count_nonzero(~np.isfinite(latents[row]))
@@ -98,7 +98,7 @@ class LatentBatches:
             if not wrong:
                 what = f"numbers as large as {np.abs(latents[row]).max():.3g}"
             index = int(indices[row])
-            found.append(f"record {index} ({self._shards.locate(index, flip[row])}): {what}")
+            found.append(f"record {index} ({self.shards.locate(index, flip[row])}): {what}")
         return found
 
 

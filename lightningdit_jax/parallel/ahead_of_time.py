@@ -11,6 +11,7 @@ from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.parallel.chips import GPU_SHARE
 from lightningdit_jax.parallel.estimates import gpu_estimate, tpu_estimate
 from lightningdit_jax.parallel.hlo_text import Module
+from lightningdit_jax.parallel.links import Network
 from lightningdit_jax.parallel.timeline import program_timeline
 from lightningdit_jax.parallel.topology import Slice
 
@@ -60,7 +61,9 @@ def compile_on(
         _check_gpu_memory(where, peak_bytes)
     module = Module.parse(text)
     estimate = gpu_estimate(module, chip, text) if where.is_gpu else tpu_estimate(module, chip)
-    timeline = program_timeline(module, where.network(mesh), estimate.seconds_of)
+    network = Network.of_mesh(mesh)
+    assert network is not None  # of all slices
+    timeline = program_timeline(module, network, estimate.seconds_of)
     step_seconds = estimate.seconds + timeline.exposed
     parts = {**estimate.parts, "communication": timeline.exposed}
     totals = estimate.totals

@@ -5,8 +5,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 
+from lightningdit_jax.parallel.chips import GPUS, chip_name
 from lightningdit_jax.parallel.collectives import Collective
+from lightningdit_jax.parallel.slice_shapes import SHAPES
 
 # A ring gathers or scatters in one round of n - 1 parts, and sums by scattering and gathering.
 _ROUNDS = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}
@@ -80,6 +83,20 @@ class Network:
         coordinates = [tuple(device.coords)[: len(sides)] for device in devices]
         slices = [getattr(device, "slice_index", 0) for device in devices]
         return cls(links, tuple(sides), np.array(coordinates), np.array(slices))
+
+    @classmethod
+    def of_mesh(cls, mesh: Mesh) -> "Network | None":
+        """Of a mesh whose devices say where they are; None where links are not known."""
+        devices = list(mesh.devices.flat)
+        name = chip_name(devices[0])
+        if name not in LINKS:
+            return None
+        if name in GPUS:
+            return cls.of_gpus(LINKS[name], devices)
+        dimensions = len(SHAPES[name][0])
+        farthest = np.max([device.coords[:dimensions] for device in devices], axis=0)
+        sides = [int(side) + 1 for side in farthest]
+        return cls.of_devices(LINKS[name], sides, devices)
 
     def is_ring(self, dimension: int) -> bool:
         """Whether a whole side of a slice closes into a ring."""

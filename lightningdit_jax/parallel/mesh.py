@@ -1,12 +1,12 @@
 """The device mesh and where a batch lies on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # FSDP shards the batch as well as the parameters
@@ -28,6 +28,16 @@ def make_mesh(
     number of slices or processes.
     """
     devices = jax.devices() if devices is None else list(devices)
+    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
+    array = _arrange(tuple(sizes.values()), dcn_data, devices)
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(data: int, fsdp: int, tensor: int, num_devices: int) -> dict[str, int]:
+    """Sizes of all axes, by name, where one of them may be -1 and takes what is left.
+
+    Raises ValueError if they do not multiply to the number of devices.
+    """
     sizes = dict(zip(AXES, (data, fsdp, tensor)))
     shape = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
     unknown = [axis for axis, size in sizes.items() if size == -1]
@@ -35,19 +45,23 @@ def make_mesh(
         raise ValueError(f"{shape}: expected positive sizes, at most one of them -1")
     known = math.prod(size for size in sizes.values() if size != -1)
     if unknown:
-        if len(devices) % known:
+        if num_devices % known:
             raise ValueError(
-                f"{shape}: {len(devices)} devices cannot be divided by {known}; choose sizes whose "
+                f"{shape}: {num_devices} devices cannot be divided by {known}; choose sizes whose "
                 "product divides the number of devices"
             )
-        sizes[unknown[0]] = len(devices) // known
-    elif known != len(devices):
+        sizes[unknown[0]] = num_devices // known
+    elif known != num_devices:
         raise ValueError(
-            f"{shape}: the product is {known}, but there are {len(devices)} devices; set one size "
+            f"{shape}: the product is {known}, but there are {num_devices} devices; set one size "
             "to -1 to take what is left"
         )
-    array = _arrange(tuple(sizes.values()), dcn_data, devices)
-    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return sizes
+
+
+def abstract_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
+    """A mesh of these sizes by axis, without devices: enough to cut shapes."""
+    return AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES)
 
 
 def _arrange(shape: tuple[int, int, int], dcn_data: int, devices: list[jax.Device]) -> np.ndarray:
@@ -93,13 +107,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def num_batch_shards(mesh: Mesh) -> int:
+def num_batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Number of parts that the batch is cut into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch_size(
-    global_batch: int, mesh: Mesh, process_count: int, accumulate_steps: int = 1
+    global_batch: int, mesh: Mesh | AbstractMesh, process_count: int, accumulate_steps: int = 1
 ) -> None:
     """Raise ValueError unless the batch divides evenly among batch shards and processes.
 

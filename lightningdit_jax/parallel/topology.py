@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.parallel.chips import GPUS, TPUS, Chip, chip_of
 from lightningdit_jax.parallel.gpus import gpu_count, open_gpus, prepare_for_gpus
-from lightningdit_jax.parallel.links import LINKS, Links, Network
 from lightningdit_jax.parallel.slice_shapes import slice_shape
 
 # Two products at once, each on all cores, take longer than one after the other; attention as one
@@ -33,28 +32,16 @@ def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """TPUs or GPUs that need not be there: name, what chips and links can do, the devices.
-
-    sides: chips along each, of a TPU slice.
-    """
+    """TPUs or GPUs that need not be there: name, what chips can do, the devices."""
 
     name: str
     chip: Chip
-    links: Links
-    sides: tuple[int, ...]
     devices: Sequence[jax.Device]
 
     @property
     def is_gpu(self) -> bool:
         """Whether it is of GPUs."""
         return self.devices[0].platform == "gpu"
-
-    def network(self, mesh: Mesh) -> Network:
-        """What joins the devices of a mesh of this slice."""
-        devices = list(mesh.devices.flat)
-        if self.is_gpu:
-            return Network.of_gpus(self.links, devices)
-        return Network.of_devices(self.links, self.sides, devices)
 
     def __str__(self) -> str:
         return f"{len(self.devices)} x {self.devices[0].device_kind}"
@@ -82,7 +69,7 @@ def open_slice(topology: str) -> Slice:
     """
     if topology.partition(":")[0] in GPUS:
         chip, number = gpu_count(topology)
-        return Slice(topology, GPUS[chip], LINKS[chip], (), open_gpus(chip, number))
+        return Slice(topology, GPUS[chip], open_gpus(chip, number))
     name, shape = slice_shape(topology)
     try:
         import libtpu  # noqa: F401  (JAX finds it by itself, but says less when it is missing)
@@ -105,4 +92,4 @@ def open_slice(topology: str) -> Slice:
             f"--topology={topology} cannot be described, as where another process uses libtpu: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return Slice(topology, TPUS[name], LINKS[name], shape, description.devices)
+    return Slice(topology, TPUS[name], description.devices)

@@ -12,11 +12,14 @@ from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
-from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
+from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
 from lightningdit_jax.parallel.topology import open_slice
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.plan import line
 from lightningdit_jax.training.frozen import abstract_frozen_networks
 from lightningdit_jax.training.job import Job, abstract_generator_job, abstract_tokenizer_job
 from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.plan import training_plans
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.training.vae_flops import vae_step_flops
 
@@ -51,11 +54,15 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
     """
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     where = open_slice(topology)
+    # All devices read their parts of a batch here, whatever hosts there would be.
+    hardware = dataclasses.replace(Hardware.of(where.devices), num_processes=1)
+    fitting, shapes = training_plans(config, hardware)
+    plan, batch_size = fitting[0], config.train.batch_size
+    print(line(plan, hardware, fitting))
+    config = plan.applied(config)
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=where.devices)
-    batch_size, steps = config.train.batch_size, config.train.accumulate_steps
-    check_batch_size(batch_size, mesh, process_count=1, accumulate_steps=steps)
     subject = (_generator if config.kind == "lightningdit" else _tokenizer)(config, mesh)
-    _, step_fn, state = compile_ready(subject.job, config, mesh, optimizer)
+    _, step_fn, state = compile_ready(subject.job, config, mesh, optimizer, shapes)
     print(f"compiling for {where}, mesh {dict(mesh.shape)}")
     lowered = step_fn.lower(state, subject.batch, *subject.job.frozen)
     return {
@@ -63,8 +70,10 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
         "variant": subject.variant,
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
-        "accumulate_steps": steps,
-        "remat": config.compute.remat,
+        "accumulate_steps": plan.accumulate_steps,
+        "remat": plan.remat,
+        "predicted_peak_bytes": plan.peak_bytes,
+        "predicted_step_seconds": plan.seconds,
         **compile_on(where, mesh, lowered, subject.flops_per_image * batch_size),
     }
 

@@ -95,7 +95,7 @@ def make_dit_step(
         dropped = jax.random.bernoulli(drop_key, config.model.class_dropout_prob, y.shape)
         y = jnp.where(dropped, config.model.num_classes, y)
         (loss, metrics), grads = accumulate_gradients(
-            loss_fn, state.params, (x1, x0, t, y), config.train.accumulate_steps
+            loss_fn, state.params, (x1, x0, t, y), config.number("train.accumulate_steps")
         )
         state, update_metrics = apply_gradients(
             state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays

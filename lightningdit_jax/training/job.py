@@ -2,28 +2,29 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
-from lightningdit_jax.assembly.registry import compute_options
+from lightningdit_jax.assembly.registry import MODELS, compute_options
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
+from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.multihost import print_once
-from lightningdit_jax.parallel.sharding import constrain_tokens
+from lightningdit_jax.parallel.sharding import Rules, constrain_tokens
 from lightningdit_jax.training.companions import tokenizer_companions
 from lightningdit_jax.training.dit_step import make_dit_step
 from lightningdit_jax.training.frozen import (
@@ -31,7 +32,7 @@ from lightningdit_jax.training.frozen import (
     abstract_frozen_networks,
     load_frozen_networks,
 )
-from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.training.state import TrainState, create_state
 from lightningdit_jax.training.vae_step import make_vae_step
 
 StepFn = Callable[..., tuple[TrainState, dict]]
@@ -76,10 +77,45 @@ class Job:
         return fresh
 
 
-def make_job(config: Config, mesh: Mesh) -> Job:
-    """The job of a config. Opens and checks its data. Raises what bad data or values raise."""
-    make = _generator_job if config.kind == "lightningdit" else _tokenizer_job
+def open_source(config: Config) -> BatchSource:
+    """The data of a config, opened and checked. Raises what bad data or values raise."""
+    if config.kind == "lightningdit":
+        return _open_latents(config)
+    resolution = tokenizer_config(config).resolution
+    return open_image_batches(config, config.data.split, resolution, config.data.augment)
+
+
+def make_job(config: Config, mesh: Mesh, source: BatchSource | None = None) -> Job:
+    """The job of a config. source: None opens its data. Raises what bad data or values raise."""
+    source = open_source(config) if source is None else source
+    if config.kind == "lightningdit":
+        return _generator_job(config, mesh, typing.cast(LatentBatches, source))
+    return _tokenizer_job(config, mesh, typing.cast(ImageBatches, source))
+
+
+def abstract_job(config: Config, mesh: Mesh) -> Job:
+    """A job without data or weights: enough to compile its step.
+
+    Raises what abstract_generator_job and abstract_tokenizer_job raise.
+    """
+    make = abstract_generator_job if config.kind == "lightningdit" else abstract_tokenizer_job
     return make(config, mesh)
+
+
+def fresh_state(job: Job, config: Config, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state that a run begins with."""
+    return create_state(
+        job.init_params(config.seed),
+        optimizer,
+        ema=config.train.ema_decay > 0,
+        ema_decays=config.train.ema_decays,
+        companions=job.init_companions(config.seed),
+    )
+
+
+def state_rules(kind: str) -> Rules:
+    """Of a run's state: companions, 2.8 M parameters at most, are replicated."""
+    return ((r"^companions/", PartitionSpec()), *MODELS[kind].rules)
 
 
 def abstract_generator_job(
@@ -116,9 +152,8 @@ def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
     return _tokenizer_step_job(config, abstract_frozen_networks(config, mesh), mesh)
 
 
-def _generator_job(config: Config, mesh: Mesh) -> Job:
-    architecture = generator_config(config)
-    data = config.data
+def _open_latents(config: Config) -> LatentBatches:
+    architecture, data = generator_config(config), config.data
     if data.source != "latents":
         raise ValueError(
             f"config.data.source is '{data.source}', but a generator trains on 'latents'; "
@@ -140,10 +175,15 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
     print_once(*shards.notes, *([class_line(shards.class_names)] if shards.class_names else []))
     scaling = scaling_of(data)
     scaling.check_channels(architecture.in_channels, data.path)
+    return LatentBatches(shards, scaling)
+
+
+def _generator_job(config: Config, mesh: Mesh, source: LatentBatches) -> Job:
+    shards, scaling = source.shards, source.scaling
     job = abstract_generator_job(config, mesh, scaling)
     return dataclasses.replace(
         job,
-        source=LatentBatches(shards, scaling),
+        source=source,
         description=job.description
         | {
             "latents": scaling.to_meta(),
@@ -154,9 +194,7 @@ def _generator_job(config: Config, mesh: Mesh) -> Job:
     )
 
 
-def _tokenizer_job(config: Config, mesh: Mesh) -> Job:
-    resolution, augment = tokenizer_config(config).resolution, config.data.augment
-    source = open_image_batches(config, config.data.split, resolution, augment)
+def _tokenizer_job(config: Config, mesh: Mesh, source: ImageBatches) -> Job:
     job = _tokenizer_step_job(config, load_frozen_networks(config, mesh), mesh)
     names = {"class_names": list(source.source.class_names)}
     return dataclasses.replace(job, source=source, description=job.description | names)

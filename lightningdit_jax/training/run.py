@@ -1,6 +1,8 @@
 """Training from a config: checks everything, then hands over to the loop."""
 
 import dataclasses
+import functools
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -8,63 +10,104 @@ from typing import Any
 import jax
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from lightningdit_jax import checkpoint
-from lightningdit_jax.assembly.registry import MODELS, architecture
+from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.assembly.workdir import write_config
 from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import MEANING
-from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.data.pipeline import BatchSource, make_pipeline
 from lightningdit_jax.errors import difference
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.parallel.ending import preemption_notice
-from lightningdit_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
-from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
+from lightningdit_jax.planning.out_of_memory import first_line, is_out_of_memory
+from lightningdit_jax.planning.plan import line
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
-from lightningdit_jax.training.job import Job, make_job
+from lightningdit_jax.training.job import Job, fresh_state, make_job, open_source, state_rules
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.plan import next_plans, training_hardware, training_plans
 from lightningdit_jax.training.restore import check_optimizer
 from lightningdit_jax.training.run_record import Evaluator, Feed, Run
-from lightningdit_jax.training.state import TrainState, create_state
+from lightningdit_jax.training.state import TrainState
 
 
-def train(config: Config, workdir: str, evaluator: Evaluator | None = None) -> TrainState:
+def train(
+    config: Config,
+    workdir: str,
+    make_evaluator: Callable[[Config], Evaluator | None] = lambda config: None,
+) -> TrainState:
     """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
 
-    WORKDIR/config.json holds the config from before the first step.
+    What the config leaves "auto" is planned for the devices that are there (training.plan). A plan
+    that runs out of memory is followed by the next one, from the newest checkpoint again, unless
+    compute.on_oom is "stop". WORKDIR/config.json holds the config, as it was given, from before the
+    first step.
 
-    evaluator: what train.evaluate_every_steps calls, see Loop; it changes no bit of the run.
+    make_evaluator: what train.evaluate_every_steps calls, see Loop, for a config whose plan is
+    made; it changes no bit of the run.
     Raises ValueError or FileNotFoundError for data, sizes or a workdir that do not fit the config,
     before anything is computed or written. SIGTERM to any process saves and raises Preempted in
     all.
     """
+    source, hardware = open_source(config), training_hardware()
+    fitting, shapes = training_plans(config, hardware)
+    candidates, on_oom = fitting, config.compute.on_oom
+    with preemption_notice() as preempted:
+        while True:
+            plan = candidates[0]
+            print_once(line(plan, hardware, fitting))
+            planned = plan.applied(config)
+            try:
+                evaluator = make_evaluator(planned)
+                given = Given(config, source, shapes, workdir)
+                return _train(planned, given, evaluator, preempted)
+            except jax.errors.JaxRuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            # Outside of the handler, whose error holds the arrays of what has failed.
+            candidates = next_plans(on_oom, plan, candidates, reason)
+            print_once(f"out of memory: {reason}; going on with the next plan")
+            gc.collect()
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What all plans of a run share: the config as it was given, which checkpoints say too.
+
+    shapes: of the state.
+    """
+
+    config: Config
+    source: BatchSource
+    shapes: TrainState
+    workdir: str
+
+
+def _train(
+    config: Config,
+    given: Given,
+    evaluator: Evaluator | None,
+    preempted: Callable[[int], bool],
+) -> TrainState:
+    """Trains by a planned config."""
+    workdir = given.workdir
     if config.train.evaluate_every_steps and evaluator is None:
         raise ValueError(
             f"config.train.evaluate_every_steps is {config.train.evaluate_every_steps}, but there "
             f"is nothing that evaluates a {config.kind} in training; set it to 0"
         )
-    with preemption_notice() as preempted:
-        return _train(config, workdir, evaluator, preempted)
-
-
-def _train(
-    config: Config,
-    workdir: str,
-    evaluator: Evaluator | None,
-    preempted: Callable[[int], bool],
-) -> TrainState:
     mesh = make_mesh(**dataclasses.asdict(config.mesh))
-    check_batch_size(
-        config.train.batch_size, mesh, jax.process_count(), config.train.accumulate_steps
-    )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    job = make_job(config, mesh)
-    init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer)
+    job = make_job(config, mesh, given.source)
+    init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer, given.shapes)
     pipeline = make_pipeline(
         job.source,
         global_batch_size=config.train.batch_size,
@@ -76,7 +119,7 @@ def _train(
         prefetch_batches=config.data.prefetch_batches,
         num_workers=config.data.num_workers,
     )
-    meta = run_meta(config, job)
+    meta = run_meta(given.config, job)
     if newest := checkpoint.newest_of_run(workdir):
         _check_same_run(newest, meta)
         check_optimizer(newest, abstract_state.opt_state)  # before its config is written over
@@ -84,7 +127,7 @@ def _train(
         workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every_steps
     )
     if is_main_process():
-        write_config(config, workdir)
+        write_config(given.config, workdir)
     metric = config.train.best_metric
     best = BestCheckpoint(workdir, metric) if metric else None
     num_params = parameter_overview.count_parameters(abstract_state.params)
@@ -127,28 +170,16 @@ def run_meta(config: Config, job: Job) -> dict[str, Any]:
     return json.loads(json.dumps(meta))  # tuples are lists then
 
 
-def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple:
+def compile_ready(
+    job: Job, config: Config, mesh: Mesh, optimizer: Any, shapes: TrainState | None = None
+) -> tuple:
     """(init_state, step_fn, abstract_state): jitted with shardings, state donated.
 
-    step_fn takes state, batch and job.frozen. Raises ValueError where the batch cannot be cut.
+    shapes: of the state, where they are known already. step_fn takes state, batch and job.frozen.
     """
-    if config.kind == "vavae" and config.train.accumulate_steps > 1:
-        raise ValueError(
-            f"config.train.accumulate_steps is {config.train.accumulate_steps}, but a tokenizer's "
-            "loss is of the whole batch (the discriminator's BatchNorm, the adaptive weights) and "
-            "cannot be accumulated; set it to 1 and use more devices or --config.compute.remat"
-        )
-
-    def create() -> TrainState:
-        return create_state(
-            job.init_params(config.seed),
-            optimizer,
-            ema=config.train.ema_decay > 0,
-            ema_decays=config.train.ema_decays,
-            companions=job.init_companions(config.seed),
-        )
-
-    abstract = abstract_on_mesh(jax.eval_shape(create), mesh, _state_rules(config.kind))
+    create = functools.partial(fresh_state, job, config, optimizer)
+    shapes = jax.eval_shape(create) if shapes is None else shapes
+    abstract = abstract_on_mesh(shapes, mesh, state_rules(config.kind))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step_fn = jax.jit(
         job.make_step(job.graphdef(), config, optimizer),
@@ -162,11 +193,6 @@ def compile_ready(job: Job, config: Config, mesh: Mesh, optimizer: Any) -> tuple
         compiler_options=compiler_options(mesh),
     )
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
-
-
-def _state_rules(kind: str) -> Rules:
-    """Of a run's state: companions, 2.8 M parameters at most, are replicated."""
-    return ((r"^companions/", PartitionSpec()), *MODELS[kind].rules)
 
 
 def _check_same_run(newest: epath.Path, meta: dict) -> None:

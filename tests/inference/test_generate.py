@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.inference.sampling import sampler
 from lightningdit_jax.inference.sampling.generate import generate
 from lightningdit_jax.inference.sampling.sampler import initial_noise
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -141,12 +140,9 @@ def test_autoguidance_against_the_null_label_is_guidance(models):
     assert np.abs(got.astype(int) - unguided).max() > 1
 
 
-def test_decoding_in_parts_changes_nothing(models, reference, monkeypatch):
-    monkeypatch.setattr(sampler, "DECODE_AT_ONCE", 2)
-    sampler.make_program.cache_clear()
+def test_decoding_in_parts_changes_nothing(models, reference):
     mesh = make_mesh(devices=jax.devices()[:2])
-    images = generate(*models, LABELS, batch_size=12, mesh=mesh, **SETTINGS)
-    sampler.make_program.cache_clear()
+    images = generate(*models, LABELS, batch_size=12, decode_batch_size=2, mesh=mesh, **SETTINGS)
     assert_same_images(images, reference)
 
 

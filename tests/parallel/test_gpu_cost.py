@@ -13,7 +13,6 @@ from lightningdit_jax.parallel.gpu_cost import gpu_cost
 from lightningdit_jax.parallel.hlo_text import Module
 from lightningdit_jax.parallel.kernel_sources import Sources
 from lightningdit_jax.parallel.kernels import kernel_of
-from lightningdit_jax.parallel.links import LINKS
 from lightningdit_jax.parallel.topology import Slice
 from tests.parallel.gpu_programs import GEMM, STEP, TRIPS, convolution, fmha
 
@@ -267,7 +266,7 @@ def compiled(memory_bytes):
     )
     program = types.SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: STEP)
     lowered = types.SimpleNamespace(compile=lambda options: program)
-    where = Slice("h100:8", GPUS["h100"], LINKS["h100"], (), [CARD] * 8)
+    where = Slice("h100:8", GPUS["h100"], [CARD] * 8)
     mesh = types.SimpleNamespace(devices=np.array([CARD] * 8, object))
     return compile_on(where, mesh, lowered, model_flops=8 * 2 * 32 * 64 * 128)
 

@@ -5,7 +5,6 @@ there after a kill is right, and a restart makes what is missing, in the same ba
 bits are those of a run that was never interrupted.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,9 +29,10 @@ from lightningdit_jax.inference.image_batches import (
 )
 from lightningdit_jax.inference.reconstruct import make_encoder
 from lightningdit_jax.parallel.batch_function import jit_batches
-from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
+from lightningdit_jax.parallel.mesh import check_batch_size
 from lightningdit_jax.parallel.multihost import is_main_process
 from lightningdit_jax.parallel.run_ahead import run_ahead
+from lightningdit_jax.planning.mesh import inference_mesh
 from lightningdit_jax.progress import Progress
 
 # Indices and labels [b] of this process, latents of the global batch and of its mirror images.
@@ -54,7 +54,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
             f"latents cannot be written to {folder}, since they are read through memory maps; set "
             "config.extract.path to a local or mounted (gcsfuse) folder"
         )
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    mesh = inference_mesh(config.mesh)
     check_batch_size(options.batch_size, mesh, jax.process_count())
     loaded = load_functional(
         options.checkpoint or workdir,

@@ -1,6 +1,5 @@
 """FID, sFID, Inception Score, precision and recall of samples, as ADM's evaluator defines them."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ from lightningdit_jax.inference.quality.evaluated_file import samples_identity, 
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.metric import Metric, Quality
-from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import is_main_process
+from lightningdit_jax.planning.mesh import inference_mesh
 
 
 def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -39,7 +38,7 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], di
     check_inception_options(options)
     samples = NpzImages(samples_path(config, workdir))
     reference_images = NpzImages(options.reference)
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    mesh = inference_mesh(config.mesh)
     network = InceptionNetwork(options.inception, options.batch_size, mesh)
     reference = open_reference(options.reference, network)
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -19,8 +20,9 @@ from lightningdit_jax.inference.quality.metrics import make_quality, metric_of
 from lightningdit_jax.inference.sampling.fitting import GeneratorMeaning
 from lightningdit_jax.inference.sampling.opening import load_companions
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
+from lightningdit_jax.inference.sampling.plan import plan_sampler
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
-from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.planning.mesh import inference_mesh
 
 
 class Weights(Protocol):
@@ -60,7 +62,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
         return weights_item(averages, options.use_ema, options.ema_decay, "config.train.ema_decays")
 
     chosen(average_decays(config.train.ema_decay, config.train.ema_decays))  # before training
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    mesh = inference_mesh(config.mesh)
     generator = generator_config(config)
     flow = Flow(config.flow.path, config.flow.prediction)
     scaling, record = scaling_of(config.data), read_record(epath.Path(config.data.path))
@@ -78,6 +80,7 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
         flow=flow,
     )
     weights = {name: part.params for name, part in loaded.items()}
+    tokenizer = loaded["vae"].as_tokenizer()
     sampling = Sampling.of(options)
     count = config.evaluate.train_samples
     known = class_names(record)
@@ -86,10 +89,12 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
 
     def evaluator(step: int, state: Weights) -> dict[str, float]:
         params = {WEIGHTS: state.params, **state.averages}[chosen(state.averages)]
-        sampler = Sampler(structure, weights | {"dit": params}, mesh)
-        batches = sampler.batches(
-            np.arange(count), labels, sampling, seed=config.seed, batch_size=options.batch_size
-        )
+        networks = weights | {"dit": params}
+        held = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+        plan = plan_sampler(config, mesh, generator, tokenizer, networks, count, held)
+        planned = dataclasses.replace(structure, decode_batch_size=plan.decode_batch_size)
+        sampler = Sampler(planned, networks, mesh, plan.batch_size)
+        batches = sampler.batches(np.arange(count), labels, sampling, seed=config.seed)
         return quality((images for _, images in batches), labels)
 
     return evaluator

@@ -31,7 +31,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     not fit, before anything is drawn.
     """
     points, options = sweep_points(config.sample, config.sweep), config.sweep
-    sampler, weights = open_sampler(config, workdir)
+    sampler, weights = open_sampler(config, workdir, config.sweep.num_samples)
     quality = make_quality(config, sampler.mesh, sampler.class_names)
     num_classes, count = sampler.structure.config.num_classes, options.num_samples
     labels = choose_labels(
@@ -59,7 +59,6 @@ def sweep(config: Config, workdir: str) -> list[Row]:
             labels,
             sampling,
             seed=config.seed,
-            batch_size=config.sample.batch_size,
         )
         numbers = quality((images for _, images in batches), labels)
         row = {

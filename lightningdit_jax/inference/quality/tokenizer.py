@@ -1,6 +1,5 @@
 """How well a tokenizer rebuilds images: PSNR, SSIM, LPIPS, rFID, and a picture."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +28,9 @@ from lightningdit_jax.inference.quality.reconstruction_picture import Reconstruc
 from lightningdit_jax.inference.reconstruct import make_reconstructor
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
-from lightningdit_jax.parallel.mesh import check_batch_size, make_mesh
+from lightningdit_jax.parallel.mesh import check_batch_size
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
+from lightningdit_jax.planning.mesh import inference_mesh
 from lightningdit_jax.progress import Progress
 
 POOL_DIM = 2048
@@ -46,7 +46,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
     reconstructions to WORKDIR/reconstructions.png, of ten images spread over the set. Returns the
     numbers, and what they are of. Raises ValueError where no image could be read.
     """
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    mesh = inference_mesh(config.mesh)
     options = config.evaluate
     check_batch_size(options.batch_size, mesh, jax.process_count())
     path = config.extract.checkpoint or workdir

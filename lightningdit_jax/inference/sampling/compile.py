@@ -1,6 +1,5 @@
 """--mode=compile --target=sample: the sampler of a config compiled for TPUs that are not there."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,25 +13,38 @@ from lightningdit_jax.assembly.registry import MODELS, abstract_model, compute_o
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.inference.sampling.plan import plan_sampler
 from lightningdit_jax.inference.sampling.sampler import Structure, make_program
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
-from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, num_batch_shards
+from lightningdit_jax.parallel.mesh import batch_sharding, num_batch_shards
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import open_slice
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.mesh import inference_mesh
 
 
 def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, Any]:
     """Compiles config.sample for a slice and writes WORKDIR/compile_sample_SLICE.json.
 
+    Returns what sampler_report does, and raises as it.
+    """
+    report = sampler_report(config, topology)
+    name = f"compile_sample_{topology.replace(':', '_')}.json"
+    write_report(report, epath.Path(workdir) / name)
+    return report
+
+
+def sampler_report(config: Config, topology: str) -> dict[str, Any]:
+    """Memory, arithmetic and collectives of config.sample on a slice, as compile_on.
+
     One batch of it, from noise to pixels, with the generator of config.model and the tokenizer of
-    config.tokenizer; no checkpoint is read. The report is that of compile_on. model_flops count the
-    velocities that guidance needs, the program's matmul_flops the dearer side of every branch,
-    guided steps all along. Raises ValueError as compile_on, for a slice that does not exist, for a
-    tokenizer of other channels, for autoguidance and for a solver whose number of evaluations is
-    not known.
+    config.tokenizer; no checkpoint is read. model_flops count the velocities that guidance needs,
+    the program's matmul_flops the dearer side of every branch, guided steps all along. Raises
+    ValueError as compile_on, for a slice that does not exist, for a tokenizer of other channels,
+    for autoguidance and for a solver whose number of evaluations is not known.
     """
     sampling, options = Sampling.of(config.sample), config.sample
     flow = Flow(config.flow.path, config.flow.prediction)
@@ -49,23 +61,27 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
             f"{config.tokenizer.embed_dim}; set the keys of config.tokenizer to the tokenizer's"
         )
     where = open_slice(topology)
-    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=where.devices)
-    shards = num_batch_shards(mesh)
-    batch_size = -(-options.batch_size // shards) * shards
-
+    mesh = inference_mesh(config.mesh, where.devices)
     dit_config, vae_config = generator_config(config), tokenizer_config(config)
     compute = config.compute
     (dit, dit_params), (vae, vae_params) = (
         abstract_model(kind, network, **compute_options(kind, network, compute, mesh))
         for kind, network in (("lightningdit", dit_config), ("vavae", vae_config))
     )
-    ones = (1.0,) * dit_config.in_channels
-    scaling = LatentScaling(ones, ones)  # its numbers cost nothing
-    structure = Structure(dit, vae, dit_config, scaling, flow)
     weights = {
         "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),
         "vae": abstract_on_mesh(vae_params, mesh, MODELS["vavae"].rules),
     }
+    tokenizer, hardware = nnx.merge(vae, vae_params), Hardware.of(where.devices)
+    plan = plan_sampler(config, mesh, dit_config, tokenizer, weights)
+    print(plan.line(hardware))
+    shards = num_batch_shards(mesh)
+    batch_size = -(-plan.batch_size // shards) * shards
+    ones = (1.0,) * dit_config.in_channels
+    scaling = LatentScaling(ones, ones)  # its numbers cost nothing
+    structure = Structure(
+        dit, vae, dit_config, scaling, flow, decode_batch_size=plan.decode_batch_size
+    )
     indices, labels = (
         jax.ShapeDtypeStruct((batch_size,), dtype, sharding=batch_sharding(mesh))
         for dtype in (jnp.uint32, jnp.int32)
@@ -79,14 +95,13 @@ def compile_sampler(config: Config, workdir: str, topology: str) -> dict[str, An
     latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
     decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)
     flops_per_image = evaluations * forward_flops(dit_config) + decode
-    report = {
+    return {
         "target": "sample",
         "variant": config.model.variant,
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
+        "decode_batch_size": plan.decode_batch_size,
+        "predicted_peak_bytes": plan.peak_bytes,
         "evaluations_per_image": evaluations,
         **compile_on(where, mesh, lowered, flops_per_image * batch_size),
     }
-    name = f"compile_sample_{topology.replace(':', '_')}.json"
-    write_report(report, epath.Path(workdir) / name)
-    return report

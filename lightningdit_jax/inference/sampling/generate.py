@@ -32,6 +32,7 @@ def generate(
     latent_stats: LatentScaling | Any | Literal["none"] = None,
     weak: LightningDiT | None = None,
     batch_size: int = 64,
+    decode_batch_size: int = 16,
     start_index: int = 0,
     mesh: Mesh | None = None,
     **sampling: Any,
@@ -44,7 +45,8 @@ def generate(
     module of one's own is of the release's flow unless that is set). latent_stats replaces the
     scaling: a LatentScaling, anything else with `mean` and `std` [C], or "none" for latents as the
     tokenizer makes them. weak: a worse generator to guide against, instead of the null label
-    (autoguidance). mesh: None is all devices. sampling: SamplingOptions by name, all of which have
+    (autoguidance). batch_size: images of all devices at a time; decode_batch_size: that a device
+    decodes at once. mesh: None is all devices. sampling: SamplingOptions by name, all of which have
     defaults there: num_steps (grid points), solver, cfg_scale, cfg_channels (0 is all),
     cfg_interval_start, timestep_shift, ... Guidance and shift are off unless given: published ones
     are of one model, and its config has them.
@@ -66,6 +68,7 @@ def generate(
         )
     seed = whole_number("seed", seed, 0, NUM_SEEDS - 1)
     batch_size = whole_number("batch_size", batch_size, 1, NUM_SEEDS)
+    decode_batch_size = whole_number("decode_batch_size", decode_batch_size, 1, NUM_SEEDS)
     start_index = whole_number("start_index", start_index, 0, NUM_SEEDS - len(labels))
     flow, scaling = dit.flow or Flow(), _scaling(dit, latent_stats)
     check_tokenizer(config, vae.embed_dim, "vae")
@@ -82,13 +85,12 @@ def generate(
         config=config,
         scaling=scaling,
         flow=flow,
+        decode_batch_size=decode_batch_size,
     )
     weights = {name: params for name, (_, params) in split.items()}
-    sampler = Sampler(structure, jax.device_put(weights, replicated(mesh)), mesh)
+    sampler = Sampler(structure, jax.device_put(weights, replicated(mesh)), mesh, batch_size)
     indices = np.arange(start_index, start_index + len(labels))
-    batches = sampler.batches(
-        indices, labels, Sampling(**sampling), seed=seed, batch_size=batch_size
-    )
+    batches = sampler.batches(indices, labels, Sampling(**sampling), seed=seed)
     return np.concatenate([images for _, images in batches])
 
 

@@ -32,7 +32,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
     for a workdir with the beginning of other samples.
     """
     options, sampling = config.sample, Sampling.of(config.sample)
-    sampler, weights = open_sampler(config, workdir)
+    sampler, weights = open_sampler(config, workdir, config.sample.num_samples)
     num_classes = sampler.structure.config.num_classes
     labels = choose_labels(
         options.labels, options.num_samples, num_classes, config.seed, sampler.class_names
@@ -68,7 +68,6 @@ def sample(config: Config, workdir: str) -> epath.Path:
             labels[start:stop],
             sampling,
             seed=config.seed,
-            batch_size=options.batch_size,
         )
         for indices, images in batches:
             if main:

@@ -14,13 +14,17 @@ from lightningdit_jax.inference.sampling.fitting import (
     check_tokenizer,
     check_weak,
 )
+from lightningdit_jax.inference.sampling.plan import plan_sampler
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
-from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import print_once
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.mesh import inference_mesh
 
 
-def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]:
+def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of config.sample on all devices, and a description of its weights.
+
+    num_images: how many will be asked for, since a batch need not be larger.
 
     The description names every checkpoint with its step and the fingerprint of its weights, the
     latent scaling, and the classes where their names are known. Raises ValueError or
@@ -29,7 +33,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     options = config.sample
     if not options.tokenizer:
         raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
+    mesh = inference_mesh(config.mesh)
     path = options.checkpoint or workdir
     dit = _load_generator(config, path, mesh, options.ema_decay)
     generator, scaling, flow = dit.config, dit.scaling(), dit.flow()
@@ -41,7 +45,17 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     meaning = GeneratorMeaning(generator, flow, scaling)
     loaded = {"dit": dit, **load_companions(config, mesh, meaning, dit.meta.get("tokenizer"))}
     graphdefs = {name: part.graphdef for name, part in loaded.items()}
-    structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
+    weights = {name: part.params for name, part in loaded.items()}
+    tokenizer = loaded["vae"].as_tokenizer()
+    plan = plan_sampler(config, mesh, generator, tokenizer, weights, num_images)
+    print_once(plan.line(Hardware.of(list(mesh.devices.flat))))
+    structure = Structure(
+        **graphdefs,
+        config=generator,
+        scaling=scaling,
+        flow=flow,
+        decode_batch_size=plan.decode_batch_size,
+    )
     paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
     description = {
         "weights": {name: weights_identity(paths[name], part) for name, part in loaded.items()},
@@ -50,8 +64,7 @@ def open_sampler(config: Config, workdir: str) -> tuple[Sampler, dict[str, Any]]
     }
     if names := dit.class_names():
         description["class_names"] = list(names)
-    weights = {name: part.params for name, part in loaded.items()}
-    return Sampler(structure, weights, mesh, names), description
+    return Sampler(structure, weights, mesh, plan.batch_size, names), description
 
 
 def load_companions(

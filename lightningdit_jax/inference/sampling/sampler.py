@@ -41,16 +41,15 @@ _ADVICE = {
     "those that the generator was trained with?",
 }
 
-# Images that a device decodes at once: a decoder's activations are as large as many latents.
-DECODE_AT_ONCE = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
     """What is compiled: architectures without weights. Hashable.
 
     flow: of the generator. weak: a worse generator of the same flow for autoguidance, None for
-    guidance by the null label. Raises ValueError for a scaling of other channels.
+    guidance by the null label. decode_batch_size: images that a device decodes at once, since a
+    decoder's activations are as large as many latents. Raises ValueError for a scaling of other
+    channels.
     """
 
     dit: nnx.GraphDef
@@ -59,6 +58,7 @@ class Structure:
     scaling: LatentScaling
     flow: Flow = Flow()  # noqa: RUF009 (frozen)
     weak: nnx.GraphDef | None = None
+    decode_batch_size: int = 16
 
     def __post_init__(self):
         self.scaling.check_channels(self.config.in_channels, "the generator")
@@ -68,13 +68,15 @@ class Structure:
 class Sampler:
     """Generator, tokenizer and their weights on a mesh, ready to draw samples.
 
-    weights: parameters by name, "dit", "vae" and with autoguidance "weak". class_names: of the
-    generator's classes by number, empty where its checkpoint does not know them.
+    weights: parameters by name, "dit", "vae" and with autoguidance "weak". batch_size: images of
+    all devices at once, rounded up to fill the mesh. class_names: of the generator's classes by
+    number, empty where its checkpoint does not know them.
     """
 
     structure: Structure
     weights: dict[str, Any]
     mesh: Mesh
+    batch_size: int
     class_names: tuple[str, ...] = ()
 
     def batches(
@@ -84,18 +86,17 @@ class Sampler:
         sampling: Sampling,
         *,
         seed: int,
-        batch_size: int,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (global indices [b], images [b, H, W, 3] uint8 on the host), in order.
 
         indices, labels: [N]. Sample i is a function of (seed, indices[i], labels[i]) alone; seed
         and indices are below 2**32.
-        batch_size is rounded up to fill the mesh; the last batch is padded, the padding dropped.
+        The last batch is padded, the padding dropped.
         The device draws the next batch while the caller handles one. Raises FloatingPointError
         naming the samples whose latents, or whose pixels, are not finite.
         """
         shards = num_batch_shards(self.mesh)
-        batch_size = -(-min(batch_size, len(labels)) // shards) * shards
+        batch_size = -(-min(self.batch_size, len(labels)) // shards) * shards
         program = make_program(self.structure, sampling.method(), self.mesh)
         knobs = {"seed": np.uint32(seed), **sampling.knobs(self.structure.flow)}
         split = batch_sharding(self.mesh)
@@ -167,7 +168,7 @@ def make_program(structure: Structure, method: Method, mesh: Mesh) -> jax.stages
         problem = Problem(velocity_fn, get_path(structure.flow.path), noise_fn)
         latents = SOLVERS[method.solver].integrate(problem, x, grid, **dict(method.options))
         z = structure.scaling.invert(latents)
-        images, finite = _decode(structure.vae, weights["vae"], z, mesh)
+        images, finite = _decode(structure, weights["vae"], z, mesh)
         return images, {"latents": rows_are_finite(latents), "pixels": finite}
 
     return program
@@ -182,7 +183,7 @@ def _velocity_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> Conditional
 
 
 def _decode(
-    graphdef: nnx.GraphDef, params: Any, latents: jax.Array, mesh: Mesh
+    structure: Structure, params: Any, latents: jax.Array, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
     """Latents [B, h, w, C] -> images [B, H, W, 3] uint8 and whether each was finite, bool [B].
 
@@ -190,12 +191,13 @@ def _decode(
     """
 
     def decode(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        decoded = nnx.merge(graphdef, params).decode(z)
+        decoded = nnx.merge(structure.vae, params).decode(z)
         return to_uint8(decoded), rows_are_finite(decoded)
 
     shards = num_batch_shards(mesh)
     each = len(latents) // shards
-    parts = next(p for p in range(1, each + 1) if each % p == 0 and each // p <= DECODE_AT_ONCE)
+    most = structure.decode_batch_size
+    parts = next(p for p in range(1, each + 1) if each % p == 0 and each // p <= most)
     if parts == 1:
         return decode(latents)
     # The device's own rows stay on it: [devices, parts, rows] with the devices in front.

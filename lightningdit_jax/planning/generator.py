@@ -1,0 +1,162 @@
+"""A generator's train step: the memory and the time it takes, by formulas fitted to programs."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.models.lightningdit import LightningDiTConfig
+from lightningdit_jax.parallel.mesh import abstract_mesh, num_batch_shards
+from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.memory import held_bytes
+from lightningdit_jax.planning.speed import Speed
+
+# Time of a step's arithmetic over that of one that computes nothing again. Less than the products'
+# ratio (1.11 of attention_mlp, 1.25, 1.34): what is computed again need not be written and read.
+_AGAIN = {"none": 1.0, "dots": 1.01, "attention_mlp": 1.03, "attention": 1.15, "block": 1.25}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What the compiler of a platform adds to what has to be there (benchmarks/plans.py fits it).
+
+    policies: what is chosen from. whole, parted: gradients, casts and copies of parameters, over
+    the device's parameters, with the batch in one part and in several. working: what a backward
+    pass has at a time, a token, over its width and its MLP's, by remat. unkept: the same that a
+    block keeps without remat.
+    """
+
+    policies: tuple[str, ...]
+    whole: float
+    parted: float
+    working: Mapping[str, float]
+    unkept: float
+
+
+FITS = {
+    # In a loop over blocks "none" keeps more than a chip has.
+    "tpu": Fit(
+        policies=("dots", "attention_mlp", "attention", "block"),
+        whole=1.92,
+        parted=3.6,
+        working={"none": 0, "dots": 13.1, "attention_mlp": 14.4, "attention": 19.0, "block": 13.6},
+        unkept=9.9,
+    ),
+    # Unrolled, gradients take the place of activations. Of measured runs on one H100.
+    "gpu": Fit(
+        policies=("none", "dots", "attention_mlp", "attention", "block"),
+        whole=0.6,
+        parted=1.7,
+        working={"none": 0, "dots": 4, "attention_mlp": 6, "attention": 8, "block": 10},
+        unkept=4.9,
+    ),
+    "cpu": Fit(
+        policies=("none", "dots", "attention_mlp", "attention", "block"),
+        whole=4.0,
+        parted=4.0,
+        working={"none": 16, "dots": 17, "attention_mlp": 15, "attention": 13, "block": 10},
+        unkept=12.7,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorStep:
+    """The step of an architecture at a global batch. A Step of planning.plan.
+
+    state: the abstract TrainState, cut by rules. dtype: of the products.
+    """
+
+    architecture: LightningDiTConfig
+    state: Any
+    rules: Rules
+    batch_size: int
+    dtype: str
+    hardware: Hardware
+
+    accumulates = True
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """See Fit."""
+        return FITS[self.hardware.platform].policies
+
+    def is_worth_cutting(self, fsdp: int) -> bool:
+        """See Step: a part has the 8 rows of a TPU's tile."""
+        return self.architecture.hidden_size % (8 * fsdp) == 0
+
+    def on(self, sizes: Mapping[str, int]) -> "PlacedGenerator":
+        """See Step."""
+        mesh, platform = abstract_mesh(sizes), self.hardware.platform
+        state = abstract_on_mesh(self.state, mesh, self.rules)
+        return PlacedGenerator(
+            step=self,
+            sizes=sizes,
+            images=self.batch_size / num_batch_shards(mesh),
+            state_bytes=held_bytes(state, platform),
+            param_bytes=held_bytes(state.params, platform),
+            num_params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedGenerator:
+    """The step on a mesh of some sizes. images, bytes: of each device; num_params: of all.
+
+    A Placed of planning.plan.
+    """
+
+    step: GeneratorStep
+    sizes: Mapping[str, int]
+    images: float
+    state_bytes: int
+    param_bytes: int
+    num_params: int
+
+    @functools.cached_property
+    def _communication(self) -> float:
+        item = np.dtype(self.step.dtype).itemsize
+        return Speed(self.step.hardware).communication(self.sizes, self.num_params * item)
+
+    def peak_bytes(self, remat: str, parts: int, fit: Fit | None = None) -> float:
+        """The state, its gradients, what all blocks keep and what one works with.
+
+        fit: None is the platform's.
+        """
+        architecture, fit = self.step.architecture, fit or FITS[self.step.hardware.platform]
+        both = architecture.hidden_size + architecture.mlp_hidden
+        kept = fit.unkept * both if remat == "none" else kept_widths(architecture)[remat]
+        channels = architecture.depth * kept + fit.working[remat] * both
+        item = np.dtype(self.step.dtype).itemsize
+        gradients = (fit.whole if parts == 1 else fit.parted) * self.param_bytes
+        activations = self._tokens(parts) * channels * item / self.sizes["tensor"]
+        return self.state_bytes + gradients + activations
+
+    def seconds(self, remat: str, parts: int) -> float:
+        """Products, the optimizer's pass, and what communication they do not hide."""
+        flops = 3 * forward_flops(self.step.architecture) * self.images / self.sizes["tensor"]
+        speed = Speed(self.step.hardware)
+        arithmetic = speed.arithmetic(_AGAIN[remat] * flops, self._tokens(parts))
+        return arithmetic + speed.update(self.state_bytes) + parts * self._communication
+
+    def _tokens(self, parts: int) -> float:
+        return self.images / parts * self.step.architecture.grid**2
+
+
+def kept_widths(architecture: LightningDiTConfig) -> dict[str, int]:
+    """Channels that a block keeps of a token, by remat: its input, and what its policy names."""
+    dim, hidden = architecture.hidden_size, architecture.mlp_hidden
+    attention = 5 * dim  # q, k, v and what attention gives
+    mlp = (2 if architecture.use_swiglu else 1) * hidden
+    return {
+        "block": dim,
+        "attention": attention,
+        "attention_mlp": attention + mlp,
+        "dots": attention + mlp + 2 * dim,
+    }

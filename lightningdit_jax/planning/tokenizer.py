@@ -1,0 +1,135 @@
+"""A tokenizer's train step: the memory and the time it takes, by formulas fitted to programs."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightningdit_jax.models.vae_config import VAVAEConfig
+from lightningdit_jax.parallel.mesh import abstract_mesh, num_batch_shards
+from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.memory import held_bytes
+from lightningdit_jax.planning.speed import Speed
+
+# Products over those of the model, with what is computed again for the backward passes.
+_PRODUCTS = {"none": 1.0, "conv": 1.02, "block": 1.14}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a platform's compiler keeps (benchmarks/plans.py fits it).
+
+    fixed: gradients and copies of parameters, over the device's parameters. kept: of an image, by
+    remat, in arrays as large as those between the decoder's residual blocks.
+    """
+
+    fixed: float
+    kept: Mapping[str, float]
+
+
+FITS = {
+    "tpu": Fit(1.1, {"none": 3.7, "conv": 3.7, "block": 2.7}),
+    "gpu": Fit(1.1, {"none": 5.4, "conv": 3.3, "block": 2.6}),
+}
+FITS["cpu"] = FITS["gpu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerStep:
+    """The step of an architecture at a global batch. A Step of planning.plan.
+
+    state: the abstract TrainState, cut by rules. frozen: abstract networks that the loss needs.
+    dtype: of the products.
+    """
+
+    architecture: VAVAEConfig
+    state: Any
+    rules: Rules
+    frozen: Any
+    batch_size: int
+    dtype: str
+    hardware: Hardware
+
+    policies = tuple(_PRODUCTS)
+    accumulates = False
+
+    def is_worth_cutting(self, fsdp: int) -> bool:
+        """See Step: the output channels of its kernels can be cut."""
+        return self.architecture.ch % fsdp == 0
+
+    def on(self, sizes: Mapping[str, int]) -> "PlacedTokenizer":
+        """See Step."""
+        mesh, platform = abstract_mesh(sizes), self.hardware.platform
+        state = abstract_on_mesh(self.state, mesh, self.rules)
+        num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+        return PlacedTokenizer(
+            step=self,
+            sizes=sizes,
+            images=self.batch_size / num_batch_shards(mesh),
+            state_bytes=held_bytes(state, platform) + held_bytes(self.frozen, platform),
+            param_bytes=held_bytes(state.params, platform),
+            num_params=num_params,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedTokenizer:
+    """The step on a mesh of some sizes. images, bytes: of each device; num_params: of all.
+
+    A Placed of planning.plan.
+    """
+
+    step: TokenizerStep
+    sizes: Mapping[str, int]
+    images: float
+    state_bytes: int
+    param_bytes: int
+    num_params: int
+
+    def peak_bytes(self, remat: str, parts: int) -> float:
+        """The state and its gradients, and what the blocks keep of the images."""
+        fit = FITS[self.step.hardware.platform]
+        image = activations(self.step.architecture) * np.dtype(self.step.dtype).itemsize
+        return (
+            self.state_bytes + fit.fixed * self.param_bytes + fit.kept[remat] * image * self.images
+        )
+
+    def seconds(self, remat: str, parts: int) -> float:
+        """Products, the optimizer's pass, and what communication they do not hide."""
+        speed, tokens = (
+            Speed(self.step.hardware),
+            self.images * self.step.architecture.resolution**2,
+        )
+        arithmetic = speed.arithmetic(
+            _PRODUCTS[remat] * step_flops(self.step.architecture) * self.images, tokens
+        )
+        gradients = 4 * self.num_params
+        communication = speed.communication(self.sizes, gradients)
+        return arithmetic + speed.update(self.state_bytes) + communication
+
+
+def activations(architecture: VAVAEConfig) -> int:
+    """Numbers between the residual blocks of an encoder and a decoder, for one image."""
+    total = 0
+    for level, factor in enumerate(architecture.ch_mult):
+        side = architecture.resolution >> level
+        blocks = 2 * architecture.num_res_blocks + 1  # a decoder has one more than an encoder
+        total += side**2 * architecture.ch * factor * blocks
+    return total
+
+
+def step_flops(architecture: VAVAEConfig) -> float:
+    """About what an image takes by the whole loss: good enough to compare plans by.
+
+    training.vae_flops counts them, but traces every network for it.
+    """
+    convolutions = 0.0  # of residual blocks, two 3x3 each
+    for level, factor in enumerate(architecture.ch_mult):
+        side, channels = architecture.resolution >> level, architecture.ch * factor
+        blocks = 2 * architecture.num_res_blocks + 1
+        convolutions += blocks * 2 * 2 * 9 * (side * channels) ** 2
+    return 4.5 * convolutions

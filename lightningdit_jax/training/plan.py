@@ -1,0 +1,83 @@
+"""The plan of a training run: what its kind's step takes, and the ways to run it that fit."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.config import Config
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.multihost import gather_numpy
+from lightningdit_jax.planning.generator import GeneratorStep
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.out_of_memory import is_alike_everywhere
+from lightningdit_jax.planning.plan import Plan, Step, plans, smaller
+from lightningdit_jax.planning.tokenizer import TokenizerStep
+from lightningdit_jax.training.job import abstract_job, fresh_state, state_rules
+from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.state import TrainState
+
+
+def training_hardware() -> Hardware:
+    """Of the devices that are there; the same in every process, each of which must call it."""
+    hardware = Hardware.of(jax.devices())
+    least = gather_numpy(np.array(hardware.memory_bytes)).min()
+    return dataclasses.replace(hardware, memory_bytes=int(least))
+
+
+def training_plans(config: Config, hardware: Hardware) -> tuple[list[Plan], TrainState]:
+    """The ways to run a config's train step that fit, the fastest first, and its state's shapes.
+
+    See planning.plan.plans. Raises ValueError as that, for a tokenizer's batch in parts, and as the
+    job of the config.
+    """
+    parts = config.train.accumulate_steps
+    if config.kind == "vavae" and parts != "auto" and parts > 1:
+        raise ValueError(
+            f"config.train.accumulate_steps is {parts}, but a tokenizer's "
+            "loss is of the whole batch (the discriminator's BatchNorm, the adaptive weights) and "
+            "cannot be accumulated; set it to 1 and use more devices or --config.compute.remat"
+        )
+    step, state = train_step(config, hardware)
+    return plans(config, hardware, step), state
+
+
+def train_step(config: Config, hardware: Hardware) -> tuple[Step, TrainState]:
+    """What the step of a config takes, and the shapes of its state. Raises as the job."""
+    remat = config.compute.remat
+    open_remat = config.changed(compute={"remat": "none" if remat == "auto" else remat})
+    job = abstract_job(open_remat, make_mesh(devices=hardware.devices[:1]))
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    state = jax.eval_shape(functools.partial(fresh_state, job, config, optimizer))
+    common: dict[str, Any] = {
+        "state": state,
+        "rules": state_rules(config.kind),
+        "batch_size": config.train.batch_size,
+        "dtype": config.compute.dtype,
+        "hardware": hardware,
+    }
+    if config.kind == "lightningdit":
+        return GeneratorStep(architecture=generator_config(config), **common), state
+    tokenizer = tokenizer_config(config)
+    return TokenizerStep(architecture=tokenizer, frozen=job.frozen, **common), state
+
+
+def next_plans(on_oom: str, plan: Plan, others: Sequence[Plan], reason: str) -> list[Plan]:
+    """What is left where a plan ran out of memory. on_oom, reason: as the config and JAX say.
+
+    Raises ValueError where that is nothing, and where no next one may be tried: with "stop", and
+    where one of several processes alone may know of it. It has the next plan's keys.
+    """
+    left = smaller(others, plan)
+    if not left:
+        raise ValueError(
+            f"out of memory, and no smaller plan is left: {reason}; take more devices, a smaller "
+            "config.train.batch_size or a smaller model"
+        )
+    if on_oom == "stop" or (jax.process_count() > 1 and not is_alike_everywhere(reason)):
+        raise ValueError(f"out of memory: {reason}; what may fit is {left[0].flags()}")
+    return left
