@@ -18,15 +18,16 @@ from jax.typing import DTypeLike
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.group_norm import GroupNorm
 from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.vae_config import ACTIVATIONS, VAVAEConfig
 
-# What a rematerialized residual block keeps for its backward pass, beside its input. "conv" repeats
-# norms and activations only, "block" the first convolution too; the second's output is needed by
-# no gradient.
+# What a rematerialized residual block keeps for its backward pass, beside its input and the norms'
+# means and deviations: they are small and cost passes. "conv" repeats norms and activations only,
+# "block" the first convolution too; the second's output is needed by no gradient.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
-    "conv": jax.checkpoint_policies.save_only_these_names("conv"),
-    "block": jax.checkpoint_policies.nothing_saveable,
+    "conv": jax.checkpoint_policies.save_only_these_names("conv", "norm"),
+    "block": jax.checkpoint_policies.save_only_these_names("norm"),
 }
 REMAT = ("none", *REMAT_POLICIES)
 
@@ -65,11 +66,8 @@ def _conv(
     )
 
 
-def _norm(channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """GroupNorm with statistics in float32, the variance about the mean."""
-    return nnx.GroupNorm(
-        channels, groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs
-    )
+def _norm(channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> GroupNorm:
+    return GroupNorm(channels, groups, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
 
 class ResnetBlock(nnx.Module):
