@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
     c.compute.attention = "auto"  # of a generator: "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto"
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
+    c.compute.compile_effort = "full"  # "quick": a train step for TPUs compiles in a fraction of
+    # the time and is slower; for reports of memory and for tests, docs/tokenizer_step.md
 
     c.model = ConfigDict()  # LightningDiT; sec. 4 of the paper, the release's yaml
     c.model.variant = "XL/1"  # sets depth, hidden_size, num_heads and patch_size

@@ -33,6 +33,7 @@ class ComputeConfig:
     scan_unroll: int
     attention: Literal["auto", "xla", "cudnn"]
     compilation_cache: str
+    compile_effort: Literal["full", "quick"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,7 @@ _READERS: dict[str, Collection[str]] = {
     "compute.scan_unroll": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
     "compute.attention": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
     "compute.compilation_cache": JOBS,
+    "compute.compile_effort": _STEP,
     "model": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
     "tokenizer": (*_TOKENIZER, COMPILE_SAMPLER),
     "data.source": (*_TRAIN, *_IMAGES),
@@ -99,6 +100,7 @@ _READERS: dict[str, Collection[str]] = {
 _REASONS = {
     "compute.remat": "without a backward pass nothing is computed again",
     "compute.scan_unroll": "only a generator has a loop over blocks",
+    "compute.compile_effort": "it is of the train step",
     "compute.attention": "a tokenizer's attention has one implementation",
     "data.split": "latents have none, and a tokenizer is evaluated on evaluate.split",
     "data.augment": "only the training of a tokenizer crops at random",

@@ -25,7 +25,7 @@ class Chip:
 # With its default, FSDP on v5e is estimated to take twice as long.
 _WHOLE_PRODUCTS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "100000"}
 # What a kernel may take of the vector memory, more than by default.
-_VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
+VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
 # What v5e does by itself: gather weights beside the products before.
 _OVERLAP = {
     "xla_enable_async_all_gather": "true",
@@ -39,14 +39,14 @@ _GIB = 2**30
 # cloud.google.com/tpu/docs.
 TPUS = {
     "v4": Chip(32 * _GIB, 275e12, 1.2e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP),
-    "v5e": Chip(16 * _GIB, 197e12, 0.819e12, 1.5e9, _WHOLE_PRODUCTS | {_VMEM_LIMIT: "65536"}),
+    "v5e": Chip(16 * _GIB, 197e12, 0.819e12, 1.5e9, _WHOLE_PRODUCTS | {VMEM_LIMIT: "65536"}),
     "v5p": Chip(
         *(95 * _GIB, 459e12, 2.765e12, 1.75e9),
-        _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "49152"},
+        _WHOLE_PRODUCTS | _OVERLAP | {VMEM_LIMIT: "49152"},
     ),
     "v6e": Chip(
         *(32 * _GIB, 918e12, 1.638e12, 1.75e9),
-        _WHOLE_PRODUCTS | _OVERLAP | {_VMEM_LIMIT: "65536"},
+        _WHOLE_PRODUCTS | _OVERLAP | {VMEM_LIMIT: "65536"},
     ),
     "tpu7x": Chip(96 * _GIB, 1153.5e12, 3.69e12, 2.2e9, _WHOLE_PRODUCTS),
 }

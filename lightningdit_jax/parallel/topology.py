@@ -4,12 +4,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
-from lightningdit_jax.parallel.chips import GPUS, TPUS, Chip, chip_of
+from lightningdit_jax.parallel.chips import GPUS, TPUS, VMEM_LIMIT, Chip, chip_of
 from lightningdit_jax.parallel.gpus import gpu_count, open_gpus, prepare_for_gpus
 from lightningdit_jax.parallel.slice_shapes import slice_shape
 
@@ -21,13 +21,25 @@ _CPU_OPTIONS = {
 }
 
 
-def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
-    """The options of jax.jit that suit the devices of a mesh; None where none are known."""
+def compiler_options(
+    mesh: Mesh, effort: Literal["full", "quick"] = "full"
+) -> dict[str, str | bool | float] | None:
+    """The options of jax.jit that suit the devices of a mesh; None where none are known.
+
+    effort "quick": for TPUs small kernels, the first that fit. They compile in a fraction of the
+    time and are estimated to take up to 2.5 times as long (docs/tokenizer_step.md).
+    """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         return dict(_CPU_OPTIONS)
     chip = chip_of(device)
-    return dict(chip.compiler_options) or None if chip else None
+    if chip is None:
+        return None
+    options: dict[str, str | bool | float] = dict(chip.compiler_options)
+    if effort == "quick" and device.platform == "tpu":
+        options.pop(VMEM_LIMIT, None)  # the code of a kernel grows with the pixels it holds
+        options["exec_time_optimization_effort"] = -1.0
+    return options or None
 
 
 @dataclasses.dataclass(frozen=True)

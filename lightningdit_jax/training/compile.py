@@ -74,6 +74,7 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
         "remat": plan.remat,
         "predicted_peak_bytes": plan.peak_bytes,
         "predicted_step_seconds": plan.seconds,
+        "compile_effort": config.compute.compile_effort,
         **compile_on(where, mesh, lowered, subject.flops_per_image * batch_size),
     }
 

@@ -190,7 +190,7 @@ def compile_ready(
         ),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(mesh),
+        compiler_options=compiler_options(mesh, config.compute.compile_effort),
     )
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
 
