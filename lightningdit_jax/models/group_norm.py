@@ -29,9 +29,10 @@ class GroupNorm(nnx.GroupNorm):
 def group_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float
 ) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon) scale + bias, mean and variance of a group. float32.
+    """(x - mean) / sqrt(variance + epsilon) scale + bias, mean and variance of a group.
 
-    x: [B, ..., C], scale and bias [C]; a group is C / num_groups neighboring channels of an image.
+    x: [B, ..., C], scale and bias [C] -> [B, ..., C], float32 or wider; a group is C / num_groups
+    neighboring channels of an image.
     """
     return _forward(x, scale, bias, num_groups, epsilon)[0]
 
@@ -51,7 +52,7 @@ def _backward(
     num_groups: int, epsilon: float, kept: Any, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, inverse = kept
-    grad = grad.astype(jnp.float32)
+    grad = _wide(grad)
     total = _sums(grad)
     along = _sums(grad * _centered(x, mean)) * inverse  # with the normalized x
     shift = _group_means(total * scale, x, num_groups) * inverse
@@ -65,8 +66,8 @@ group_norm.defvjp(_forward, _backward)
 
 
 def _sums(x: jax.Array) -> jax.Array:
-    """Over the pixels of an image. [B, ..., C] -> [B, C] float32."""
-    return x.astype(jnp.float32).sum(tuple(range(1, x.ndim - 1)))
+    """Over the pixels of an image. [B, ..., C] -> [B, C]."""
+    return _wide(x).sum(tuple(range(1, x.ndim - 1)))
 
 
 def _group_means(sums: jax.Array, x: jax.Array, num_groups: int) -> jax.Array:
@@ -81,5 +82,9 @@ def _over_pixels(x: jax.Array, like: jax.Array) -> jax.Array:
     return x.reshape(len(x), *[1] * (like.ndim - 2), -1)
 
 
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _centered(x: jax.Array, mean: jax.Array) -> jax.Array:
-    return x.astype(jnp.float32) - _over_pixels(mean, x)
+    return _wide(x) - _over_pixels(mean, x)

@@ -1,6 +1,7 @@
 """Programs compiled for accelerators that are not there, and what the compiler says of them."""
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -24,7 +25,11 @@ _GPU_OPTIONS: dict[str, str | bool] = {
 
 
 def compile_on(
-    where: Slice, mesh: Mesh, lowered: jax.stages.Lowered, model_flops: float
+    where: Slice,
+    mesh: Mesh,
+    lowered: jax.stages.Lowered,
+    model_flops: float,
+    components: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compiles for a mesh of a slice: memory, arithmetic and communication of the program.
 
@@ -36,10 +41,10 @@ def compile_on(
     on one slice, no measurements.
 
     Of a TPU estimated_seconds are the compiler's cycle estimates over an assumed clock;
-    cycle_shares says what takes them, product_cycle_shares which of the products, by einsum, and
-    product_utilization how much of the chip's peak each of those reaches. Of a GPU they are a
-    floor: of every kernel its products at the peak or its bytes at the memory's bandwidth. kernels,
-    kernel_flops, kernel_bytes and kernel_seconds are by kind, pass_seconds of what is no product by
+    cycle_shares says what takes them, component_cycle_shares which of the components (scopes of the
+    traced program), product_cycle_shares which of the products, by einsum, and product_utilization
+    how much of the chip's peak each of those reaches. Of a GPU they are a floor: of every kernel
+    its products at the peak or its bytes at the memory's bandwidth. kernels, kernel_flops, kernel_bytes and kernel_seconds are by kind, pass_seconds of what is no product by
     the part of the code that asks for it, library_calls by name.
 
     Raises ValueError for a program that needs more memory than the chip has.
@@ -60,7 +65,10 @@ def compile_on(
     if where.is_gpu:
         _check_gpu_memory(where, peak_bytes)
     module = Module.parse(text)
-    estimate = gpu_estimate(module, chip, text) if where.is_gpu else tpu_estimate(module, chip)
+    if where.is_gpu:
+        estimate = gpu_estimate(module, chip, text)
+    else:
+        estimate = tpu_estimate(module, chip, components)
     network = Network.of_mesh(mesh)
     assert network is not None  # of all slices
     timeline = program_timeline(module, network, estimate.seconds_of)

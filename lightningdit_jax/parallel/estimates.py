@@ -1,7 +1,7 @@
 """How long the arithmetic of a compiled program takes, and what of it, on an accelerator."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lightningdit_jax.parallel.chips import Chip
@@ -34,9 +34,9 @@ class Estimate:
         return sum(self.parts.values())
 
 
-def tpu_estimate(module: Module, chip: Chip) -> Estimate:
-    """By the compiler's cycles over the chip's clock."""
-    cost = program_cost(module)
+def tpu_estimate(module: Module, chip: Chip, components: Collection[str] = ()) -> Estimate:
+    """By the compiler's cycles over the chip's clock. components: see program_cost."""
+    cost = program_cost(module, components)
     details = {
         "product_utilization": {
             einsum or "others": flops / (cost.product_cycles[einsum] / chip.clock * chip.peak_flops)
@@ -49,6 +49,10 @@ def tpu_estimate(module: Module, chip: Chip) -> Estimate:
         },
         "cycle_shares": {
             kind: cycles / cost.total_cycles for kind, cycles in cost.cycles.most_common()
+        },
+        "component_cycle_shares": {
+            component: cycles / cost.total_cycles
+            for component, cycles in cost.component_cycles.most_common()
         },
     }
     parts = {kind: cycles / chip.clock for kind, cycles in cost.cycles.items()}

@@ -6,7 +6,7 @@ XLA's own cost analysis counts the body of a loop once; here it counts as often 
 import collections
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lightningdit_jax.parallel.hlo_text import Instruction, Module
 from lightningdit_jax.parallel.product_flops import PRODUCTS, matmul_flops
@@ -27,11 +27,13 @@ class Cost(Totals):
 
     cycles: its estimates, by what takes them; they leave out collectives and Pallas kernels.
     product_flops, product_cycles: of the products, by the einsum that asked for them or "".
+    component_cycles: by the jax.named_scope that a kernel's result is of, or "others".
     """
 
     cycles: Counts = dataclasses.field(default_factory=collections.Counter)
     product_flops: Counts = dataclasses.field(default_factory=collections.Counter)
     product_cycles: Counts = dataclasses.field(default_factory=collections.Counter)
+    component_cycles: Counts = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def total_cycles(self) -> int:
@@ -39,8 +41,11 @@ class Cost(Totals):
         return sum(self.cycles.values())
 
 
-def program_cost(module: Module) -> Cost:
-    """Cost of a program, loops counted as often as they run."""
+def program_cost(module: Module, components: Collection[str] = ()) -> Cost:
+    """Cost of a program, loops counted as often as they run.
+
+    components: the scopes that component_cycles tells apart; of nested ones the outermost counts.
+    """
 
     def count(total: Cost, instruction: Instruction, of: Callable[[str], Cost]) -> None:
         opcode, called = instruction.opcode, instruction.called
@@ -60,11 +65,24 @@ def program_cost(module: Module) -> Cost:
         elif moves_only(module, instruction):
             kind = MOVEMENT
         total.cycles[kind] += instruction.cycles
+        if components:
+            total.component_cycles[_component(instruction, components)] += instruction.cycles
 
     return program_totals(module, Cost, count)
 
 
 def _einsum(instruction: Instruction) -> str:
     """The einsum, such as "BNHK,BMHK->BHNM", that an instruction comes from, if it is from one."""
+    return next((part for part in _op_name(instruction).split("/") if "->" in part), "")
+
+
+def _component(instruction: Instruction, components: Collection[str]) -> str:
+    """The outermost of the scopes that an instruction comes from, derivatives included."""
+    scopes = re.findall(r"\w+", _op_name(instruction))
+    return next((scope for scope in scopes if scope in components), "others")
+
+
+def _op_name(instruction: Instruction) -> str:
+    """Where it comes from in the traced program, such as "jit(f)/transpose(jvp(scope))/mul"."""
     name = re.search(r'op_name="([^"]*)"', instruction.text)
     return next((part for part in name[1].split("/") if "->" in part), "") if name else ""

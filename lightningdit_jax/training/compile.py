@@ -22,16 +22,21 @@ from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import training_plans
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.training.vae_flops import vae_step_flops
+from lightningdit_jax.training.vae_step import COMPONENTS
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is compiled: a job without data, its batch, its FLOPs per image and its name."""
+    """What is compiled: a job without data, its batch, its FLOPs per image, its name, its parts.
+
+    components: scopes of the step that its cycles are told apart by.
+    """
 
     job: Job
     batch: dict[str, jax.ShapeDtypeStruct]
     flops_per_image: float
     variant: str
+    components: tuple[str, ...] = ()
 
 
 def compile_train_step(config: Config, workdir: str, topology: str) -> dict[str, Any]:
@@ -75,7 +80,9 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
         "predicted_peak_bytes": plan.peak_bytes,
         "predicted_step_seconds": plan.seconds,
         "compile_effort": config.compute.compile_effort,
-        **compile_on(where, mesh, lowered, subject.flops_per_image * batch_size),
+        **compile_on(
+            where, mesh, lowered, subject.flops_per_image * batch_size, subject.components
+        ),
     }
 
 
@@ -97,4 +104,4 @@ def _tokenizer(config: Config, mesh: Mesh) -> Subject:
     inputs = {"images": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)}
     flops = sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
     variant = f"f{tokenizer.downsample_factor}d{tokenizer.embed_dim}"
-    return Subject(abstract_tokenizer_job(config, mesh), inputs, flops, variant)
+    return Subject(abstract_tokenizer_job(config, mesh), inputs, flops, variant, COMPONENTS)

@@ -14,6 +14,7 @@ from lightningdit_jax.assembly.alignment import foundation_normalization
 from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.pixels import to_model_range
+from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
@@ -27,6 +28,10 @@ from lightningdit_jax.training.vae_gradients import (
     discriminator_gradients,
 )
 from lightningdit_jax.training.vae_loss import alignment_loss, stage_at
+
+# Scopes of the step, which reports tell its cycles apart by.
+ENCODER, DECODER, ALIGNMENT, OPTIMIZER = "encoder", "decoder", "alignment", "optimizer"
+COMPONENTS = (ENCODER, DECODER, LPIPS, DISCRIMINATOR, FOUNDATION, ALIGNMENT, OPTIMIZER)
 
 Networks = Mapping[str, nnx.GraphDef]
 
@@ -49,6 +54,7 @@ def make_vae_update(
     """
     loss = config.vae_loss
 
+    @jax.named_scope(DISCRIMINATOR)
     def discriminate(params: Any, stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         network = nnx.merge(networks[DISCRIMINATOR], params, stats)
         logits = network(images, train=True)
@@ -59,6 +65,15 @@ def make_vae_update(
     ) -> tuple[TrainState, Metrics]:
         stage = stage_at(config.stages, state.step)
 
+        @jax.named_scope(ENCODER)
+        def encode(params: Any) -> DiagonalGaussian:
+            return nnx.merge(graphdef, params).encode(images)
+
+        @jax.named_scope(DECODER)
+        def decode(params: Any, z: jax.Array) -> jax.Array:
+            return nnx.merge(graphdef, params).decode(z)
+
+        @jax.named_scope(LPIPS)
         def perceptual(reconstruction: jax.Array) -> jax.Array:
             return nnx.merge(networks[LPIPS], lpips)(images, reconstruction)
 
@@ -66,6 +81,7 @@ def make_vae_update(
             adversary = state.companions[DISCRIMINATOR]
             return discriminate(adversary.params, adversary.stats, images)
 
+        @jax.named_scope(ALIGNMENT)
         def alignment(projection: Any, z: jax.Array) -> jax.Array:
             project = nnx.merge(networks[LINEAR_PROJ], projection)
             latents, target = (
@@ -75,8 +91,8 @@ def make_vae_update(
             return alignment_loss(latents, target, **margins, config=loss)
 
         terms = AutoencoderTerms(
-            encode=lambda params: nnx.merge(graphdef, params).encode(images),
-            decode=lambda params, z: nnx.merge(graphdef, params).decode(z),
+            encode=encode,
+            decode=decode,
             encoder_end=lambda gradient: gradient["encoder"]["conv_out"]["kernel"],
             decoder_end=lambda gradient: gradient["decoder"]["conv_out"]["kernel"],
             lpips=perceptual if LPIPS in networks else None,
@@ -106,14 +122,15 @@ def make_vae_update(
 
         # A sum is finite only if all of its parts are: one bad network holds back the whole step.
         checked += optax.tree.norm(gradients)
-        new, update_metrics = apply_gradients(
-            dataclasses.replace(state, companions={}),
-            result.params,
-            checked,
-            optimizer,
-            config.train.ema_decay,
-            config.train.ema_decays,
-        )
+        with jax.named_scope(OPTIMIZER):
+            new, update_metrics = apply_gradients(
+                dataclasses.replace(state, companions={}),
+                result.params,
+                checked,
+                optimizer,
+                config.train.ema_decay,
+                config.train.ema_decays,
+            )
         companions = {
             name: _advance(
                 state.step, state.companions[name], gradients[name], stats[name], optimizer
@@ -160,7 +177,8 @@ def make_vae_step(
         if FOUNDATION in networks:
             foundation = nnx.merge(networks[FOUNDATION], frozen[FOUNDATION])
             normalization = foundation_normalization(config)
-            features = foundation_features(foundation, images, grid, normalization)
+            with jax.named_scope(FOUNDATION):
+                features = foundation_features(foundation, images, grid, normalization)
         rate = schedule(state.step)
         state, metrics = update(state, images, noise, frozen.get(LPIPS), features)
         return state, {**metrics, "learning_rate": rate}
@@ -168,6 +186,7 @@ def make_vae_step(
     return step_fn
 
 
+@jax.named_scope(OPTIMIZER)
 def _advance(
     step: jax.Array,
     companion: Companion,

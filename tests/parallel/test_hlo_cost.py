@@ -168,3 +168,22 @@ def convolution(left, right, out, labels, window):
 )
 def test_products_in_the_shape_of_convolutions(arguments, flops):
     assert convolution(*arguments) == flops
+
+
+SCOPES = """HloModule step
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %a = f32[8]{0} add(%x, %x), metadata={op_name="jit(f)/jvp(encoder)/add"}, x={"estimated_cycles":"1"}
+  %b = f32[8]{0} negate(%a), metadata={op_name="jit(f)/transpose(jvp(decoder))/checkpoint/neg"}, x={"estimated_cycles":"20"}
+  %c = f32[8]{0} negate(%b), metadata={op_name="jit(f)/decoder/encoder/neg"}, x={"estimated_cycles":"300"}
+  %d = f32[8]{0} copy(%c), x={"estimated_cycles":"4000"}
+  ROOT %e = f32[8]{0} negate(%d), metadata={op_name="jit(f)/decoders/neg"}, x={"estimated_cycles":"50000"}
+}
+"""  # noqa: E501
+
+
+def test_cycles_by_the_outermost_of_the_named_scopes():
+    cost = program_cost(Module.parse(SCOPES), ("encoder", "decoder"))
+    assert cost.component_cycles == {"encoder": 1, "decoder": 320, "others": 54_000}
+    assert sum(cost.component_cycles.values()) == cost.total_cycles
