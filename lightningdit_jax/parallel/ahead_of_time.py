@@ -44,8 +44,9 @@ def compile_on(
     cycle_shares says what takes them, component_cycle_shares which of the components (scopes of the
     traced program), product_cycle_shares which of the products, by einsum, and product_utilization
     how much of the chip's peak each of those reaches. Of a GPU they are a floor: of every kernel
-    its products at the peak or its bytes at the memory's bandwidth. kernels, kernel_flops, kernel_bytes and kernel_seconds are by kind, pass_seconds of what is no product by
-    the part of the code that asks for it, library_calls by name.
+    its products at the peak or its bytes at the memory's bandwidth. kernels, kernel_flops,
+    kernel_bytes and kernel_seconds are by kind, pass_seconds of what is no product by the part of
+    the code that asks for it, library_calls by name.
 
     Raises ValueError for a program that needs more memory than the chip has.
     """

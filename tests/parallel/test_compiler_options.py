@@ -5,8 +5,9 @@ import types
 import numpy as np
 import pytest
 
+from lightningdit_jax.parallel.chips import CHIPS
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.parallel.topology import CHIPS, compiler_options
+from lightningdit_jax.parallel.topology import compiler_options
 
 VMEM_LIMIT, EFFORT = "xla_tpu_scoped_vmem_limit_kib", "exec_time_optimization_effort"
 
