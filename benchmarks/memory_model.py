@@ -6,8 +6,8 @@
 
 Points are programs compiled for TPU slices that are not there, drawn at random: config, slice, FSDP
 or a part of it, remat, images a device, parts. They stand in memory_points.jsonl with whether the
-fit uses them. `collect` needs the extra `tpu`; with --effort=-1 XLA optimizes less and is faster,
-which changes the memory by up to 3 %.
+fit uses them; "low" is an effort of XLA between "full" and "quick". `collect` needs the extra
+`tpu`.
 """
 
 import argparse
@@ -28,7 +28,6 @@ import scipy.optimize
 from lightningdit_jax import config as configs
 from lightningdit_jax.config import Config
 from lightningdit_jax.planning.generator import FITS, Fit, GeneratorStep
-from lightningdit_jax.training import run
 from lightningdit_jax.training.compile import compile_report
 from lightningdit_jax.training.plan import train_step
 
@@ -83,20 +82,13 @@ def fitted(points: list[Point]) -> Fit:
     return of(scipy.optimize.nnls(slopes, (peaks - none) / peaks)[0])
 
 
-def compiled(point: Point, effort: float) -> Point:
-    """The point with its peak, or why there is none."""
-    options = run.compiler_options
-    if effort:
-        run.compiler_options = lambda mesh: {
-            **(options(mesh) or {}),
-            "exec_time_optimization_effort": effort,
-        }
+def compiled(point: Point, effort: str) -> Point:
+    """The point with its peak, or why there is none. effort: compute.compile_effort."""
+    config = _config(point).changed(compute={"compile_effort": effort})
     try:
-        report = compile_report(_config(point), point["slice"])
+        report = compile_report(config, point["slice"])
     except ValueError as error:  # it does not fit
         return point | {"error": str(error)}
-    finally:
-        run.compiler_options = options
     return point | {"peak_bytes": report["peak_bytes"], "effort": effort}
 
 
@@ -172,7 +164,7 @@ def main() -> None:
     parser.add_argument("what", choices=("check", "fit", "collect"))
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--effort", type=float, default=0.0, help="of XLA, from -1 to 0")
+    parser.add_argument("--effort", choices=("full", "quick"), default="full")
     options = parser.parse_args()
     if options.what == "check":
         check(read_points())

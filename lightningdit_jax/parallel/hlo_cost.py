@@ -85,4 +85,4 @@ def _component(instruction: Instruction, components: Collection[str]) -> str:
 def _op_name(instruction: Instruction) -> str:
     """Where it comes from in the traced program, such as "jit(f)/transpose(jvp(scope))/mul"."""
     name = re.search(r'op_name="([^"]*)"', instruction.text)
-    return next((part for part in name[1].split("/") if "->" in part), "") if name else ""
+    return name[1] if name else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lightningdit_jax.parallel.mesh import BATCH_AXES
@@ -24,7 +24,7 @@ Rules = Sequence[tuple[str, P]]
 SMALL = 2**16
 
 
-def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> P:
+def _spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Rules) -> P:
     """First spec whose pattern is found in the path, checked against the shape."""
     if not shape:
         return P()
@@ -50,7 +50,7 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> P:
     return P(*axes)
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+def tree_shardings(tree: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     """Sharding of every leaf: a tree of arrays or ShapeDtypeStructs -> the same of NamedShardings.
 
     A leaf's path is its keys joined by "/" (dict keys, sequence indices, field names); the first
@@ -66,7 +66,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     return map_named(leaf_sharding, tree)
 
 
-def abstract_on_mesh(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+def abstract_on_mesh(tree: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     """ShapeDtypeStructs with the sharding that the table gives each leaf. Raises as tree_shardings.
 
     tree: of arrays or ShapeDtypeStructs.

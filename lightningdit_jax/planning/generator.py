@@ -24,12 +24,13 @@ _AGAIN = {"none": 1.0, "dots": 1.01, "attention_mlp": 1.03, "attention": 1.15, "
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What the compiler of a platform adds to what has to be there (benchmarks/plans.py fits it).
+    """What the compiler of a platform adds to what has to be there.
 
-    policies: what is chosen from. whole, parted: gradients, casts and copies of parameters, over
-    the device's parameters, with the batch in one part and in several. working: what a backward
-    pass has at a time, a token, over its width and its MLP's, by remat. unkept: the same that a
-    block keeps without remat.
+    Of TPUs benchmarks/memory_model.py fits it, of the others a few programs say it
+    (docs/planning.md). policies: what is chosen from. whole, parted: gradients, casts and copies of
+    parameters, over the device's parameters, with the batch in one part and in several. working:
+    what a backward pass has at a time, a token, over its width and its MLP's, by remat. unkept: the
+    same that a block keeps without remat.
     """
 
     policies: tuple[str, ...]
@@ -48,7 +49,7 @@ FITS = {
         working={"none": 0, "dots": 13.1, "attention_mlp": 14.4, "attention": 19.0, "block": 13.6},
         unkept=9.9,
     ),
-    # Unrolled, gradients take the place of activations. Of measured runs on one H100.
+    # Unrolled, gradients take the place of activations.
     "gpu": Fit(
         policies=("none", "dots", "attention_mlp", "attention", "block"),
         whole=0.6,

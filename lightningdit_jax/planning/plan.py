@@ -38,8 +38,8 @@ class Plan:
 
     def flags(self) -> str:
         """The same as arguments of a command."""
-        values = {f"mesh.{axis}": size for axis, size in self.mesh.items()}
-        values |= {
+        values = {
+            **{f"mesh.{axis}": size for axis, size in self.mesh.items()},
             "compute.remat": self.remat,
             "train.accumulate_steps": self.accumulate_steps,
         }
@@ -59,14 +59,17 @@ class Placed(Protocol):
 
 
 class Step(Protocol):
-    """A train step of some kind and batch size.
+    """A train step of some kind and batch size."""
 
-    policies: what may be kept for the backward pass. accumulates: whether its batch can be computed
-    in parts.
-    """
+    @property
+    def policies(self) -> Sequence[str]:
+        """What may be kept for the backward pass, by name."""
+        ...
 
-    policies: Sequence[str]
-    accumulates: bool
+    @property
+    def accumulates(self) -> bool:
+        """Whether its batch can be computed in parts."""
+        ...
 
     def is_worth_cutting(self, fsdp: int) -> bool:
         """Whether so many parts of its arrays are not too small for the devices."""

@@ -13,7 +13,7 @@ from lightningdit_jax.planning.plan import MARGIN
 # More images at a time are no faster, but are lost together and keep everybody waiting.
 _AT_MOST = {"tpu": 64, "gpu": 64, "cpu": 16}
 _DECODED_AT_MOST = 16
-# What one evaluation works with, a token, over its width and its MLP's (benchmarks/plans.py).
+# What one evaluation works with, a token, over its width and its MLP's (docs/planning.md).
 _WORKING = 12.0
 # Arrays as large as the decoder's largest, that decoding one image needs.
 _DECODING = 6.0

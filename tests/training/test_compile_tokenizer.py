@@ -127,20 +127,16 @@ def test_whole_loss_compiles_for_a_slice_without_weights(tmp_path, monkeypatch):
     pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra `tpu`")
     tiny.publish(monkeypatch, "dinov2", tiny.VIT)
     changes = {"mesh__fsdp": 2, "compute__remat": "block", "train__batch_size": 16}
-    report = compile_train_step(whole_loss(**changes), str(tmp_path), "v5e:2x4")
+    config = whole_loss(compute__compile_effort="quick", **changes)
+    report = compile_train_step(config, str(tmp_path), "v5e:2x4")
     assert (tmp_path / "compile_v5e_2x4.json").is_file()
     assert report["variant"] == "f2d8" and report["mesh"]["fsdp"] == 2
     assert 0 < report["peak_bytes"] < report["hbm_bytes"]
     assert 1.0 <= report["matmul_flops"] / report["model_flops"] < 2.0
     assert 0 < report["estimated_mfu"] < 1 and report["collectives"]["all-reduce"] > 0
-    # Quick is slower, and the same arithmetic in the same memory.
-    quick = compile_train_step(
-        whole_loss(compute__compile_effort="quick", **changes), str(tmp_path), "v5e:2x4"
-    )
-    assert (report["compile_effort"], quick["compile_effort"]) == ("full", "quick")
-    assert quick["estimated_seconds"] > report["estimated_seconds"]
-    for key in ("matmul_flops", "peak_bytes"):
-        assert quick[key] == pytest.approx(report[key], rel=0.05)
+    assert report["compile_effort"] == "quick"
+    assert sum(report["component_cycle_shares"].values()) == pytest.approx(1)
+    assert set(report["component_cycle_shares"]) >= {"encoder", "decoder", "lpips", "discriminator"}
 
 
 def test_networks_of_ones_own_need_a_path():
