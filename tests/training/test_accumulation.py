@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
-from lightningdit_jax.training.job import abstract_generator_job, abstract_tokenizer_job
+from lightningdit_jax.training.job import abstract_generator_job
 from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.plan import training_hardware, training_plans
 from lightningdit_jax.training.run import compile_ready, train
 from lightningdit_jax.training.update import accumulate_gradients
 from tests import tiny
@@ -75,10 +76,8 @@ def test_a_step_in_parts_equals_the_step_in_less_memory():
 
 def test_refusals(tmp_path):
     config = tiny.config("digits_vavae", train__accumulate_steps=2, vae_loss__perceptual_weight=0.0)
-    mesh = make_mesh()
-    job = abstract_tokenizer_job(config, mesh)
     with pytest.raises(ValueError, match=r"accumulate_steps is 2, but a tokenizer's loss is of"):
-        compile_ready(job, config, mesh, make_optimizer(config.optimizer, config.train.num_steps))
+        training_plans(config, training_hardware())
     generator = tiny.config("digits_dit", train__accumulate_steps=3, train__batch_size=32)
     with pytest.raises(ValueError, match=r"32 cannot .* 8 batch shards of 3 .* sizes: 24 and 48"):
         train(generator, str(tmp_path))
