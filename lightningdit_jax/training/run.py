@@ -56,6 +56,7 @@ def train(
     before anything is computed or written. SIGTERM to any process saves and raises Preempted in
     all.
     """
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     source, hardware = open_source(config), training_hardware()
     fitting, shapes = training_plans(config, hardware)
     candidates, on_oom = fitting, config.compute.on_oom
@@ -66,7 +67,7 @@ def train(
             planned = plan.applied(config)
             try:
                 evaluator = make_evaluator(planned)
-                given = Given(config, source, shapes, workdir)
+                given = Given(config, source, optimizer, shapes, workdir)
                 return _train(planned, given, evaluator, preempted)
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
@@ -87,6 +88,7 @@ class Given:
 
     config: Config
     source: BatchSource
+    optimizer: Any
     shapes: TrainState
     workdir: str
 
@@ -104,8 +106,7 @@ def _train(
             f"config.train.evaluate_every_steps is {config.train.evaluate_every_steps}, but there "
             f"is nothing that evaluates a {config.kind} in training; set it to 0"
         )
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    mesh, optimizer = make_mesh(**dataclasses.asdict(config.mesh)), given.optimizer
     job = make_job(config, mesh, given.source)
     init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer, given.shapes)
     pipeline = make_pipeline(
