@@ -75,6 +75,7 @@ def test_the_same_average_twice_is_refused(decays):
         dataclasses.replace(CONFIG, ema_decays=decays)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mesh_keeps_them_and_load_takes_them(tmp_path):
     config = tiny.config(
         "digits_dit",
