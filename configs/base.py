@@ -34,10 +34,9 @@ def get_config() -> ConfigDict:
 
     c.compute = ConfigDict()
     c.compute.dtype = "bfloat16"  # of matmuls; parameters, optimizer, norms, losses stay float32
-    c.compute.remat = (
-        "auto"  # "none", "dots", "attention_mlp", "attention" or "block", each of which
-    )
-    # keeps less; of a tokenizer "none", "conv" (norms again, no convolution) or "block"
+    # "none", "dots", "attention_mlp", "attention" or "block", each of which keeps less; of a
+    # tokenizer "none", "conv" (norms again, no convolution) or "block"
+    c.compute.remat = "auto"
     c.compute.on_oom = "retry"  # out of memory, training takes the next plan; "stop" names it
     c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
     c.compute.attention = "auto"  # of a generator: "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto"

@@ -13,6 +13,7 @@ from lightningdit_jax.parallel.chips import GPU_SHARE
 from lightningdit_jax.parallel.estimates import gpu_estimate, tpu_estimate
 from lightningdit_jax.parallel.hlo_text import Module
 from lightningdit_jax.parallel.links import Network
+from lightningdit_jax.parallel.out_of_memory import first_line, is_out_of_memory
 from lightningdit_jax.parallel.timeline import program_timeline
 from lightningdit_jax.parallel.topology import Slice
 
@@ -105,11 +106,9 @@ def _compiled(where: Slice, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     try:
         return lowered.compile(_GPU_OPTIONS) if where.is_gpu else lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        lines = str(error).splitlines()
-        reason = next(line for line in lines if "RESOURCE_EXHAUSTED" in line)[:300]
-        raise ValueError(_does_not_fit(where, reason)) from error
+        raise ValueError(_does_not_fit(where, first_line(error))) from error
 
 
 def _check_gpu_memory(where: Slice, peak_bytes: int) -> None:

@@ -90,7 +90,7 @@ class GeneratorStep:
 
     def is_worth_cutting(self, fsdp: int) -> bool:
         """See Step: a part has the 8 rows of a TPU's tile."""
-        return self.architecture.hidden_size % (8 * fsdp) == 0
+        return fsdp == 1 or self.architecture.hidden_size % (8 * fsdp) == 0
 
     def on(self, sizes: Mapping[str, int]) -> "PlacedGenerator":
         """See Step."""

@@ -163,8 +163,11 @@ def _candidates(config: Config, hardware: Hardware, step: Step) -> Iterator[Plan
                 sizes, remat, parts, placed.peak_bytes(remat, parts), placed.seconds(remat, parts)
             )
     if not found:
-        assert refused
-        raise refused
+        raise refused or ValueError(
+            f"config.mesh of {hardware} has {hardware.granules} slices or nodes, and no mesh with "
+            "the sizes that are set has as many parts of data; set a smaller config.mesh.fsdp or "
+            "leave it auto"
+        )
 
 
 def _meshes(config: Config, hardware: Hardware) -> Iterator[dict[str, int]]:

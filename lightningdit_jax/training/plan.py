@@ -12,9 +12,9 @@ from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy
+from lightningdit_jax.parallel.out_of_memory import is_alike_everywhere
 from lightningdit_jax.planning.generator import GeneratorStep
 from lightningdit_jax.planning.hardware import Hardware
-from lightningdit_jax.planning.out_of_memory import is_alike_everywhere
 from lightningdit_jax.planning.plan import Plan, Step, plans, smaller
 from lightningdit_jax.planning.tokenizer import TokenizerStep
 from lightningdit_jax.training.job import abstract_job, fresh_state, state_rules

@@ -24,9 +24,9 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
+from lightningdit_jax.parallel.out_of_memory import first_line, is_out_of_memory
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
-from lightningdit_jax.planning.out_of_memory import first_line, is_out_of_memory
 from lightningdit_jax.planning.plan import line
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.job import Job, fresh_state, make_job, open_source, state_rules
