@@ -1,20 +1,16 @@
 """A generator's train step: the memory and the time it takes, by formulas fitted to programs."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
-from lightningdit_jax.parallel.mesh import abstract_mesh, num_batch_shards
-from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
+from lightningdit_jax.parallel.sharding import Rules
 from lightningdit_jax.planning.hardware import Hardware
-from lightningdit_jax.planning.memory import held_bytes
+from lightningdit_jax.planning.placement import Placement, place
 from lightningdit_jax.planning.speed import Speed
 
 # Time of a step's arithmetic over that of one that computes nothing again. Less than the products'
@@ -94,36 +90,17 @@ class GeneratorStep:
 
     def on(self, sizes: Mapping[str, int]) -> "PlacedGenerator":
         """See Step."""
-        mesh, platform = abstract_mesh(sizes), self.hardware.platform
-        state = abstract_on_mesh(self.state, mesh, self.rules)
-        return PlacedGenerator(
-            step=self,
-            sizes=sizes,
-            images=self.batch_size / num_batch_shards(mesh),
-            state_bytes=held_bytes(state, platform),
-            param_bytes=held_bytes(state.params, platform),
-            num_params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
-        )
+        item = np.dtype(self.dtype).itemsize
+        at = place(self.state, self.rules, self.batch_size, self.hardware, sizes, item)
+        return PlacedGenerator(self, at)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlacedGenerator:
-    """The step on a mesh of some sizes. images, bytes: of each device; num_params: of all.
-
-    A Placed of planning.plan.
-    """
+    """The step on a mesh. A Placed of planning.plan."""
 
     step: GeneratorStep
-    sizes: Mapping[str, int]
-    images: float
-    state_bytes: int
-    param_bytes: int
-    num_params: int
-
-    @functools.cached_property
-    def _communication(self) -> float:
-        item = np.dtype(self.step.dtype).itemsize
-        return Speed(self.step.hardware).communication(self.sizes, self.num_params * item)
+    at: Placement
 
     def peak_bytes(self, remat: str, parts: int, fit: Fit | None = None) -> float:
         """The state, its gradients, what all blocks keep and what one works with.
@@ -135,19 +112,19 @@ class PlacedGenerator:
         kept = fit.unkept * both if remat == "none" else kept_widths(architecture)[remat]
         channels = architecture.depth * kept + fit.working[remat] * both
         item = np.dtype(self.step.dtype).itemsize
-        gradients = (fit.whole if parts == 1 else fit.parted) * self.param_bytes
-        activations = self._tokens(parts) * channels * item / self.sizes["tensor"]
-        return self.state_bytes + gradients + activations
+        gradients = (fit.whole if parts == 1 else fit.parted) * self.at.param_bytes
+        activations = self._tokens(parts) * channels * item / self.at.sizes["tensor"]
+        return self.at.state_bytes + gradients + activations
 
     def seconds(self, remat: str, parts: int) -> float:
         """Products, the optimizer's pass, and what communication they do not hide."""
-        flops = 3 * forward_flops(self.step.architecture) * self.images / self.sizes["tensor"]
+        flops = 3 * forward_flops(self.step.architecture) * self.at.images / self.at.sizes["tensor"]
         speed = Speed(self.step.hardware)
         arithmetic = speed.arithmetic(_AGAIN[remat] * flops, self._tokens(parts))
-        return arithmetic + speed.update(self.state_bytes) + parts * self._communication
+        return arithmetic + speed.update(self.at.state_bytes) + parts * self.at.communication
 
     def _tokens(self, parts: int) -> float:
-        return self.images / parts * self.step.architecture.grid**2
+        return self.at.images / parts * self.step.architecture.grid**2
 
 
 def kept_widths(architecture: LightningDiTConfig) -> dict[str, int]:

@@ -1,18 +1,16 @@
 """A tokenizer's train step: the memory and the time it takes, by formulas fitted to programs."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from lightningdit_jax.models.vae_config import VAVAEConfig
-from lightningdit_jax.parallel.mesh import abstract_mesh, num_batch_shards
-from lightningdit_jax.parallel.sharding import Rules, abstract_on_mesh
+from lightningdit_jax.parallel.sharding import Rules
 from lightningdit_jax.planning.hardware import Hardware
 from lightningdit_jax.planning.memory import held_bytes
+from lightningdit_jax.planning.placement import Placement, place
 from lightningdit_jax.planning.speed import Speed
 
 # Products over those of the model, with what is computed again for the backward passes.
@@ -63,53 +61,33 @@ class TokenizerStep:
 
     def on(self, sizes: Mapping[str, int]) -> "PlacedTokenizer":
         """See Step."""
-        mesh, platform = abstract_mesh(sizes), self.hardware.platform
-        state = abstract_on_mesh(self.state, mesh, self.rules)
-        num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-        return PlacedTokenizer(
-            step=self,
-            sizes=sizes,
-            images=self.batch_size / num_batch_shards(mesh),
-            state_bytes=held_bytes(state, platform) + held_bytes(self.frozen, platform),
-            param_bytes=held_bytes(state.params, platform),
-            num_params=num_params,
-        )
+        float32 = 4  # gradients of a tokenizer are summed so
+        at = place(self.state, self.rules, self.batch_size, self.hardware, sizes, float32)
+        return PlacedTokenizer(self, at)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlacedTokenizer:
-    """The step on a mesh of some sizes. images, bytes: of each device; num_params: of all.
-
-    A Placed of planning.plan.
-    """
+    """The step on a mesh. A Placed of planning.plan."""
 
     step: TokenizerStep
-    sizes: Mapping[str, int]
-    images: float
-    state_bytes: int
-    param_bytes: int
-    num_params: int
+    at: Placement
 
     def peak_bytes(self, remat: str, parts: int) -> float:
-        """The state and its gradients, and what the blocks keep of the images."""
-        fit = FITS[self.step.hardware.platform]
-        image = activations(self.step.architecture) * np.dtype(self.step.dtype).itemsize
-        return (
-            self.state_bytes + fit.fixed * self.param_bytes + fit.kept[remat] * image * self.images
-        )
+        """The state and frozen networks, gradients, and what the blocks keep of the images."""
+        step, at = self.step, self.at
+        platform = step.hardware.platform
+        fit, item = FITS[platform], np.dtype(step.dtype).itemsize
+        kept = fit.kept[remat] * activations(step.architecture) * item * at.images
+        held = at.state_bytes + held_bytes(step.frozen, platform)
+        return held + fit.fixed * at.param_bytes + kept
 
     def seconds(self, remat: str, parts: int) -> float:
         """Products, the optimizer's pass, and what communication they do not hide."""
-        speed, tokens = (
-            Speed(self.step.hardware),
-            self.images * self.step.architecture.resolution**2,
-        )
-        arithmetic = speed.arithmetic(
-            _PRODUCTS[remat] * step_flops(self.step.architecture) * self.images, tokens
-        )
-        gradients = 4 * self.num_params
-        communication = speed.communication(self.sizes, gradients)
-        return arithmetic + speed.update(self.state_bytes) + communication
+        step, at, speed = self.step, self.at, Speed(self.step.hardware)
+        flops = _PRODUCTS[remat] * step_flops(step.architecture) * at.images
+        arithmetic = speed.arithmetic(flops, at.images * step.architecture.resolution**2)
+        return arithmetic + speed.update(at.state_bytes) + at.communication
 
 
 def activations(architecture: VAVAEConfig) -> int:
