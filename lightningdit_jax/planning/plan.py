@@ -148,7 +148,7 @@ def _candidates(config: Config, hardware: Hardware, step: Step) -> Iterator[Plan
     policies = step.policies if config.compute.remat == "auto" else (config.compute.remat,)
     refused: ValueError | None = None
     found = False
-    _check_divides(config, hardware)
+    check_divides(config, hardware)
     for sizes in _meshes(config, hardware):
         if config.mesh.fsdp == "auto" and not step.is_worth_cutting(sizes["fsdp"]):
             continue
@@ -200,8 +200,11 @@ def _parts(
     return [parts for parts in powers if each % parts == 0 and (step.accumulates or parts == 1)]
 
 
-def _check_divides(config: Config, hardware: Hardware) -> None:
-    """Raises ValueError where no mesh has the sizes that are set, or none cuts the batch."""
+def check_divides(config: Config, hardware: Hardware) -> None:
+    """Raises ValueError where no mesh has the sizes that are set, or none cuts the batch.
+
+    Asks nothing but numbers, so it can come before data is opened.
+    """
     asked, total = dataclasses.asdict(config.mesh), len(hardware.devices)
     data, fsdp, tensor = (-1 if asked[axis] == "auto" else asked[axis] for axis in AXES)
     if asked["tensor"] == "auto":

@@ -27,7 +27,7 @@ from lightningdit_jax.parallel.multihost import global_batch, is_main_process, p
 from lightningdit_jax.parallel.out_of_memory import first_line, is_out_of_memory
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
-from lightningdit_jax.planning.plan import line
+from lightningdit_jax.planning.plan import check_divides, line
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.job import Job, fresh_state, make_job, open_source, state_rules
 from lightningdit_jax.training.loop import Loop
@@ -57,7 +57,9 @@ def train(
     all.
     """
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    source, hardware = open_source(config), training_hardware()
+    hardware = training_hardware()
+    check_divides(config, hardware)
+    source = open_source(config)
     fitting, shapes = training_plans(config, hardware)
     candidates, on_oom = fitting, config.compute.on_oom
     with preemption_notice() as preempted:
