@@ -3,9 +3,11 @@
 A `.pt` file is a pickle that names the tensors, beside their raw storages: in a zip archive since
 PyTorch 1.6, appended to the pickle before. The unpickler here resolves tensors, containers and
 plain values; every other name becomes an inert stand-in, so that nothing of a hostile file runs.
+Training programs keep their arguments, paths and counters beside the tensors: those are left out.
 """
 
 import io
+import math
 import os
 import pickle
 import re
@@ -34,8 +36,33 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": np.dtype("<c16"),
     "ComplexFloatStorage": np.dtype("<c8"),
 }
-_DTYPE_NAME = re.compile(r"(u?int|b?float|complex)\d+|bool")
-_LIGHTNING_KEY = "pytorch-lightning_version"
+# Kinds that have no storage of their own: their tensors lie in bytes and name their type.
+_BYTES_STORAGE = "UntypedStorage"
+_BYTES_DTYPES = {
+    f"torch.{dtype.name}": dtype
+    for dtype in map(
+        np.dtype,
+        (
+            *("<u2", "<u4", "<u8"),
+            ml_dtypes.float8_e4m3fn,
+            ml_dtypes.float8_e4m3fnuz,
+            ml_dtypes.float8_e5m2,
+            ml_dtypes.float8_e5m2fnuz,
+            ml_dtypes.float8_e8m0fnu,
+        ),
+    )
+}
+_DTYPE_NAME = re.compile(r"(u?int|b?float|complex)\d+(_\w+)?|bool")
+# No program that saves weights refers to these. That they do nothing here is not for this list to
+# see to; it is to tell of a file that would harm whoever opens it elsewhere.
+_HARMFUL = re.compile(
+    r"(os|posix|nt|sys|subprocess|shutil|socket|importlib|runpy|ctypes|pty|code)\."
+    r"|(builtins|__builtin__)\.(eval|exec|compile|open|__import__|breakpoint|input)$"
+)
+_MAX_FOREIGN = 1000  # names of a file
+# Views may repeat elements (`expand`), but a few bytes shall not ask for all memory.
+_MAX_REPEATED = 2**20  # bytes
+_MAX_INFLATION = 16  # of a compressed archive; weights hardly shrink
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -52,10 +79,12 @@ def read_torch(path: epath.PathLike, mapped: MappedFile | None = None) -> Any:
     zip files are memory-mapped: a tensor is read from the disk when it is used. mapped: the file,
     where the caller wants to give its pages back in between.
 
+    Objects of other classes come back as `Foreign`, tensors of a type that numpy and ml_dtypes do
+    not have too; nothing of them is imported or run.
+
     Raises FileNotFoundError if there is no such file, and ValueError naming the file if it is
-    empty, truncated, not a PyTorch file, or refers to a class other than those of tensors (the
-    class is named; nothing of it is imported or run). A checkpoint of PyTorch Lightning may refer
-    to others, since it holds callbacks and hyperparameters: they come back as `Foreign`.
+    empty, truncated, not a PyTorch file, holds other classes (which are named) and no tensor, or
+    refers to what runs programs.
     """
     path = epath.Path(path)
     if not path.is_file():
@@ -81,21 +110,26 @@ def read_torch(path: epath.PathLike, mapped: MappedFile | None = None) -> Any:
         ) from error
 
 
-class Foreign:
-    """Stands for an object of a class that is not read: takes what a pickle gives, keeps nothing.
+class Foreign(type):
+    """Stands for a class that is not read and for its objects: takes all, keeps nothing.
 
-    It is a real class, since pickles make instances by `__new__` as well as by a call.
+    Its name is that of the class. It is a class itself, which whatever a pickle does to classes and
+    objects gives back: it may be called, and makes instances by `__new__`.
     """
 
-    __slots__ = ()
+    def __new__(mcs, name: str) -> "Foreign":
+        return super().__new__(mcs, name, (), {"__new__": lambda cls, *_, **__: cls})
 
-    def __new__(cls, *_: Any, **__: Any) -> "Foreign":
-        return object.__new__(cls)
+    def __init__(cls, name: str):
+        super().__init__(name, (), {})
 
-    def _ignore(self, *_: Any) -> None:
+    def __call__(cls, *_: Any, **__: Any) -> "Foreign":
+        return cls
+
+    def _ignore(cls, *_: Any) -> None:
         """What a pickle does to its objects: set their state, append, extend, add, set items."""
 
-    __init__ = __setstate__ = append = extend = add = __setitem__ = _ignore
+    __setstate__ = append = extend = add = __setitem__ = _ignore
 
 
 class _RebuildTensor:
@@ -105,7 +139,9 @@ class _RebuildTensor:
 
     def __call__(
         self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None
-    ) -> np.ndarray:
+    ) -> np.ndarray | Foreign:
+        if isinstance(storage, Foreign):
+            return storage
         if not isinstance(storage, np.ndarray) or len(size) != len(stride):
             raise _Unreadable("a tensor record is malformed")
         if any(n < 0 for n in (offset, *size, *stride)):
@@ -119,8 +155,16 @@ class _RebuildTensor:
             )
         if empty:
             return np.zeros(size, storage.dtype)
+        count = math.prod(size)
+        if count > storage.size and count * storage.itemsize > _MAX_REPEATED:
+            raise _Unreadable(
+                f"a tensor of size {tuple(size)} repeats a storage of {storage.size} elements; "
+                "save a .contiguous() copy of it"
+            )
         strides = [step * storage.itemsize for step in stride]
-        view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+        start = offset * storage.itemsize
+        view = np.ndarray(size, storage.dtype, storage.view(np.uint8), start, strides)
+        view.flags.writeable = False
         return _materialize(view, metadata) if metadata else view
 
 
@@ -140,56 +184,91 @@ def _materialize(view: np.ndarray, metadata: Any) -> np.ndarray:
     return view
 
 
-class _RebuildParameter:
-    """Stands for torch._utils._rebuild_parameter."""
+class _RebuildTyped(_RebuildTensor):
+    """Stands for torch._utils._rebuild_tensor_v3, whose storage is bytes."""
 
     __slots__ = ()
 
-    def __call__(self, data, requires_grad=True, hooks=None) -> np.ndarray:
+    def __call__(
+        self, storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None
+    ) -> np.ndarray | Foreign:
+        if not isinstance(dtype, str) or dtype not in _BYTES_DTYPES:
+            return Foreign(f"{dtype} tensor")
+        if not isinstance(storage, np.ndarray):
+            raise _Unreadable("a tensor record is malformed")
+        typed = storage.view(_BYTES_DTYPES[dtype])
+        return super().__call__(typed, offset, size, stride, metadata=metadata)
+
+
+class _RebuildParameter:
+    """Stands for torch._utils._rebuild_parameter, and that of parameters with attributes."""
+
+    __slots__ = ()
+
+    def __call__(self, data, requires_grad=True, hooks=None, attributes=None) -> Any:
         return data
 
 
+_RESOLVED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch", "Size"): tuple,
+    ("torch.storage", _BYTES_STORAGE): _BYTES_STORAGE,
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v3"): _RebuildTyped(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch._utils", "_rebuild_parameter_with_state"): _RebuildParameter(),
+}
+
+
 class _Unpickler(pickle.Unpickler):
-    """Resolves tensors through `storage(key, dtype, numel)`; `foreign` are the other names."""
+    """Resolves tensors through `storage(key, dtype, numel)`; all else becomes `Foreign`."""
 
     def __init__(self, file: Any, storage: Callable[[str, np.dtype, int], np.ndarray] | None):
         super().__init__(file, encoding="utf-8")
         self._storage = storage
-        self.foreign: dict[str, None] = {}  # an ordered set
+        self._holds_tensors = False
+        self._foreign: dict[str, Foreign] = {}
 
     def load_checked(self) -> Any:
-        """The object; refuses foreign names, except in a checkpoint of PyTorch Lightning."""
+        """The object; refuses one that refers to other classes and holds no tensor."""
         result = self.load()
-        if self.foreign and not (isinstance(result, dict) and _LIGHTNING_KEY in result):
+        if self._foreign and not self._holds_tensors:
             raise _Unreadable(
-                f"refused, it refers to {', '.join(self.foreign)}. Only tensors and plain "
-                "containers are read; save the state dict alone"
+                f"refused, it refers to {', '.join(self._foreign)} and holds no tensors"
             )
         return result
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _RebuildParameter()
+        if (module, name) in _RESOLVED:
+            return _RESOLVED[module, name]
         if module == "torch" and name in _STORAGE_DTYPES:
             return name
+        full = f"{module}.{name}"
         if module == "torch" and _DTYPE_NAME.fullmatch(name):
-            return f"torch.{name}"
-        self.foreign[f"{module}.{name}"] = None
-        return Foreign
+            return full
+        if _HARMFUL.match(full):
+            raise _Unreadable(
+                f"refused, it refers to {full}, which acts on the machine where a file is opened "
+                "and which no saved weights need"
+            )
+        if len(self._foreign) >= _MAX_FOREIGN:
+            raise _Unreadable(f"refused, it refers to more than {_MAX_FOREIGN} classes")
+        return self._foreign.setdefault(full, Foreign(full))
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
+    def persistent_load(self, pid: Any) -> np.ndarray | Foreign:
         if self._storage is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
             raise _Unreadable("refused, it refers to objects outside the file")
         _, kind, key, _, numel = pid[:5]
-        if kind not in _STORAGE_DTYPES or not isinstance(numel, int) or numel < 0:
+        self._holds_tensors = True
+        if isinstance(kind, Foreign):
+            return kind
+        if not isinstance(kind, str) or not isinstance(numel, int) or numel < 0:
             raise _Unreadable(f"storage '{key}' has type {kind!r} and {numel!r} elements")
         if len(pid) > 5 and pid[5] is not None:
             raise _Unreadable("storages that are views of others (PyTorch before 0.4) are not read")
-        return self._storage(str(key), _STORAGE_DTYPES[kind], numel)
+        dtype = np.dtype("u1") if kind == _BYTES_STORAGE else _STORAGE_DTYPES[kind]
+        return self._storage(str(key), dtype, numel)
 
 
 def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
@@ -205,6 +284,12 @@ def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
         pickles = [n for n in entries if n.count("/") == 1 and n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise _Unreadable("a zip archive, but without the data.pkl of a PyTorch file")
+        packed = [i for i in entries.values() if i.compress_type != zipfile.ZIP_STORED]
+        if sum(i.file_size for i in packed) > _MAX_INFLATION * path.stat().length:
+            raise _Unreadable(
+                f"its entries claim more than {_MAX_INFLATION} times the size of the file; save "
+                "it again, uncompressed"
+            )
         root = pickles[0].removesuffix("data.pkl")
         if (order := root + "byteorder") in entries and archive.read(order) != b"little":
             raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
@@ -249,10 +334,10 @@ def _read_legacy(file: Any, size: int) -> Any:
 
     def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
         if key not in storages:
-            if numel * dtype.itemsize > size:
+            needed = numel * dtype.itemsize
+            if needed + sum(array.nbytes for array in storages.values()) > size:
                 raise _Unreadable(
-                    f"truncated: storage '{key}' needs {numel * dtype.itemsize} bytes, "
-                    f"the file has {size}"
+                    f"truncated: storage '{key}' needs {needed} bytes, the file has {size}"
                 )
             storages[key] = np.empty(numel, dtype)  # filled below
         return storages[key]

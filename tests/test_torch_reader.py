@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import sys
@@ -185,30 +186,127 @@ def _text(value: str) -> bytes:
     return b"X" + len(value).to_bytes(4, "little") + value.encode()
 
 
-def test_foreign_objects_of_a_lightning_checkpoint_are_read_inertly(tmp_path):
-    """Instances, calls and items of unknown classes run nothing and hide no tensor."""
+def _dict(entries: dict[str, bytes]) -> bytes:
+    """Opcodes of a dict, given those of its values."""
+    return b"}(" + b"".join(_text(key) + value for key, value in entries.items()) + b"u"
+
+
+def _tensor(size: tuple = (2, 2), stride: tuple = (3, 1), numel: int = 6, offset: int = 1) -> bytes:
+    """Opcodes of a tensor within another pickle."""
+    whole = _tensor_pickle(numel, offset, size, stride)
+    return whole.removeprefix(b"\x80\x02").removesuffix(b".")
+
+
+def test_foreign_objects_beside_tensors_are_read_inertly(tmp_path):
+    """Instances, calls, classes made by calls, and items run nothing and hide no tensor."""
     flag = tmp_path / "ran"
     foreign = {
-        "callbacks": b"cposix\nsystem\n" + _text(f"touch {flag}") + b"\x85R",
+        "call": b"cio\nopen\n" + _text(str(flag)) + _text("w") + b"\x86R",
         "hyper_parameters": b"comegaconf\nDictConfig\n)\x81}" + _text("x") + b"K\x01sb",
         "states": b"ccollections\ndefaultdict\ncbuiltins\nlist\n\x85R(" + _text("k") + b"K\x01u",
         "list": b"cbuiltins\nlist\n)R(K\x01K\x02e",
+        "class": b"ccloudpickle\nmake_class\n)R)\x81)\x81}b",
+        "method": b"cbuiltins\ngetattr\n)R)R",
     }
-    tensor = _tensor_pickle(6, 1, (2, 2), (3, 1)).removeprefix(b"\x80\x02").removesuffix(b".")
-    entries = {**foreign, "state_dict": b"}" + _text("w") + tensor + b"s"}
-    body = b"".join(_text(key) + value for key, value in entries.items())
-    plain, version = b"\x80\x02}(" + body, _text("pytorch-lightning_version") + _text("2.4.0")
-
+    content = _dict({**foreign, "state_dict": _dict({"w": _tensor()})})
     values = np.arange(6, dtype=np.float32).tobytes()
-    _archive(tmp_path / "lightning.ckpt", plain + version + b"u.", values)
-    content = read_torch(tmp_path / "lightning.ckpt")
+    _archive(tmp_path / "x.pt", b"\x80\x02" + content + b".", values)
+    content = read_torch(tmp_path / "x.pt")
     np.testing.assert_array_equal(content["state_dict"]["w"], [[1, 2], [4, 5]])
     assert all(isinstance(content[key], Foreign) for key in foreign)
-
-    _archive(tmp_path / "other.pt", plain + b"u.", values)
-    with pytest.raises(ValueError, match=r"posix\.system, omegaconf\.DictConfig, .*defaultdict"):
-        read_torch(tmp_path / "other.pt")
+    assert content["hyper_parameters"].__name__ == "omegaconf.DictConfig"
     assert not flag.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("posix", "system"), ("builtins", "exec"), ("os.path", "exists")],
+)
+def test_a_file_that_would_harm_others_is_refused_though_it_does_nothing_here(
+    tmp_path, module, name
+):
+    call = f"c{module}\n{name}\n".encode() + _text(f"touch {tmp_path / 'ran'}") + b"\x85R"
+    for entries in ({"model": _tensor(), "x": call}, {"pytorch-lightning_version": call}):
+        _archive(tmp_path / "x.pt", b"\x80\x02" + _dict(entries) + b".", bytes(24))
+        with pytest.raises(ValueError, match=rf"x\.pt: refused, it refers to {module}\.{name}"):
+            read_torch(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_of_other_classes_alone_is_refused(tmp_path):
+    _archive(tmp_path / "x.pt", b"\x80\x02cargparse\nNamespace\n)\x81.", b"")
+    with pytest.raises(ValueError, match=r"refers to argparse\.Namespace and holds no tensors"):
+        read_torch(tmp_path / "x.pt")
+    many = b"".join(b"ca\nb%d\n0" % i for i in range(2000))
+    _archive(tmp_path / "x.pt", b"\x80\x02" + many + _tensor() + b".", bytes(24))
+    with pytest.raises(ValueError, match="more than 1000 classes"):
+        read_torch(tmp_path / "x.pt")
+
+
+def _typed(dtype: str, size: tuple, count: int, rebuild: bytes = b"_rebuild_tensor_v3") -> bytes:
+    """Opcodes of a tensor that torch.save writes for types without a storage of their own."""
+    strides = [math.prod(size[i + 1 :]) for i in range(len(size))]
+    return (
+        b"\x80\x02ctorch._utils\n" + rebuild + b"\n(("
+        b"X\x07\x00\x00\x00storagectorch.storage\nUntypedStorage\n"
+        + (_text("0") + _text("cpu") + b"I%d\ntQI0\n(" % count)
+        + b"".join(b"I%d\n" % n for n in size)
+        + b"t("
+        + b"".join(b"I%d\n" % n for n in strides)
+        + b"t\x89ccollections\nOrderedDict\n)Rctorch\n%s\ntR." % dtype.encode()
+    )
+
+
+def test_float8_has_the_values_of_its_definition(tmp_path):
+    """All 256 bit patterns against sign, exponent and mantissa (arXiv 2209.05433, table 1)."""
+    bits = np.arange(256)
+    for dtype, mantissa_bits, bias in (("float8_e4m3fn", 3, 7), ("float8_e5m2", 2, 15)):
+        _archive(tmp_path / "x.pt", _typed(dtype, (16, 16), 256), bytes(range(256)))
+        got = read_torch(tmp_path / "x.pt").astype(np.float32).reshape(-1)
+        exponent = bits >> mantissa_bits & (1 << 7 - mantissa_bits) - 1
+        mantissa = (bits & (1 << mantissa_bits) - 1) / (1 << mantissa_bits)
+        want = np.where(
+            exponent > 0, (1 + mantissa) * 2.0 ** (exponent - bias), mantissa * 2.0 ** (1 - bias)
+        )
+        want = np.where(bits >> 7, -want, want)
+        if dtype == "float8_e5m2":  # has infinities
+            want[[0x7C, 0xFC]] = np.inf, -np.inf
+            want[[*range(0x7D, 0x80), *range(0xFD, 0x100)]] = np.nan
+        else:
+            want[[0x7F, 0xFF]] = np.nan
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
+def test_unsigned_integers(tmp_path, dtype):
+    want = np.array([[0, 1, 2], [3, 250, np.iinfo(dtype).max]], dtype)
+    _archive(tmp_path / "x.pt", _typed(dtype, (2, 3), want.nbytes), want.tobytes())
+    got = read_torch(tmp_path / "x.pt")
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)
+
+
+def test_tensors_of_types_that_are_not_read_say_which(tmp_path):
+    _archive(tmp_path / "x.pt", _typed("complex32", (2,), 8), bytes(8))
+    assert read_torch(tmp_path / "x.pt").__name__ == "torch.complex32 tensor"
+    quantized = _typed("qint8", (2,), 2, b"_rebuild_qtensor")
+    _archive(tmp_path / "x.pt", quantized, bytes(2))
+    assert read_torch(tmp_path / "x.pt").__name__ == "torch._utils._rebuild_qtensor"
+
+
+def test_memory_is_bounded_by_the_file(tmp_path):
+    """Views may repeat a storage, and archives be compressed, but not without a bound."""
+    values = np.arange(6, dtype=np.float32).tobytes()
+    _archive(tmp_path / "x.pt", b"\x80\x02" + _tensor((1000, 2), (0, 1)) + b".", values)
+    assert read_torch(tmp_path / "x.pt").sum() == 3000
+    _archive(tmp_path / "x.pt", b"\x80\x02" + _tensor((2**40, 2), (0, 1)) + b".", values)
+    with pytest.raises(ValueError, match=r"size \(1099511627776, 2\) repeats a storage of 6"):
+        read_torch(tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", _tensor_pickle(2**20, 0, (2**20,), (1,)))
+        archive.writestr("x/data/0", bytes(2**22))
+    with pytest.raises(ValueError, match="claim more than 16 times the size of the file"):
+        read_torch(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(
