@@ -95,8 +95,8 @@ def convert_files(
     names = ", ".join(source.name for source in read)
     say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].weights}")
     for source in read:
-        if source.weights.note:
-            say(f"  {source.weights.note}")
+        for note in source.notes:
+            say(f"  {note}")
     with _progress("converting", sum(tensor.nbytes for tensor in tensors.values())) as bar:
 
         def step(size: int) -> None:
@@ -118,7 +118,8 @@ def convert_files(
         say(f"  {settings.path.name}: keys that are not known here: {', '.join(unread)}")
     for reason, count in left_out.items():
         say(f"  left out: {count} tensors, {reason}")
-    paths = [source.path for source in read] + ([settings.path] if settings else [])
+    paths = [path for source in read for path in source.files]
+    paths += [settings.path] if settings else []
     with _progress("SHA-256", sum(path.stat().length for path in paths)) as bar:
         files = [{"file": path.name, "sha256": file_sha256(path, bar.update)} for path in paths]
     meta = {
@@ -141,7 +142,7 @@ def convert_files(
     elif is_generator:
         say("  not known: how its latents were normalized; --latent-stats stores that with it")
     items = {"params": params}
-    if buffers := {key: np.array(tensors[key]) for key in keymap.buffers if key in tensors}:
+    if buffers := {k: np.array(tensors[k], np.float32) for k in keymap.buffers if k in tensors}:
         items["buffers"] = buffers
     if target.exists():
         target.rmtree()

@@ -284,7 +284,7 @@ class KeyMap:
 
 def _buffer_problems(key: str, tensor: np.ndarray, buffer: np.ndarray) -> dict[str, str]:
     # PyTorch's cosines differ from the correctly rounded ones by a unit in the last place.
-    half = jnp.issubdtype(tensor.dtype, jnp.floating) and tensor.dtype.itemsize == 2
+    half = jnp.issubdtype(tensor.dtype, jnp.floating) and tensor.dtype.itemsize <= 2
     tolerance = float(jnp.finfo(tensor.dtype).eps) if half else 1e-5
     error = np.abs(tensor.astype(np.float32) - buffer).max()
     if error <= tolerance:

@@ -118,3 +118,28 @@ def detect_kind(tensors: Tensors) -> str | None:
         if any(sign in tensors for sign in kind.signs):
             return name
     return None
+
+
+def common_prefix(tensors: Tensors) -> str:
+    """What stands before the names of all tensors where they are a module of another: "net.".
+
+    It is told by the signs of the kinds; "" where there is none, or the tensors of a kind stand
+    beside the others under their own names. Raises ValueError, a question, where it is not clear
+    which are meant.
+    """
+    signs = [sign for kind in KINDS.values() for sign in kind.signs]
+    parts = {kind.prefix for kind in KINDS.values() if kind.prefix}
+    heads = {key.removesuffix(s) for key in tensors for s in signs if key.endswith(s)}
+    found = {head for head in heads if not head or head.endswith(".")} - parts
+    # A kind's sign can end another's, as that of a whole LDM checkpoint does.
+    found = {p for p in found if not any(q != p and p.startswith(q) for q in found)}
+    counts = {p: sum(key.startswith(p) for key in tensors) for p in sorted(found)}
+    if not found or "" in found or set(counts.values()) == {len(tensors)}:
+        return next(iter(found), "")
+    places = ", ".join(f"'{prefix}' ({count} tensors)" for prefix, count in counts.items())
+    rest = len(tensors) - sum(counts.values())
+    options = " or ".join(f"--weights={prefix[:-1]}" for prefix in counts)
+    raise ValueError(
+        f"it holds weights under {places}{f', and {rest} other tensors' if rest else ''}; "
+        f"{options} takes those alone"
+    )

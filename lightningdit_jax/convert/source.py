@@ -1,4 +1,4 @@
-"""A file of PyTorch weights -> one state dict, without the prefixes of wrapped modules."""
+"""A file or folder of PyTorch weights -> one state dict, without the names of wrappers."""
 
 import dataclasses
 import hashlib
@@ -12,20 +12,32 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from lightningdit_jax.convert.folders import INDEX_SUFFIX, find_weights
+from lightningdit_jax.convert.kinds import common_prefix
 from lightningdit_jax.convert.numpy_pickle import is_numpy_pickle, read_numpy_pickle
-from lightningdit_jax.convert.wrappers import Weights, choose_weights, strip_prefixes
+from lightningdit_jax.convert.shards import read_shards
+from lightningdit_jax.convert.wrappers import Weights, choose_weights, plain_name, wrappers_in
 from lightningdit_jax.mapped_file import MappedFile
-from lightningdit_jax.torch_reader import read_torch
+from lightningdit_jax.torch_reader import Foreign, read_torch
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
+    "C64": np.dtype("<c8"),
 }
 _CHUNK = 2**24
 _HEAD = 2**12
@@ -35,13 +47,16 @@ _HEAD = 2**12
 class Source:
     """A state dict and where it came from.
 
-    weights: what was taken of the file, and what is to be said of that.
-    release() gives back the memory of what was read of the file so far; tensors stay usable.
+    weights: what was taken of the file. notes: what is to be said of that. path: the file, or the
+    index of its shards. files: all that were read.
+    release() gives back the memory of what was read of the files so far; tensors stay usable.
     """
 
     tensors: dict[str, np.ndarray]
     weights: Weights
+    notes: tuple[str, ...]
     path: epath.Path
+    files: tuple[epath.Path, ...]
     release: Callable[[], None]
 
     @property
@@ -56,49 +71,96 @@ class Source:
 
 
 def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
-    """Reads a `.pt`, `.pth`, `.ckpt` or `.safetensors` file without executing anything in it.
+    """Reads a file of weights without executing anything in it.
 
-    weights: which of a training checkpoint's weights to take, as `choose_weights` has it.
-    Raises FileNotFoundError, and ValueError naming the file if it is damaged, refers to foreign
-    classes, holds no tensors, names a tensor twice, or does not tell which weights are meant.
+    path: a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file, the index of shards, or a folder
+    that holds one of these, as `find_weights` has it. weights: which of a training checkpoint's
+    weights to take, as `choose_weights` has it.
+    Raises FileNotFoundError, and ValueError naming the file if it is damaged, holds no tensors or
+    what is neither tensor nor foreign, names a tensor twice, or does not tell which weights are
+    meant.
     """
-    path = epath.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.stat().length == 0:
-        raise ValueError(f"{path} is empty (0 bytes); expected weights. Copy it again")
     if "://" in os.fspath(path):
         raise ValueError(f"{path} is remote; copy it to a local disk first")
-    mapped = MappedFile(path)
-    if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path, mapped)
-    elif is_numpy_pickle(mapped.data[:_HEAD].tobytes()):
-        content = _read_numpy_pickle(path, mapped)
+    path = find_weights(epath.Path(path))
+    maps: list[MappedFile] = []
+
+    def read(file: epath.Path) -> Any:
+        content, mapped = _read_file(file)
+        maps.append(mapped)
+        return content
+
+    if path.name.endswith(INDEX_SUFFIX):
+        content, files = read_shards(path, read)
+        files = [path, *files]
     else:
-        content = read_torch(path, mapped)
+        content, files = read(path), [path]
     if not isinstance(content, Mapping):
         raise ValueError(
-            f"{path} holds a {type(content).__name__}; expected a state dict or a training "
-            "checkpoint"
+            f"{path} holds a {_kind_of(content)}; expected a state dict or a training checkpoint"
         )
+    content = {str(key): value for key, value in content.items()}
     try:
-        taken = choose_weights({str(key): value for key, value in content.items()}, weights)
+        taken = choose_weights(content, weights)
+        tensors, notes = _tensors(taken)
+        prefix = common_prefix(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    tensors = {}
+    if prefix:
+        tensors = {plain_name(key.removeprefix(prefix)): value for key, value in tensors.items()}
+        notes.append(f"prefix '{prefix}' taken off")
+    beside = [f"'{k}' ({v.__name__})" for k, v in content.items() if isinstance(v, Foreign)]
+    if beside and taken.state is not content:
+        notes.append(f"left out, no tensors: {', '.join(beside)}")
+
+    def release() -> None:
+        for mapped in maps:
+            mapped.release()
+
+    return Source(tensors, taken, tuple(notes), path, tuple(files), release)
+
+
+def _tensors(taken: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tensors of a state dict by their plain names, and what is to be said of the rest."""
+    tensors: dict[str, np.ndarray] = {}
+    foreign = []
     for key, value in taken.state.items():
+        if isinstance(value, Foreign) and not value.__name__.startswith("torch."):
+            foreign.append(f"'{key}' ({value.__name__})")
+            continue
         if not isinstance(value, np.ndarray):
             raise ValueError(
-                f"{path}: '{key}' is a {type(value).__name__}; expected nothing but tensors in "
-                f"{taken}"
+                f"'{key}' is a {_kind_of(value)}; expected nothing but tensors of numbers in "
+                f"{taken}: convert or delete it"
             )
-        name = strip_prefixes(key)
+        name = plain_name(key)
         if name in tensors:
-            raise ValueError(f"{path}: '{name}' is there twice, with and without a prefix")
+            raise ValueError(f"'{name}' is there twice, with and without a prefix")
         tensors[name] = value
     if not tensors:
-        raise ValueError(f"{path} holds no tensors")
-    return Source(tensors, taken, path, mapped.release)
+        raise ValueError("it holds no tensors")
+    notes = [taken.note] if taken.note else []
+    if wrappers := wrappers_in(taken.state):
+        notes.append(f"taken out of the names: {', '.join(wrappers)}")
+    if foreign:
+        notes.append(f"left out, no tensors: {', '.join(foreign)}")
+    return tensors, notes
+
+
+def _kind_of(value: Any) -> str:
+    return value.__name__ if isinstance(value, Foreign) else type(value).__name__
+
+
+def _read_file(path: epath.Path) -> tuple[Any, MappedFile]:
+    """What one file holds, and its mapping into memory."""
+    if path.stat().length == 0:
+        raise ValueError(f"{path} is empty (0 bytes); expected weights. Copy it again")
+    mapped = MappedFile(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, mapped), mapped
+    if is_numpy_pickle(mapped.data[:_HEAD].tobytes()):
+        return _read_numpy_pickle(path, mapped), mapped
+    return read_torch(path, mapped), mapped
 
 
 def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:
@@ -114,7 +176,9 @@ def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndar
     tensors = {}
     for key, entry in header.items():
         if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: '{key}' has type {entry['dtype']}, which is not read")
+            raise ValueError(
+                f"{path}: '{key}' has type {entry['dtype']}, which is not read; convert it to F32"
+            )
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         data = mapped.data[begin:end].view(_DTYPES[entry["dtype"]])
         tensors[key] = data.reshape(entry["shape"])

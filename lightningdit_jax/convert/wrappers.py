@@ -1,7 +1,7 @@
 """Which weights of a training checkpoint are taken: its averages or the raw ones."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy as np
 _AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model")
 _RAW = ("model", "state_dict", "model_state_dict")
 _AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "ema.")  # beside raw ones in one state dict
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# What torch.compile, activation checkpointing and FSDP put into names, wherever they stand;
+# DistributedDataParallel's `module` stands before them.
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_PARALLEL = "module"
 _PLURAL = {"ema": "averages", "model": "raw weights"}
 
 
@@ -33,15 +36,16 @@ class Weights:
     @property
     def names(self) -> set[str]:
         """Names of the tensors."""
-        return {strip_prefixes(key) for key in self.state}
+        return {plain_name(key) for key in self.state}
 
 
 def choose_weights(content: Mapping[str, Any], weights: str | None) -> Weights:
     """The state dict that is meant, of everything in a file.
 
-    weights: "ema" or "model", whatever the file calls them, or the name of an entry. None takes the
-    averages where the file has any. Where the file lacks what is asked for, the other is taken and
-    the note says so. Raises ValueError, a question, where it is not clear what is meant.
+    weights: "ema" or "model", whatever the file calls them, or the name of an entry, or of a module
+    in one. None takes the averages where the file has any. Where the file lacks what is asked for,
+    the other is taken and the note says so. Raises ValueError, a question, where it is not clear
+    what is meant.
     """
     found = list(_candidates(content))
     asked = weights or "ema"
@@ -49,6 +53,11 @@ def choose_weights(content: Mapping[str, Any], weights: str | None) -> Weights:
         if w.entry == weights and (asked not in _PLURAL or w.which == asked):
             return w
     if asked not in _PLURAL:
+        parts = [part for w in found for part in _under(w, asked)]
+        averaged = [part for part in parts if part.which == "ema"]
+        for choice in (parts, averaged):
+            if len(choice) == 1:
+                return choice[0]
         raise ValueError(
             f"it has no entry '{weights}', its weights are in {_names(found)}; give another "
             "--weights"
@@ -76,11 +85,21 @@ def choose_weights(content: Mapping[str, Any], weights: str | None) -> Weights:
     return dataclasses.replace(taken, note=note)
 
 
-def strip_prefixes(key: str) -> str:
-    """The name of a tensor without what wrapped modules put before it."""
-    while key.startswith(_PREFIXES):
-        key = key.partition(".")[2]
-    return key
+def plain_name(key: str) -> str:
+    """The name of a tensor without what wrapped modules put into it."""
+    parts = [part for part in key.split(".") if part not in _WRAPPERS]
+    while parts[0] == _PARALLEL and len(parts) > 1:
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def wrappers_in(keys: Iterable[str]) -> list[str]:
+    """The parts of names that `plain_name` takes out."""
+    parts = {part for key in keys for part in key.split(".")}
+    found = [wrapper for wrapper in _WRAPPERS if wrapper in parts]
+    if any(key.startswith(f"{_PARALLEL}.") for key in keys):
+        found.append(_PARALLEL)
+    return found
 
 
 def _candidates(content: Mapping[str, Any]) -> Iterator[Weights]:
@@ -92,8 +111,8 @@ def _candidates(content: Mapping[str, Any]) -> Iterator[Weights]:
         which = "ema" if name in _AVERAGED else "model" if name in _RAW else ""
         rest, note = dict(state), ""
         for prefix in _AVERAGED_PREFIXES:
-            part = [key for key in state if strip_prefixes(key).startswith(prefix)]
-            if any("." in strip_prefixes(key).removeprefix(prefix) for key in part):
+            part = [key for key in state if plain_name(key).startswith(prefix)]
+            if any("." in plain_name(key).removeprefix(prefix) for key in part):
                 averages = {key.replace(prefix, "", 1): rest.pop(key) for key in part}
                 yield Weights(
                     f"{name}.{prefix}".strip("."),
@@ -104,6 +123,20 @@ def _candidates(content: Mapping[str, Any]) -> Iterator[Weights]:
                 which, note = "model", f"raw weights; averages '{prefix}*' beside them left out"
         if rest or not state:
             yield Weights(name, which, rest, note)
+
+
+def _under(weights: Weights, name: str) -> Iterator[Weights]:
+    """The tensors of a state dict whose names begin with a module's; none or one."""
+    prefix = name.removeprefix(f"{weights.entry}.") + "."
+    names = {key: plain_name(key) for key in weights.state}
+    part = {k: v for k, v in weights.state.items() if names[k].startswith(prefix)}
+    if part:
+        yield Weights(
+            f"{weights.entry}.{prefix}".strip("."),
+            weights.which,
+            {names[key].removeprefix(prefix): value for key, value in part.items()},
+            f"tensors '{prefix}*'; {len(names) - len(part)} beside them left out",
+        )
 
 
 def _is_state(value: Any) -> bool:
@@ -128,7 +161,7 @@ def _unusable_averages(content: Mapping[str, Any]) -> str:
 
 def _mangled_prefix(state: Mapping[str, Any]) -> str:
     """The prefix of averages whose names have lost their dots, as Latent Diffusion saves them."""
-    keys = [strip_prefixes(key) for key in state]
+    keys = [plain_name(key) for key in state]
     return next((p for p in _AVERAGED_PREFIXES if any(k.startswith(p) for k in keys)), "")
 
 

@@ -1,0 +1,70 @@
+"""A folder of weights -> the file in it that holds them, or the index of its shards."""
+
+import re
+
+from etils import epath
+
+INDEX_SUFFIX = ".index.json"
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # the better ones first
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_HALF = re.compile(r"\.(fp16|bf16)$")  # the same weights once more
+_SAME = {"pytorch_model": "model"}  # what transformers calls a .bin and a .safetensors file
+# Beside weights in the folders of training programs and of the release; no weights themselves.
+_OTHERS = re.compile(r"(optimizer|scheduler|sampler|scaler|training_args|latents_stats)\b")
+
+
+def find_weights(path: epath.Path) -> epath.Path:
+    """The file of weights, or the index of shards, that a path means: itself, or one in it.
+
+    Of a folder that holds the same weights several times safetensors are taken, and the full
+    precision. Raises FileNotFoundError, and ValueError where a folder holds none or weights of
+    several names, or is one of torch.distributed.
+    """
+    if path.suffix == ".distcp":
+        _refuse_distributed(path.parent)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    names = sorted(p.name for p in path.iterdir())
+    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        _refuse_distributed(path)
+    if "model_index.json" in names:
+        raise ValueError(
+            f"{path} is a pipeline of diffusers, several models; give the folder of one, "
+            f"{path / 'vae'}"
+        )
+    groups: dict[str, list[tuple]] = {}
+    for name in names:
+        stem = name.removesuffix(INDEX_SUFFIX)
+        suffix = next((s for s in _SUFFIXES if stem.endswith(s)), None)
+        if suffix is None or _OTHERS.match(name) or name.startswith("."):
+            continue
+        stem = stem.removesuffix(suffix)
+        whole = _HALF.sub("", _SHARD.sub("", stem))
+        is_shard, is_half = bool(_SHARD.search(stem)), bool(_HALF.search(_SHARD.sub("", stem)))
+        rank = (is_shard, is_half, _SUFFIXES.index(suffix), name)
+        groups.setdefault(_SAME.get(whole, whole), []).append(rank)
+    if len(groups) != 1:
+        some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        found = ", ".join(min(ranks)[-1] for ranks in groups.values())
+        raise ValueError(
+            f"{path} holds weights of several names, {found}; give one of the files"
+            if groups
+            else f"{path} holds no weights, but {some or 'nothing'}; expected a file that ends in "
+            f"{', '.join(_SUFFIXES)} or {INDEX_SUFFIX}"
+        )
+    is_shard, *_, name = min(next(iter(groups.values())))
+    if is_shard:
+        raise ValueError(
+            f"{path} holds shards such as {name} without their index, a file that ends in "
+            f"{INDEX_SUFFIX} and tells whether all are there; copy it too"
+        )
+    return path / name
+
+
+def _refuse_distributed(folder: epath.Path) -> None:
+    raise ValueError(
+        f"{folder} is a checkpoint of torch.distributed (.metadata, .distcp); make a file of it "
+        f"first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pt"
+    )

@@ -1,0 +1,52 @@
+"""Weights in several files with an index, as the Hugging Face hub keeps large ones."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lightningdit_jax.atomic_file import read_json
+from lightningdit_jax.convert.keymap import ConversionError
+
+_LISTED = 20
+
+
+def read_shards(
+    index: epath.Path, read: Callable[[epath.Path], Any]
+) -> tuple[dict[str, np.ndarray], list[epath.Path]]:
+    """All tensors that an index names, and the files that hold them. read: reads one of them.
+
+    index: a JSON file, `weight_map` from tensor to file and, in `metadata`, the bytes of all.
+    Raises ValueError where the index is damaged, and ConversionError listing the files that are not
+    there, or the tensors that a file lacks or holds beyond the index, or where the sizes differ.
+    """
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, Mapping) else None
+    if not isinstance(places, Mapping) or not places:
+        raise ValueError(f"{index} is no index of shards: it has no weight_map")
+    names = sorted({str(name) for name in places.values()})
+    if strange := [name for name in names if name in ("", "..") or "/" in name or "\\" in name]:
+        raise ValueError(f"{index} refers to '{strange[0]}'; expected files beside it")
+    files = [index.parent / name for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ConversionError(f"{index} names files that are not there; copy them too:", missing)
+    tensors: dict[str, np.ndarray] = {}
+    problems = []
+    for file in files:
+        held = read(file)
+        if not isinstance(held, Mapping):
+            raise ValueError(f"{file} holds a {type(held).__name__}; expected tensors by name")
+        due = {key for key, name in places.items() if name == file.name}
+        problems += [f"missing: {key}, which should be in {file.name}" for key in due - held.keys()]
+        problems += [f"not in the index: {key} of {file.name}" for key in held.keys() - due]
+        tensors |= held
+    total = content.get("metadata", {}).get("total_size")
+    found = sum(tensor.nbytes for tensor in tensors.values() if isinstance(tensor, np.ndarray))
+    # Tensors of .bin files can share their memory, which is counted once.
+    counted = total is not None and index.name.endswith(".safetensors.index.json")
+    if not problems and counted and found != total:
+        problems = [f"wrong size: {found} bytes of tensors, the index says {total}"]
+    if problems:
+        raise ConversionError(f"{index} does not fit its shards:", sorted(problems)[:_LISTED])
+    return tensors, files
