@@ -139,8 +139,8 @@ def _told_by_tensors(config: VAVAEConfig) -> dict[str, Any]:
         "down_block_types": down,
         "up_block_types": up[::-1],
         "mid_block_add_attention": True,
-        "use_quant_conv": True,
-        "use_post_quant_conv": True,
+        "use_quant_conv": config.quant_conv,
+        "use_post_quant_conv": config.quant_conv,
     }
 
 

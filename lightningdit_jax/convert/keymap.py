@@ -180,12 +180,14 @@ class KeyMap:
     """An ordered table: the first rule that matches a parameter's path decides.
 
     buffers: tensors that are no parameters and that we compute; read ones must equal them.
-    ignored: (regex, reason) for tensors that may be there and are left out.
+    ignored: (regex, reason) for tensors that may be there and are left out. extras: (regex, what it
+    is) for tensors of variants that the model does not have; they are refused with that.
     """
 
     rules: tuple[Rule, ...]
     buffers: Tensors = dataclasses.field(default_factory=dict)
     ignored: tuple[tuple[str, str], ...] = ()
+    extras: tuple[tuple[str, str], ...] = ()
 
     def check(self, tensors: Tensors, abstract: Any) -> dict[str, str]:
         """What is wrong with a state dict for a parameter tree, by tensor; empty if it fits.
@@ -201,8 +203,9 @@ class KeyMap:
             elif key in self.buffers:
                 expected = self.buffers[key].shape
             else:
-                if self._reason(key) is None:
-                    problems[key] = f"unknown: {key} {tensor.shape}"
+                if not _first(self.ignored, key):
+                    what = _first(self.extras, key)
+                    problems[key] = f"unknown: {key} {tensor.shape}{what and f', {what}'}"
                 continue
             if tensor.shape != expected:
                 problems[key] = f"wrong shape: {key} {tensor.shape}, expected {expected}"
@@ -214,7 +217,7 @@ class KeyMap:
 
     def left_out(self, keys: Iterable[str]) -> dict[str, int]:
         """How many of the tensors are ignored, by reason."""
-        reasons = (self._reason(key) for key in keys)
+        reasons = (_first(self.ignored, key) for key in keys)
         return dict(collections.Counter(reason for reason in reasons if reason))
 
     def from_torch(self, tensors: Tensors, abstract: Any, step: Step = lambda size: None) -> Any:
@@ -255,9 +258,6 @@ class KeyMap:
         shapes = {key: slot.torch_shape for key, slot in slots.items()}
         return shapes | {key: buffer.shape for key, buffer in self.buffers.items()}
 
-    def _reason(self, key: str) -> str | None:
-        return next((reason for pattern, reason in self.ignored if re.match(pattern, key)), None)
-
     def _slots(self, abstract: Any) -> tuple[dict[str, _Slot], dict[str, str]]:
         slots: dict[str, _Slot] = {}
         problems = {}
@@ -280,6 +280,11 @@ class KeyMap:
                     for i in range(shape[0])
                 ]
         raise ValueError(f"no rule of the key map matches our parameter '{path}'; add one")
+
+
+def _first(table: tuple[tuple[str, str], ...], key: str) -> str:
+    """What the first pattern that matches says; "" if none does."""
+    return next((text for pattern, text in table if re.match(pattern, key)), "")
 
 
 def _buffer_problems(key: str, tensor: np.ndarray, buffer: np.ndarray) -> dict[str, str]:
@@ -333,9 +338,16 @@ class StateShapes(Mapping[str, Shape]):
         return collections.Counter(sizes).most_common(1)[0][0] if sizes else stand_in
 
     def count(self, pattern: str) -> int:
-        """One more than the largest number that the pattern's group matches; 0 if none."""
-        matches = (re.match(pattern, key) for key in self._shapes)
-        return max((int(m[1]) + 1 for m in matches if m), default=0)
+        """One more than the largest number that the pattern's group matches; 0 if none.
+
+        Numbers beyond what the state dict can fill are noted and not counted.
+        """
+        matches = ((key, re.match(pattern, key)) for key in self._shapes)
+        numbers = {key: int(match[1]) for key, match in matches if match}
+        for key, number in numbers.items():
+            if number >= len(self._shapes):
+                self.note(key, f"unknown: {key} {self._shapes[key]}, its number is too large")
+        return max((n + 1 for n in numbers.values() if n < len(self._shapes)), default=0)
 
     def note(self, key: str, problem: str) -> None:
         """Records what keeps the tensor `key` from telling the architecture."""

@@ -50,7 +50,14 @@ def keymap(config: LightningDiTConfig) -> KeyMap:
         Rule("final_layer.linear.bias", "final_layer/linear/bias", Flat()),
         Rule("final_layer.norm_final.weight", "final_layer/norm_final/scale", Flat()),
     )
-    return KeyMap(rules, buffers)
+    extras = (
+        (
+            r"final_layer_xr\.",
+            "the second head of Internal Guidance, which this model does not have; "
+            "--without=final_layer_xr leaves it out",
+        ),
+    )
+    return KeyMap(rules, buffers, extras=extras)
 
 
 def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:

@@ -70,7 +70,12 @@ def infer(shapes: StateShapes, hints: Hints) -> VAVAEConfig:
     attended = encoder + decoder
     resolution = 16 * 2 ** max(attended) if attended else 256
     resolution = max(resolution, 2 ** (levels - 1))
-    embed_dim = shapes.read("post_quant_conv.weight", (4, 4, 1, 1))[1]
+    z_channels = shapes.read("decoder.conv_in.weight", (ch, 4, 3, 3))[1]
+    embed_dim, use_variational = z_channels, True
+    quant_conv = any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in shapes)
+    if quant_conv:
+        embed_dim = shapes.read("post_quant_conv.weight", (z_channels, z_channels, 1, 1))[1]
+        use_variational = shapes.read("quant_conv.bias", (2 * embed_dim,)) != (embed_dim,)
     return VAVAEConfig(
         resolution=resolution,
         in_channels=in_channels,
@@ -79,11 +84,12 @@ def infer(shapes: StateShapes, hints: Hints) -> VAVAEConfig:
         num_res_blocks=shapes.count(r"encoder\.down\.0\.block\.(\d+)\."),
         encoder_attn_resolutions=tuple(resolution >> i for i in encoder),
         decoder_attn_resolutions=tuple(resolution >> i for i in decoder),
-        z_channels=shapes.read("decoder.conv_in.weight", (ch, 4, 3, 3))[1],
+        z_channels=z_channels,
         embed_dim=embed_dim,
-        use_variational=shapes.read("quant_conv.bias", (2 * embed_dim,)) != (embed_dim,),
+        use_variational=use_variational,
         num_groups=VAVAEConfig.num_groups if hints.norm_groups is None else hints.norm_groups,
         activation=VAVAEConfig.activation if hints.act_fn is None else hints.act_fn,
+        quant_conv=quant_conv,
     )
 
 

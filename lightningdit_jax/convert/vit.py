@@ -28,12 +28,20 @@ _PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 
 
 def canonical(tensors: Tensors) -> Mapping[str, np.ndarray]:
-    """timm's names: registers are called otherwise in DINOv2, whose blocks may come in chunks."""
-    return {
+    """One set of names: timm's registers, DINOv2's gated MLPs, its blocks not in chunks."""
+    renamed = {
         re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key).replace(
             "register_tokens", "reg_token"
         ): value
         for key, value in tensors.items()
+    }
+    up, down = (renamed.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    if up is None or down is None or up.ndim != 2 or up.shape[0] != 2 * down.shape[-1]:
+        return renamed
+    timm = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
+    return {
+        re.sub(r"mlp\.fc[12]\.", lambda match: timm[match[0]], key): value
+        for key, value in renamed.items()
     }
 
 
@@ -73,14 +81,20 @@ def infer(shapes: StateShapes, hints: Hints) -> ViTConfig:
             f"wrong shape: pos_embed {shapes['pos_embed']}, expected a square of rows, or one more",
         )
     has_registers = "reg_token" in shapes
+    use_swiglu = "blocks.0.mlp.w12.bias" in shapes
+    if use_swiglu:
+        mlp_hidden = shapes.read("blocks.0.mlp.w12.bias", (8 * dim,))[0] // 2
+    else:
+        (mlp_hidden,) = shapes.read("blocks.0.mlp.fc1.bias", (4 * dim,))
     return ViTConfig(
         patch_size=patch,
         hidden_size=dim,
         depth=max(shapes.count(r"blocks\.(\d+)\."), 1),
         num_heads=known_heads(shapes, dim, _PUBLISHED_HEADS, hints),
-        mlp_hidden=shapes.read("blocks.0.mlp.fc1.bias", (4 * dim,))[0],
+        mlp_hidden=mlp_hidden,
         pos_embed_grid=grid,
         layer_scale=DINOV2_SIGN in shapes,
         num_registers=shapes.read("reg_token", (1, 4, dim))[1] if has_registers else 0,
         class_pos_embed=class_pos_embed,
+        use_swiglu=use_swiglu,
     )

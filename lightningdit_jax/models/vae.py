@@ -309,12 +309,12 @@ class VAVAE(nnx.Module):
             raise ValueError(unknown_name("remat policy of a tokenizer", remat, REMAT))
         self.config, self.dtype = config, np.dtype(dtype)
         self.latent_scaling: LatentScaling | None = None
-        z, d = config.z_channels, config.embed_dim
         self.encoder = Encoder(config, dtype=self.dtype, remat=remat, rngs=rngs)
         self.decoder = Decoder(config, dtype=self.dtype, remat=remat, rngs=rngs)
-        moments = 2 if config.use_variational else 1
-        self.quant_conv = _conv(2 * z, moments * d, 1, dtype=self.dtype, rngs=rngs)
-        self.post_quant_conv = _conv(d, z, 1, dtype=self.dtype, rngs=rngs)
+        if config.quant_conv:
+            z, d, moments = config.z_channels, config.embed_dim, 2 if config.use_variational else 1
+            self.quant_conv = _conv(2 * z, moments * d, 1, dtype=self.dtype, rngs=rngs)
+            self.post_quant_conv = _conv(d, z, 1, dtype=self.dtype, rngs=rngs)
 
     @property
     def resolution(self) -> int:
@@ -355,7 +355,9 @@ class VAVAE(nnx.Module):
                 f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
                 f"multiples of {factor}: crop or resize them"
             )
-        moments = self.quant_conv(self.encoder(images))
+        moments = self.encoder(images)
+        if self.config.quant_conv:
+            moments = self.quant_conv(moments)
         if not self.config.use_variational:
             moments = jnp.concatenate([moments, jnp.ones_like(moments)], axis=-1)
         return DiagonalGaussian.from_moments(moments)
@@ -369,4 +371,6 @@ class VAVAE(nnx.Module):
             raise ValueError(
                 f"latents have shape {z.shape}; expected [B, h, w, {self.config.embed_dim}]"
             )
-        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+        if self.config.quant_conv:
+            z = self.post_quant_conv(z)
+        return self.decoder(z).astype(jnp.float32)

@@ -28,7 +28,8 @@ class VAVAEConfig:
     decoder_attn_resolutions () is the decoder of MAR's tokenizer. use_variational False is the
     release's autoencoder whose log variance is fixed at 1. num_groups: of every GroupNorm.
     activation: one of ACTIVATIONS, inside the residual blocks; before the last convolutions it is
-    always swish, as in Latent Diffusion and diffusers.
+    always swish, as in Latent Diffusion and diffusers. quant_conv False leaves out the 1x1
+    convolutions on both sides of the latents, as Stable Diffusion 3 and FLUX do.
     """
 
     resolution: int
@@ -43,6 +44,7 @@ class VAVAEConfig:
     use_variational: bool = True
     num_groups: int = 32
     activation: str = "silu"
+    quant_conv: bool = True
 
     def __post_init__(self):
         if not self.ch_mult or min(self.ch_mult) < 1:
@@ -59,6 +61,12 @@ class VAVAEConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(unknown_name("activation", self.activation, tuple(ACTIVATIONS)))
+        if not self.quant_conv and (self.z_channels != self.embed_dim or not self.use_variational):
+            raise ValueError(
+                f"quant_conv is off with z_channels {self.z_channels}, embed_dim {self.embed_dim}, "
+                f"use_variational {self.use_variational}; without it the encoder ends in the "
+                "moments: expected equal channels and a variational autoencoder"
+            )
         if self.ch % self.num_groups:
             raise ValueError(
                 f"ch is {self.ch}; expected a multiple of {self.num_groups}, the groups of "

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from lightningdit_jax.models.layers import linear
+from lightningdit_jax.models.layers import SwiGLU, linear
 from lightningdit_jax.models.stack import Activations, make_stack, run_stack
 
 
@@ -24,6 +24,7 @@ class ViTConfig:
     pos_embed_grid: side of the grid that the position table was trained on; other grids resample
     it. class_pos_embed: the table has a row for the class token too. layer_scale: learned scale of
     each branch (DINOv2). num_registers: tokens beside the class token that stand for no patch.
+    use_swiglu: gated MLPs, mlp_hidden wide each of gate and value (DINOv2's giant).
     """
 
     patch_size: int
@@ -35,6 +36,7 @@ class ViTConfig:
     layer_scale: bool
     num_registers: int
     class_pos_embed: bool
+    use_swiglu: bool = False
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -136,7 +138,8 @@ class ViTBlock(nnx.Module):
         self.norm1 = _norm(dim, dtype=dtype, rngs=rngs)
         self.attn = SelfAttention(dim, config.num_heads, dtype=dtype, rngs=rngs)
         self.norm2 = _norm(dim, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
+        mlp = SwiGLU if config.use_swiglu else Mlp
+        self.mlp = mlp(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
         if self.layer_scale:
             self.ls1, self.ls2 = LayerScale(dim), LayerScale(dim)
 
