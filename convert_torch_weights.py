@@ -3,6 +3,7 @@
 python convert_torch_weights.py --src lightningdit-xl-imagenet256-64ep.pt --dst ckpts/dit-xl \\
     --latent-stats latents_stats.pt
 python convert_torch_weights.py --to-torch --src ckpts/dit-xl --dst dit-xl.pt
+python convert_torch_weights.py --to-diffusers --src ckpts/vavae --dst vavae-diffusers
 """
 
 import argparse
@@ -16,7 +17,12 @@ def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
-    from lightningdit_jax.convert.files import KIND_NAMES, convert_files, export_file
+    from lightningdit_jax.convert.files import (
+        KIND_NAMES,
+        convert_files,
+        export_diffusers,
+        export_file,
+    )
     from lightningdit_jax.convert.keymap import Hints
 
     parser = argparse.ArgumentParser(
@@ -26,16 +32,24 @@ def main() -> None:
         "--src",
         required=True,
         nargs="+",
-        help="file of weights (for LPIPS also two: a VGG16 and its heads), or checkpoint directory",
+        help="file or folder of weights, or index of shards (for LPIPS also two files: a VGG16 and "
+        "its heads); or checkpoint directory",
     )
     parser.add_argument("--dst", required=True, help="directory to write, or file")
-    parser.add_argument("--to-torch", action="store_true", help="write a PyTorch state dict")
+    back = parser.add_mutually_exclusive_group()
+    back.add_argument("--to-torch", action="store_true", help="write a state dict, by the suffix")
+    back.add_argument(
+        "--to-diffusers", action="store_true", help="write a tokenizer as diffusers' AutoencoderKL"
+    )
     parser.add_argument("--kind", choices=KIND_NAMES, default="auto", help="what the file holds")
     parser.add_argument(
         "--weights",
         metavar="ema|model|ENTRY",
         help="of a training checkpoint: its averages (default), its raw weights, or an entry of "
-        "the file by name",
+        "the file, or a module in one, by name",
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="MODULE", help="leave its tensors out"
     )
     parser.add_argument("--num-heads", type=int, help="where the weights do not tell")
     parser.add_argument(
@@ -52,16 +66,25 @@ def main() -> None:
     parser.add_argument(
         "--latent-stats",
         metavar="FILE",
-        help="latents_stats.pt that a generator was trained with, or none: stored with it",
+        help="latents_stats.pt that a generator was trained with, or none: stored with it, and in "
+        "the config.json of --to-diffusers",
     )
     parser.add_argument("--latent-multiplier", type=float, default=1.0)
     parser.add_argument("--overwrite", action="store_true", help="replace dst if it is there")
     options = parser.parse_args()
     try:
+        if (options.to_torch or options.to_diffusers) and len(options.src) > 1:
+            raise ValueError(f"one checkpoint is written back; found {len(options.src)}")
         if options.to_torch:
-            if len(options.src) > 1:
-                raise ValueError(f"--to-torch takes one checkpoint; found {len(options.src)}")
             export_file(options.src[0], options.dst)
+        elif options.to_diffusers:
+            export_diffusers(
+                options.src[0],
+                options.dst,
+                latent_stats=options.latent_stats,
+                latent_multiplier=options.latent_multiplier,
+                overwrite=options.overwrite,
+            )
         else:
             convert_files(
                 options.src,
@@ -74,6 +97,7 @@ def main() -> None:
                     options.norm_groups,
                     options.act_fn,
                 ),
+                without=options.without,
                 latent_stats=options.latent_stats,
                 latent_multiplier=options.latent_multiplier,
                 overwrite=options.overwrite,

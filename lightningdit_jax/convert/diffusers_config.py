@@ -87,6 +87,35 @@ class DiffusersConfig:
         return sorted(key for key in self.values if key not in known and not key.startswith("_"))
 
 
+def diffusers_config(config: VAVAEConfig, scaling: LatentScaling) -> dict[str, Any]:
+    """The config.json of an autoencoder: what `read_diffusers_config` reads.
+
+    Raises ValueError for an architecture that diffusers' AutoencoderKL does not have.
+    """
+    if config.z_channels != config.embed_dim or not config.use_variational:
+        raise ValueError(
+            f"an autoencoder with z_channels {config.z_channels}, embed_dim {config.embed_dim} and "
+            f"use_variational {config.use_variational} is no AutoencoderKL of diffusers; expected "
+            "equal channels and a variational one. --to-torch writes it"
+        )
+    mean, std = scaling.mean, scaling.std
+    shift = None
+    if mean is not None and {*std} == {1.0} and len({*mean}) == 1:
+        shift, mean, std = mean[0], None, None
+    return {
+        "_class_name": "AutoencoderKL",
+        **_told_by_tensors(config),
+        "act_fn": config.activation,
+        "force_upcast": True,
+        "latents_mean": mean,
+        "latents_std": std,
+        "norm_num_groups": config.num_groups,
+        "sample_size": config.resolution,
+        "scaling_factor": scaling.multiplier,
+        "shift_factor": shift,
+    }
+
+
 def read_diffusers_config(folder: epath.Path) -> DiffusersConfig | None:
     """The config.json of a folder, None where there is none.
 

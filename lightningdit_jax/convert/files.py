@@ -11,7 +11,7 @@ from etils import epath
 from tqdm import tqdm
 
 from lightningdit_jax.assembly.registry import MODELS, Role, architecture
-from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.atomic_file import replacing, write_json
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
     architecture_fields,
@@ -27,12 +27,16 @@ from lightningdit_jax.convert.convert import (
     params_from_torch,
     params_to_torch,
 )
-from lightningdit_jax.convert.diffusers_config import complete_hints, read_diffusers_config
+from lightningdit_jax.convert.diffusers_config import (
+    complete_hints,
+    diffusers_config,
+    read_diffusers_config,
+)
 from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
 from lightningdit_jax.convert.source import Source, file_sha256, read_source
 from lightningdit_jax.convert.torch_io import save_torch
-from lightningdit_jax.convert.vae import DIFFUSERS_SIGN
+from lightningdit_jax.convert.vae import DIFFUSERS_SIGN, diffusers_names
 from lightningdit_jax.data.latents import save_stats
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.tree_paths import named_leaves
@@ -41,6 +45,7 @@ STATISTICS = "latent_stats"
 KIND_NAMES = ("auto", *KINDS, STATISTICS)
 
 _RELEASE_BYTES = 2**28
+_PYTORCH = {"format": "pt"}  # which programs of PyTorch look for in safetensors files
 
 Say = Callable[[str], None]
 
@@ -52,6 +57,7 @@ def convert_files(
     kind: str = "auto",
     weights: str | None = None,
     hints: Hints = Hints(),  # noqa: B008, frozen
+    without: Sequence[str] = (),
     latent_stats: str | None = None,
     latent_multiplier: float = 1.0,
     overwrite: bool = False,
@@ -59,9 +65,11 @@ def convert_files(
 ) -> None:
     """Converts PyTorch weights into a checkpoint that `load` reads.
 
-    sources: one file, or several that hold the parts of one model (LPIPS: a VGG16 and its heads).
+    sources: one file or folder of weights, as `read_source` has it, or several that hold the parts
+    of one model (LPIPS: a VGG16 and its heads).
     kind: one of KIND_NAMES; "latent_stats" writes latents_stats.safetensors into the folder dst.
-    weights: of a training checkpoint, as `choose_weights` has it. latent_stats: the file of a
+    weights: of a training checkpoint, as `choose_weights` has it. without: modules that are left
+    out. latent_stats: the file of a
     generator's latent statistics, "none" where it was trained on raw latents; they are stored with
     it.
     Raises ValueError listing every tensor that does not fit, and FileExistsError if dst is there
@@ -69,7 +77,7 @@ def convert_files(
     """
     target = epath.Path(dst)
     read = [read_source(path, weights) for path in sources]
-    tensors = _merged(read)
+    tensors, asked = _without(_merged(read), without)
     if kind == "auto":
         kind = _detect(read[0].name, tensors)
     if kind == STATISTICS:
@@ -109,7 +117,7 @@ def convert_files(
         _, params = params_from_torch(kind, tensors, hints=hints, step=step)
     _check_finite(kind, params)
     keymap = entry.keymap(config)
-    left_out = keymap.left_out(tensors)
+    left_out = keymap.left_out(tensors) | asked
     for name, value in dataclasses.asdict(config).items():
         say(f"  {name:26s} {value}")
     if latents is not None:
@@ -132,8 +140,8 @@ def convert_files(
             "kind": kind,
             "weights": read[0].weights.entry,
             "which": read[0].weights.which,
-            "tensors": len(tensors),
-            "converted": len(tensors) - sum(left_out.values()),
+            "tensors": len(tensors) + sum(asked.values()),
+            "converted": len(tensors) + sum(asked.values()) - sum(left_out.values()),
             "left_out": left_out,
         },
     }
@@ -159,6 +167,59 @@ def export_file(src: str, dst: str, *, say: Say = print) -> None:
     target = epath.Path(dst)
     if target.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{target} ends in '{target.suffix}'; expected .pt or .safetensors")
+    kind, config, tensors, item, _ = _state_dict(src)
+    with replacing(target) as temporary:
+        if target.suffix == ".pt":
+            save_torch(temporary, tensors)
+        else:
+            safetensors.numpy.save_file(tensors, temporary, _PYTORCH)
+    say(f"{len(tensors)} tensors of {kind} ({item}) in {target}")
+    for line in _untold(kind, config, tensors):
+        say(f"  not told by the file: {line}")
+
+
+def export_diffusers(
+    src: str,
+    dst: str,
+    *,
+    latent_stats: str | None = None,
+    latent_multiplier: float = 1.0,
+    overwrite: bool = False,
+    say: Say = print,
+) -> None:
+    """Writes a tokenizer as the folder that diffusers' AutoencoderKL.from_pretrained loads.
+
+    latent_stats: the file of its latents' statistics, "none" where they are only multiplied; asked
+    for nowhere, since diffusers' autoencoder does not use them itself, but its pipelines do.
+    Raises ValueError for another kind of checkpoint, or where diffusers has no such architecture or
+    the checkpoint knows its scaling already, and FileExistsError.
+    """
+    target = epath.Path(dst)
+    weights, settings = target / "diffusion_pytorch_model.safetensors", target / "config.json"
+    if not overwrite and (weights.exists() or settings.exists() or target.is_file()):
+        raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
+    kind, config, tensors, item, meta = _state_dict(src)
+    if kind != "vavae":
+        raise ValueError(f"{src} is a {kind}; diffusers' AutoencoderKL takes a tokenizer, vavae")
+    known = LatentScaling.from_meta(meta.get("latents"))
+    given = _latents(kind, True, latent_stats, latent_multiplier)
+    if known is not None and given is not None:
+        raise ValueError(f"{src} says how its latents are scaled, {known}; leave the options out")
+    scaling = known or given or LatentScaling()
+    scaling.check_channels(config.embed_dim, latent_stats or src)
+    values = diffusers_config(config, scaling)
+    tensors = diffusers_names(config, tensors)
+    with replacing(weights) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, _PYTORCH)
+    write_json(settings, values)
+    say(f"{len(tensors)} tensors of {kind} ({item}) and config.json in {target}")
+    say(f"  scaled latents: {scaling}")
+    if known is None and given is None:
+        say("  not known: how its latents are scaled; --latent-stats writes that into config.json")
+
+
+def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[str, Any]]:
+    """Of a checkpoint its kind, architecture, state dict, the item it is of, and meta."""
     checkpoint = find_checkpoint(src)
     meta = read_meta(checkpoint)
     kind, items = meta["kind"], item_names(checkpoint)
@@ -168,15 +229,7 @@ def export_file(src: str, dst: str, *, say: Say = print) -> None:
     buffers = None
     if "buffers" in items:
         buffers = _read_host(checkpoint, "buffers", dict(find_kind(kind).keymap(config).buffers))
-    tensors = params_to_torch(kind, config, params, buffers)
-    with replacing(target) as temporary:
-        if target.suffix == ".pt":
-            save_torch(temporary, tensors)
-        else:
-            safetensors.numpy.save_file(tensors, temporary)
-    say(f"{len(tensors)} tensors of {kind} ({item}) in {target}")
-    for line in _untold(kind, config, tensors):
-        say(f"  not told by the file: {line}")
+    return kind, config, params_to_torch(kind, config, params, buffers), item, meta
 
 
 def _untold(kind: str, config: Any, tensors: Tensors) -> list[str]:
@@ -203,6 +256,18 @@ def _merged(sources: Sequence[Source]) -> Tensors:
             raise ConversionError("these tensors are in several of the files:", sorted(both))
         tensors |= source.tensors
     return tensors
+
+
+def _without(tensors: Tensors, modules: Sequence[str]) -> tuple[Tensors, dict[str, int]]:
+    """The tensors but those of some modules, and how many those were, by reason."""
+    counts = {}
+    for module in modules:
+        rest = {k: v for k, v in tensors.items() if not f"{k}.".startswith(f"{module}.")}
+        if len(rest) == len(tensors):
+            raise ValueError(f"--without={module}: no tensor is called so or stands under it")
+        counts[f"--without={module}"] = len(tensors) - len(rest)
+        tensors = rest
+    return tensors, counts
 
 
 def _detect(name: str, tensors: Tensors) -> str:

@@ -9,8 +9,6 @@ from etils import epath
 from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.convert.keymap import ConversionError
 
-_LISTED = 20
-
 
 def read_shards(
     index: epath.Path, read: Callable[[epath.Path], Any]
@@ -48,5 +46,5 @@ def read_shards(
     if not problems and counted and found != total:
         problems = [f"wrong size: {found} bytes of tensors, the index says {total}"]
     if problems:
-        raise ConversionError(f"{index} does not fit its shards:", sorted(problems)[:_LISTED])
+        raise ConversionError(f"{index} does not fit its shards:", sorted(problems))
     return tensors, files

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightningdit_jax.convert.keymap import (
     Conv,
+    ConversionError,
     Flat,
     Hints,
     KeyMap,
@@ -121,7 +122,11 @@ def stable_diffusion_names(tensors: Tensors) -> Mapping[str, np.ndarray]:
         return tensors
     shapes = StateShapes({key: value.shape for key, value in tensors.items()})
     levels = shapes.count(r"decoder\.up_blocks\.(\d+)\.")
-    return {_ldm_name(key, levels): _as_convolution(key, value) for key, value in tensors.items()}
+    names = {key: _ldm_name(key, levels) for key in tensors}
+    if len({*names.values()}) < len(names):
+        twice = [f"{k} -> {n}" for k, n in names.items() if [*names.values()].count(n) > 1]
+        raise ConversionError("these tensors are several times the same one:", twice)
+    return {names[key]: _as_convolution(key, value) for key, value in tensors.items()}
 
 
 def _ldm_name(key: str, levels: int) -> str:
@@ -130,6 +135,37 @@ def _ldm_name(key: str, levels: int) -> str:
     for pattern, replacement in _DIFFUSERS:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+# The way back, to the newer of diffusers' two sets of names.
+_LDM = (
+    (r"(encoder|decoder)\.mid\.block_1\.", r"\1.mid_block.resnets.0."),
+    (r"(encoder|decoder)\.mid\.block_2\.", r"\1.mid_block.resnets.1."),
+    (r"(encoder|decoder)\.mid\.attn_1\.", r"\1.mid_block.attentions.0."),
+    (r"encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1."),
+    (r"\.block\.", ".resnets."),
+    (r"\.attn\.", ".attentions."),
+    (r"\.(down|up)sample\.", r".\1samplers.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+    (r"(\.attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(\.attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
+    (r"\.proj_out\.", ".to_out.0."),
+)
+
+
+def diffusers_names(config: VAVAEConfig, tensors: Tensors) -> dict[str, np.ndarray]:
+    """The state dict of an LDM autoencoder as diffusers' AutoencoderKL has it."""
+    renamed = {}
+    for key, tensor in tensors.items():
+        if match := re.match(r"decoder\.up\.(\d+)\.", key):
+            level = len(config.ch_mult) - 1 - int(match[1])
+            key = f"decoder.up_blocks.{level}." + key[match.end() :]
+        for pattern, replacement in _LDM:
+            key = re.sub(pattern, replacement, key)
+        is_matrix = ".attentions." in key and tensor.ndim == 4
+        renamed[key] = tensor.reshape(tensor.shape[:2]) if is_matrix else tensor
+    return renamed
 
 
 def _as_convolution(key: str, tensor: np.ndarray) -> np.ndarray:
