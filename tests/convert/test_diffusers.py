@@ -6,6 +6,8 @@ latents "in.z", and for each act_fn what it encodes ("ACT.moments") and decodes 
 NCHW, computed in float32.
 """
 
+import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,12 +15,16 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
-from lightningdit_jax.convert.files import convert_files, export_file
+from lightningdit_jax.convert.diffusers_config import diffusers_config
+from lightningdit_jax.convert.files import convert_files, export_diffusers, export_file
 from lightningdit_jax.convert.keymap import ConversionError, Hints
-from tests import golden
+from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
+from tests import golden, tiny
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -205,3 +211,178 @@ def test_export_says_what_a_file_with_ldms_names_does_not_tell(tmp_path):
         "  not told by the file: num_groups is 16, read back as 32",
         "  not told by the file: activation is relu, read back as silu",
     ]
+
+
+def weights_of(data):
+    return {k.removeprefix("weights."): v for k, v in data.items() if k.startswith("weights.")}
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+    """The folder that diffusers' save_pretrained writes."""
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    save_file(weights_of(data), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def test_a_folder_is_a_source(folder, data, tmp_path):
+    convert_files([str(folder)], str(tmp_path / "out"), say=str)
+    assert_equals_diffusers(str(tmp_path / "out"), data, "silu")
+    files = read_meta(find_checkpoint(str(tmp_path / "out")))["source"]["files"]
+    assert [f["file"] for f in files] == ["diffusion_pytorch_model.safetensors", "config.json"]
+
+
+def without_quant_convs(data, names=("quant_conv", "post_quant_conv")):
+    return {k: v for k, v in weights_of(data).items() if k.partition(".")[0] not in names}
+
+
+def pointwise(data, name, x):
+    """A 1x1 convolution of diffusers. [B, C, h, w] -> [B, C', h, w]."""
+    weights = {key: data[f"weights.{name}.{key}"].astype(np.float32) for key in ("weight", "bias")}
+    out = np.einsum("oc,bchw->bohw", weights["weight"][:, :, 0, 0], x)
+    return out + weights["bias"][:, None, None]
+
+
+def test_an_autoencoder_without_convolutions_around_its_latents(folder, data, tmp_path):
+    """What diffusers' quant_conv does to its moments, and post_quant_conv to latents, by hand."""
+    save_file(without_quant_convs(data), folder / "diffusion_pytorch_model.safetensors")
+    changes = {"use_quant_conv": False, "use_post_quant_conv": False}
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    convert_files([str(folder)], str(tmp_path / "out"), say=str)
+    vae = ldj.load(str(tmp_path / "out"))
+    assert not vae.config.quant_conv and vae.config.embed_dim == 4
+    posterior = vae.encode(golden.to_nhwc(data["in.x"]))
+    moments = golden.to_nchw(np.concatenate([posterior.mean, posterior.logvar], -1))
+    want = data["silu.moments"]
+    np.testing.assert_allclose(pointwise(data, "quant_conv", moments), want, atol=2e-5)
+    latents = pointwise(data, "post_quant_conv", data["in.z"])
+    images = golden.to_nchw(vae.decode(golden.to_nhwc(latents)))
+    np.testing.assert_allclose(images, data["silu.decode"], atol=2e-5)
+
+
+@pytest.mark.parametrize("lost", ["quant_conv", "post_quant_conv"])
+def test_one_of_the_two_convolutions_alone_is_refused(lost, folder, data, tmp_path):
+    save_file(without_quant_convs(data, (lost,)), folder / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ConversionError, match=rf"missing: {lost}.weight"):
+        convert_files([str(folder)], str(tmp_path / "out"), say=str)
+    save_file(without_quant_convs(data), folder / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ConversionError, match="use_quant_conv is True, but the tensors tell F"):
+        convert_files([str(folder)], str(tmp_path / "out"), say=str)
+
+
+def test_two_names_of_one_tensor_are_refused(folder, data, tmp_path):
+    """The older and the newer names of diffusers' attention in one file."""
+    old = {k.replace(".to_q.", ".query."): v for k, v in weights_of(data).items() if ".to_q." in k}
+    save_file(weights_of(data) | old, folder / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ConversionError, match=r"query.weight -> .*attn_1.q.weight"):
+        convert_files([str(folder)], str(tmp_path / "out"), say=str)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shift_factor": None},
+        {"shift_factor": None, "latents_mean": [0.0, 1, 2, 3], "latents_std": [1.0, 2, 4, 8]},
+        {"use_quant_conv": False, "use_post_quant_conv": False, "act_fn": "gelu"},
+    ],
+)
+def test_there_and_back_is_bit_identical(changes, folder, data, tmp_path):
+    """Names, layouts and config are those that diffusers wrote."""
+    theirs = weights_of(data)
+    if "use_quant_conv" in changes:
+        theirs = without_quant_convs(data)
+    save_file(theirs, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    convert_files([str(folder)], str(tmp_path / "ours"), say=str)
+    export_diffusers(str(tmp_path / "ours"), str(tmp_path / "back"), say=str)
+    back = load_file(tmp_path / "back" / "diffusion_pytorch_model.safetensors")
+    assert back.keys() == theirs.keys()
+    for key, want in theirs.items():
+        np.testing.assert_array_equal(back[key], want.astype(np.float32))
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    own = ("_diffusers_version", "sample_size")  # theirs alone; nominal
+    want = {key: value for key, value in (CONFIG | changes).items() if key not in own}
+    assert {key: value for key, value in config.items() if key not in own} == want
+
+
+def test_statistics_go_into_the_config_of_a_tokenizer_that_has_none(tmp_path):
+    source = str(golden.GOLDEN / "checkpoints" / "vavae_bare_fp16.pt")
+    convert_files([source], str(tmp_path / "vae"), say=str)
+    channels = ldj.load(str(tmp_path / "vae")).config.embed_dim
+    mean, std = np.arange(channels, dtype=np.float32), np.full(channels, 2, np.float32)
+    save_file({"mean": mean, "std": std}, tmp_path / "stats.safetensors")
+
+    lines = []
+    export_diffusers(str(tmp_path / "vae"), str(tmp_path / "a"), say=lines.append)
+    assert any(line.startswith("  not known: how its latents are scaled") for line in lines)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (config["scaling_factor"], config["latents_mean"]) == (1.0, None)
+
+    given = {"latent_stats": str(tmp_path / "stats.safetensors"), "latent_multiplier": 0.5}
+    export_diffusers(str(tmp_path / "vae"), str(tmp_path / "b"), say=str, **given)
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert (config["latents_mean"], config["latents_std"]) == (mean.tolist(), std.tolist())
+    assert config["scaling_factor"] == 0.5
+    convert_files([str(tmp_path / "b")], str(tmp_path / "again"), say=str)
+    with pytest.raises(ValueError, match=r"again says how its latents are scaled.*leave the opt"):
+        export_diffusers(str(tmp_path / "again"), str(tmp_path / "c"), say=str, **given)
+
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        export_diffusers(str(tmp_path / "vae"), str(tmp_path / "b"), say=str)
+    export_diffusers(str(tmp_path / "vae"), str(tmp_path / "b"), overwrite=True, say=str)
+
+
+def test_what_diffusers_does_not_have_is_refused(tmp_path):
+    source = str(golden.GOLDEN / "checkpoints" / "release_full.pt")
+    convert_files([source], str(tmp_path / "dit"), say=str)
+    with pytest.raises(ValueError, match="dit is a lightningdit; diffusers' AutoencoderKL takes"):
+        export_diffusers(str(tmp_path / "dit"), str(tmp_path / "out"), say=str)
+    config = VAVAEConfig(8, 3, 32, (1, 1), 1, (), (), 8, 8)
+    for changes in ({"embed_dim": 4}, {"use_variational": False}):
+        with pytest.raises(ValueError, match=r"is no AutoencoderKL of diffusers; .*--to-torch"):
+            diffusers_config(dataclasses.replace(config, **changes), LatentScaling())
+    assert not (tmp_path / "out").exists()
+
+
+LOADED = """
+import sys, numpy as np, torch, diffusers
+folder, results = sys.argv[1:]
+vae = diffusers.AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
+given = np.load(results)
+with torch.no_grad():
+    moments = vae.encode(torch.from_numpy(given["x"])).latent_dist.parameters.numpy()
+    images = vae.decode(torch.from_numpy(given["z"])).sample.numpy()
+np.savez(results, moments=moments, images=images, scale=vae.config.scaling_factor)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("torch", "diffusers"))), reason="needs diffusers"
+)
+@pytest.mark.parametrize("quant_conv", [True, False])
+def test_diffusers_loads_what_is_written_and_computes_the_same(quant_conv, tmp_path):
+    """Attention at the coarse level, another number of groups, levels of several widths."""
+    config = VAVAEConfig(
+        *(32, 3, 32, (1, 2), 1, (16,), (16,), 8, 8), num_groups=16, quant_conv=quant_conv
+    )
+    path = tiny.write_network(tmp_path / "vae", VAVAE, config, "vavae")
+    vae = ldj.load(path)
+    stats = {"latent_stats": "none", "latent_multiplier": 0.25}
+    export_diffusers(path, str(tmp_path / "hub"), say=str, **stats)
+    rng = np.random.default_rng(0)
+    x, z = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 32, 32), (2, 8, 16, 16)))
+    np.savez(tmp_path / "io.npz", x=x, z=z)
+    # In a process of its own: other tests assert that nothing imports torch.
+    command = [sys.executable, "-c", LOADED, str(tmp_path / "hub"), str(tmp_path / "io.npz")]
+    subprocess.run(command, check=True)
+    theirs = np.load(tmp_path / "io.npz")
+    assert theirs["scale"] == 0.25
+    posterior = vae.encode(golden.to_nhwc(x))
+    moments = golden.to_nchw(np.concatenate([posterior.mean, posterior.logvar], -1))
+    np.testing.assert_allclose(moments, theirs["moments"], atol=2e-5)
+    images = golden.to_nchw(vae.decode(golden.to_nhwc(z)))
+    np.testing.assert_allclose(images, theirs["images"], atol=2e-5)

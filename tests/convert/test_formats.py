@@ -184,9 +184,7 @@ def test_shards_that_do_not_fit_their_index_are_refused(sharded):
     with pytest.raises(ConversionError, match=f"not in the index: pos_embed of {first}"):
         read_source(sharded)
     change_index(sharded, weight_map=places | {"pos_embed": "../x.safetensors"})
-    with pytest.raises(
-        ValueError, match=r"refers to '\.\./x.safetensors'; expected files beside it"
-    ):
+    with pytest.raises(ValueError, match=r"refers to '\.\./x.safetensors'; expected files"):
         read_source(sharded)
     for content in ("{}", "[]", '{"weight_map": []}', "{"):
         (sharded / "other.index.json").write_text(content)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.convert.convert import params_from_torch
+from lightningdit_jax.convert.convert import infer_config, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.vit import canonical
 from lightningdit_jax.models.vit import ViT, ViTConfig, resample_positions, resize_bilinear
@@ -118,3 +118,96 @@ def test_bad_images_and_sizes_are_named():
         vit(np.zeros((1, 80, 80, 1), np.float32))
     with pytest.raises(ValueError, match="hidden_size is 9; expected a multiple of num_heads, 2"):
         ViTConfig(4, 9, 1, 2, 16, 3, True, 0, True)
+
+
+def gated_weights(dim=8, hidden=10, patch=2, grid=3, depth=2):
+    """A random state dict with DINOv2's names, as of its giant."""
+    rng = np.random.default_rng(0)
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, 1 + grid**2, dim)}
+    shapes |= {"patch_embed.proj.weight": (dim, 3, patch, patch), "patch_embed.proj.bias": (dim,)}
+    for i in range(depth):
+        linears = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim)}
+        linears |= {"mlp.w12": (2 * hidden, dim), "mlp.w3": (dim, hidden)}
+        for name, shape in linears.items():
+            shapes |= {f"blocks.{i}.{name}.weight": shape, f"blocks.{i}.{name}.bias": shape[:1]}
+        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
+            shapes[f"blocks.{i}.{name}"] = (dim,)
+        shapes |= {f"blocks.{i}.ls1.gamma": (dim,), f"blocks.{i}.ls2.gamma": (dim,)}
+    shapes |= {"norm.weight": (dim,), "norm.bias": (dim,)}
+    return {key: rng.normal(size=s).astype(np.float32) for key, s in shapes.items()}
+
+
+def gated_reference(weights, images, num_heads, depth=2):
+    """DINOv2 as its paper and layers/swiglu_ffn.py have it: w3(silu(x1) * x2), x1, x2 = w12(x)."""
+    w = {key: value.astype(np.float64) for key, value in weights.items()}
+
+    def linear(name, x):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def norm(name, x):
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def attention(name, x):
+        q, k, v = np.split(linear(f"{name}.qkv", x), 3, -1)
+        heads = []
+        for part in np.split(np.arange(x.shape[-1]), num_heads):
+            scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(len(part)))
+            heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, part])
+        return linear(f"{name}.proj", np.concatenate(heads, -1))
+
+    def mlp(name, x):
+        x1, x2 = np.split(linear(f"{name}.w12", x), 2, -1)
+        return linear(f"{name}.w3", x1 / (1 + np.exp(-x1)) * x2)
+
+    kernel = w["patch_embed.proj.weight"]
+    patch = kernel.shape[-1]
+    side = images.shape[1] // patch
+    tokens = [
+        np.einsum("hwc,dchw->d", images[0, patch * i :, patch * j :][:patch, :patch], kernel)
+        for i in range(side)
+        for j in range(side)
+    ]
+    x = np.stack(tokens) + w["patch_embed.proj.bias"]
+    x = np.concatenate([w["cls_token"][0], x]) + w["pos_embed"][0]
+    for i in range(depth):
+        b = f"blocks.{i}"
+        x = x + w[f"{b}.ls1.gamma"] * attention(f"{b}.attn", norm(f"{b}.norm1", x))
+        x = x + w[f"{b}.ls2.gamma"] * mlp(f"{b}.mlp", norm(f"{b}.norm2", x))
+    return norm("norm", x)[1:].reshape(1, side, side, -1)
+
+
+def test_gated_mlps_of_dinov2_s_giant_equal_their_definition():
+    weights = gated_weights()
+    images = np.random.default_rng(1).normal(size=(1, 6, 6, 3)).astype(np.float32)
+    config, params = params_from_torch("dinov2", canonical(weights), hints=Hints(2))
+    assert (config.use_swiglu, config.mlp_hidden) == (True, 10)
+    vit = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0)))), params)
+    want = gated_reference(weights, images, 2)
+    np.testing.assert_allclose(vit(images), want, rtol=1e-4, atol=1e-4)
+
+    # timm's names of the same tensors
+    names = {"mlp.w12": "mlp.fc1", "mlp.w3": "mlp.fc2"}
+    pattern = re.compile("|".join(names))
+    timm = {pattern.sub(lambda m: names[m[0]], key): value for key, value in weights.items()}
+    same_config, same = params_from_torch("dinov2", canonical(timm), hints=Hints(2))
+    assert same_config == config
+    chex.assert_trees_all_equal(same, params)
+
+
+def test_the_shapes_of_dinov2_s_giant_tell_its_architecture():
+    """Published: 1536 wide, 40 blocks, 24 heads, gated MLPs of 4096 (dinov2/models)."""
+    shapes = gated_weights(depth=1)
+    sizes = {8: 1536, 24: 3 * 1536, 20: 8192, 10: 4096}
+    giant = {
+        re.sub(r"blocks\.0\.", f"blocks.{i}.", key): jax.ShapeDtypeStruct(
+            tuple(sizes.get(n, n) for n in value.shape), np.float32
+        )
+        for i in range(40)
+        for key, value in shapes.items()
+    }
+    giant["pos_embed"] = jax.ShapeDtypeStruct((1, 1370, 1536), np.float32)
+    giant["patch_embed.proj.weight"] = jax.ShapeDtypeStruct((1536, 3, 14, 14), np.float32)
+    config = infer_config("dinov2", canonical(giant))
+    assert config == ViTConfig(14, 1536, 40, 24, 4096, 37, True, 0, True, True)
