@@ -59,11 +59,13 @@ _HARMFUL = re.compile(
     r"(os|posix|nt|sys|subprocess|shutil|socket|importlib|runpy|ctypes|pty|code)\."
     r"|(builtins|__builtin__)\.(eval|exec|compile|open|__import__|breakpoint|input)$"
 )
+_TENSOR_CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
 _MAX_FOREIGN = 1000  # names of a file
 # Views may repeat elements (`expand`), but a few bytes shall not ask for all memory.
 _MAX_REPEATED = 2**20  # bytes
 _MAX_INFLATION = 16  # of a compressed archive; weights hardly shrink
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_START = pickle.dumps(_LEGACY_MAGIC, protocol=2)
 
 
 class _Unreadable(ValueError):
@@ -157,10 +159,8 @@ class _RebuildTensor:
             return np.zeros(size, storage.dtype)
         count = math.prod(size)
         if count > storage.size and count * storage.itemsize > _MAX_REPEATED:
-            raise _Unreadable(
-                f"a tensor of size {tuple(size)} repeats a storage of {storage.size} elements; "
-                "save a .contiguous() copy of it"
-            )
+            repeated = f"{tuple(size)} that repeats {storage.size} elements"
+            return Foreign(f"torch tensor of size {repeated}")
         strides = [step * storage.itemsize for step in stride]
         start = offset * storage.itemsize
         view = np.ndarray(size, storage.dtype, storage.view(np.uint8), start, strides)
@@ -209,6 +209,21 @@ class _RebuildParameter:
         return data
 
 
+class _RebuildFromType:
+    """Stands for torch._tensor._rebuild_from_type_v2: tensors with attributes, and subclasses.
+
+    What the data of a subclass mean is its own matter: it is not read.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, rebuild, kind, arguments, state) -> Any:
+        plain = isinstance(kind, Foreign) and kind.__name__ in _TENSOR_CLASSES
+        if plain and isinstance(rebuild, (_RebuildTensor, _RebuildParameter)):
+            return rebuild(*arguments)
+        return kind if isinstance(kind, Foreign) else Foreign(f"torch tensor of type {kind}")
+
+
 _RESOLVED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): tuple,
@@ -218,6 +233,7 @@ _RESOLVED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v3"): _RebuildTyped(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch._utils", "_rebuild_parameter_with_state"): _RebuildParameter(),
+    ("torch._tensor", "_rebuild_from_type_v2"): _RebuildFromType(),
 }
 
 
@@ -257,6 +273,8 @@ class _Unpickler(pickle.Unpickler):
         return self._foreign.setdefault(full, Foreign(full))
 
     def persistent_load(self, pid: Any) -> np.ndarray | Foreign:
+        if isinstance(pid, tuple) and pid[:1] == ("module",) and isinstance(pid[1], Foreign):
+            return pid[1]  # the class of a whole module, in the older format
         if self._storage is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
             raise _Unreadable("refused, it refers to objects outside the file")
         _, kind, key, _, numel = pid[:5]
@@ -345,6 +363,11 @@ def _read_legacy(file: Any, size: int) -> Any:
     _Unpickler(file, storage).load_checked()  # tells the storages, whose bytes come after it
     unread = set(storages)
     for key in _Unpickler(file, None).load():
+        if key not in storages:
+            raise _Unreadable(
+                f"storage '{key}' has a type that is not read, quantized perhaps; save the tensors "
+                "in float32"
+            )
         array = storages[key]
         numel = int.from_bytes(file.read(8), "little")
         data = file.read(array.nbytes)

@@ -18,7 +18,7 @@ from lightningdit_jax.convert.numpy_pickle import is_numpy_pickle, read_numpy_pi
 from lightningdit_jax.convert.shards import read_shards
 from lightningdit_jax.convert.wrappers import Weights, choose_weights, plain_name, wrappers_in
 from lightningdit_jax.mapped_file import MappedFile
-from lightningdit_jax.torch_reader import Foreign, read_torch
+from lightningdit_jax.torch_reader import LEGACY_START, Foreign, read_torch
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -110,8 +110,8 @@ def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
         tensors = {plain_name(key.removeprefix(prefix)): value for key, value in tensors.items()}
         notes.append(f"prefix '{prefix}' taken off")
     beside = [f"'{k}' ({v.__name__})" for k, v in content.items() if isinstance(v, Foreign)]
-    if beside and taken.state is not content:
-        notes.append(f"left out, no tensors: {', '.join(beside)}")
+    if beside and taken.entry:
+        notes.append(f"left out, not read: {', '.join(beside)}")
 
     def release() -> None:
         for mapped in maps:
@@ -125,7 +125,7 @@ def _tensors(taken: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
     tensors: dict[str, np.ndarray] = {}
     foreign = []
     for key, value in taken.state.items():
-        if isinstance(value, Foreign) and not value.__name__.startswith("torch."):
+        if isinstance(value, Foreign) and not value.__name__.startswith("torch"):
             foreign.append(f"'{key}' ({value.__name__})")
             continue
         if not isinstance(value, np.ndarray):
@@ -143,7 +143,7 @@ def _tensors(taken: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
     if wrappers := wrappers_in(taken.state):
         notes.append(f"taken out of the names: {', '.join(wrappers)}")
     if foreign:
-        notes.append(f"left out, no tensors: {', '.join(foreign)}")
+        notes.append(f"left out, not read: {', '.join(foreign)}")
     return tensors, notes
 
 
@@ -158,7 +158,8 @@ def _read_file(path: epath.Path) -> tuple[Any, MappedFile]:
     mapped = MappedFile(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path, mapped), mapped
-    if is_numpy_pickle(mapped.data[:_HEAD].tobytes()):
+    head = mapped.data[:_HEAD].tobytes()
+    if is_numpy_pickle(head) and not head.startswith(LEGACY_START):
         return _read_numpy_pickle(path, mapped), mapped
     return read_torch(path, mapped), mapped
 

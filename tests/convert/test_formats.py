@@ -53,12 +53,12 @@ def assert_expected(source):
 @pytest.mark.parametrize(
     ("name", "entry", "notes"),
     [
-        ("namespace_beside", "ema", ["left out, no tensors: 'args' (argparse.Namespace)"]),
+        ("namespace_beside", "ema", ["left out, not read: 'args' (argparse.Namespace)"]),
         (
             "omegaconf_beside",
             "ema",
             [
-                "left out, no tensors: 'config' (omegaconf.dictconfig.DictConfig), "
+                "left out, not read: 'config' (omegaconf.dictconfig.DictConfig), "
                 "'best' (numpy._core.multiarray.scalar)"
             ],
         ),
