@@ -10,6 +10,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import re
 import zipfile
 from collections import OrderedDict
@@ -242,9 +243,18 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: Any, storage: Callable[[str, np.dtype, int], np.ndarray] | None):
         super().__init__(file, encoding="utf-8")
-        self._storage = storage
+        self._file, self._storage = file, storage
         self._holds_tensors = False
         self._foreign: dict[str, Foreign] = {}
+
+    def load(self) -> Any:
+        """The object. The unpickler's table of what is memorized grows to the largest index."""
+        begin = self._file.tell()
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self._file)):
+            if opcode.name in ("PUT", "LONG_BINPUT") and argument > count:
+                raise _Unreadable(f"a pickle of {count} steps memorizes an object as {argument}")
+        self._file.seek(begin)
+        return super().load()
 
     def load_checked(self) -> Any:
         """The object; refuses one that refers to other classes and holds no tensor."""

@@ -316,6 +316,10 @@ def test_memory_is_bounded_by_the_file(tmp_path):
     _archive(tmp_path / "x.pt", b"\x80\x02" + _tensor((2**40, 2), (0, 1)) + b".", values)
     name = read_torch(tmp_path / "x.pt").__name__
     assert name == "torch tensor of size (1099511627776, 2) that repeats 6 elements"
+    for memo in (b"r\xff\xff\xff\x7f", b"p2147483647\n"):
+        _archive(tmp_path / "x.pt", b"\x80\x02}" + memo + b".", b"")
+        with pytest.raises(ValueError, match="memorizes an object as 2147483647"):
+            read_torch(tmp_path / "x.pt")
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", _tensor_pickle(2**20, 0, (2**20,), (1,)))
         archive.writestr("x/data/0", bytes(2**22))
