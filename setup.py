@@ -69,7 +69,13 @@ setup(
         ],
         "gcs": ["gcsfs>=2026.8", "google-cloud-storage>=3.17"],
         "tpu": ["jax[tpu]"],
-        "parity": ["pytorch-fid>=0.3", "torch>=2.4", "torch-fidelity>=0.4", "torchvision>=0.19"],
+        "parity": [
+            "diffusers>=0.42",
+            "pytorch-fid>=0.3",
+            "torch>=2.4",
+            "torch-fidelity>=0.4",
+            "torchvision>=0.19",
+        ],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.
         "test": ["codespell>=2.4", "mypy>=2", "pytest>=8,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],

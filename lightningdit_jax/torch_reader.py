@@ -185,7 +185,7 @@ def _materialize(view: np.ndarray, metadata: Any) -> np.ndarray:
     return view
 
 
-class _RebuildTyped(_RebuildTensor):
+class _RebuildTyped:
     """Stands for torch._utils._rebuild_tensor_v3, whose storage is bytes."""
 
     __slots__ = ()
@@ -198,7 +198,7 @@ class _RebuildTyped(_RebuildTensor):
         if not isinstance(storage, np.ndarray):
             raise _Unreadable("a tensor record is malformed")
         typed = storage.view(_BYTES_DTYPES[dtype])
-        return super().__call__(typed, offset, size, stride, metadata=metadata)
+        return _RebuildTensor()(typed, offset, size, stride, metadata=metadata)
 
 
 class _RebuildParameter:
@@ -220,7 +220,7 @@ class _RebuildFromType:
 
     def __call__(self, rebuild, kind, arguments, state) -> Any:
         plain = isinstance(kind, Foreign) and kind.__name__ in _TENSOR_CLASSES
-        if plain and isinstance(rebuild, (_RebuildTensor, _RebuildParameter)):
+        if plain and isinstance(rebuild, (_RebuildTensor, _RebuildTyped, _RebuildParameter)):
             return rebuild(*arguments)
         return kind if isinstance(kind, Foreign) else Foreign(f"torch tensor of type {kind}")
 
@@ -251,7 +251,7 @@ class _Unpickler(pickle.Unpickler):
         """The object. The unpickler's table of what is memorized grows to the largest index."""
         begin = self._file.tell()
         for count, (opcode, argument, _) in enumerate(pickletools.genops(self._file)):
-            if opcode.name in ("PUT", "LONG_BINPUT") and argument > count:
+            if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > count:
                 raise _Unreadable(f"a pickle of {count} steps memorizes an object as {argument}")
         self._file.seek(begin)
         return super().load()

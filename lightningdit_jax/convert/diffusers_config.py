@@ -100,7 +100,7 @@ def diffusers_config(config: VAVAEConfig, scaling: LatentScaling) -> dict[str, A
         )
     mean, std = scaling.mean, scaling.std
     shift = None
-    if mean is not None and {*std} == {1.0} and len({*mean}) == 1:
+    if mean is not None and len({*mean}) == 1 and set(std or ()) == {1.0}:
         shift, mean, std = mean[0], None, None
     return {
         "_class_name": "AutoencoderKL",

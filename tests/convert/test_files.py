@@ -328,6 +328,30 @@ def test_pt_files_are_written_where_torch_is(tmp_path, release):
         np.testing.assert_array_equal(value, release[key])
 
 
+TORCH_LOADS = """
+import sys, numpy as np, safetensors.torch, torch
+source, target = sys.argv[1:]
+if source.endswith(".pt"):
+    state = torch.load(source, weights_only=True)
+else:
+    state = safetensors.torch.load_file(source)
+np.savez(target, **{key: value.numpy() for key, value in state.items()})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_torch_loads_what_is_written(suffix, tmp_path, release):
+    convert("release_full.pt", tmp_path / "dit")
+    written = str(tmp_path / f"back{suffix}")
+    command = [sys.executable, "convert_torch_weights.py", "--to-torch", "--dst", written]
+    subprocess.run([*command, "--src", str(tmp_path / "dit")], check=True)
+    command = [sys.executable, "-c", TORCH_LOADS, written, str(tmp_path / "loaded.npz")]
+    subprocess.run(command, check=True)
+    chex.assert_trees_all_equal(dict(np.load(tmp_path / "loaded.npz")), release)
+
+
 def test_a_converted_checkpoint_loads_in_shards(tmp_path):
     """Eight devices hold an eighth each of what is large, and together the same values."""
     convert("release_full.pt", tmp_path / "dit")
