@@ -189,9 +189,10 @@ def export_diffusers(
 ) -> None:
     """Writes a tokenizer as the folder that diffusers' AutoencoderKL.from_pretrained loads.
 
-    latent_stats: the file of its latents' statistics, "none" where they are only multiplied; asked
-    for nowhere, since diffusers' autoencoder does not use them itself, but its pipelines do.
-    Raises ValueError for another kind of checkpoint, or where diffusers has no such architecture or
+    latent_stats: the file of its latents' statistics, "none" where they are only multiplied. They
+    go into config.json: the autoencoder does not use them, but pipelines do. Averaged weights
+    where the checkpoint has them.
+    Raises ValueError for another kind of checkpoint, where diffusers has no such architecture, or
     the checkpoint knows its scaling already, and FileExistsError.
     """
     target = epath.Path(dst)

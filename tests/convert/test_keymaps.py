@@ -225,6 +225,21 @@ def test_training_parts_of_a_tokenizer_are_left_out_and_others_refused():
         params_from_torch("vavae", weights | {"encoder.temb.weight": np.zeros(3, np.float32)})
 
 
+def test_an_autoencoder_with_ldm_s_names_but_without_quant_conv():
+    """As the one of FLUX; encoder and decoder stay what they are."""
+    weights = golden.load_weights("vae")
+    whole, params = params_from_torch("vavae", weights)
+    bare = {key: value for key, value in weights.items() if "quant_conv." not in key}
+    config, rest = params_from_torch("vavae", bare)
+    assert config == dataclasses.replace(whole, quant_conv=False)
+    for part in ("encoder", "decoder"):
+        chex.assert_trees_all_equal(rest.pop(part), params[part])
+    assert not rest
+    bare["quant_conv.weight"] = weights["quant_conv.weight"]
+    with pytest.raises(ConversionError, match=r"missing: post_quant_conv.weight"):
+        params_from_torch("vavae", bare)
+
+
 def test_number_of_heads():
     plain = generator("lightningdit_plain_dit")
     with pytest.raises(
