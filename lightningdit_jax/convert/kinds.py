@@ -120,12 +120,12 @@ def detect_kind(tensors: Tensors) -> str | None:
     return None
 
 
-def common_prefix(tensors: Tensors) -> str:
+def common_prefix(tensors: Tensors, entry: str) -> str:
     """What stands before the names of all tensors where they are a module of another: "net.".
 
     It is told by the signs of the kinds; "" where there is none, or the tensors of a kind stand
-    beside the others under their own names. Raises ValueError, a question, where it is not clear
-    which are meant.
+    beside the others under their own names. entry: where in the file they lie. Raises ValueError, a
+    question, where it is not clear which are meant.
     """
     signs = [sign for kind in KINDS.values() for sign in kind.signs]
     parts = {kind.prefix for kind in KINDS.values() if kind.prefix}
@@ -138,7 +138,8 @@ def common_prefix(tensors: Tensors) -> str:
         return next(iter(found), "")
     places = ", ".join(f"'{prefix}' ({count} tensors)" for prefix, count in counts.items())
     rest = len(tensors) - sum(counts.values())
-    options = " or ".join(f"--weights={prefix[:-1]}" for prefix in counts)
+    paths = (f"{entry}.{prefix}".strip(".") for prefix in counts)
+    options = " or ".join(f"--weights={path}" for path in paths)
     raise ValueError(
         f"it holds weights under {places}{f', and {rest} other tensors' if rest else ''}; "
         f"{options} takes those alone"

@@ -103,7 +103,7 @@ def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
     try:
         taken = choose_weights(content, weights)
         tensors, notes = _tensors(taken)
-        prefix = common_prefix(tensors)
+        prefix = common_prefix(tensors, taken.entry)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if prefix:

@@ -58,6 +58,8 @@ def choose_weights(content: Mapping[str, Any], weights: str | None) -> Weights:
         for choice in (parts, averaged):
             if len(choice) == 1:
                 return choice[0]
+        if parts:
+            raise ValueError(f"it holds '{asked}' {len(parts)} times; {_question(parts)}")
         raise ValueError(
             f"it has no entry '{weights}', its weights are in {_names(found)}; give another "
             "--weights"
@@ -74,8 +76,8 @@ def choose_weights(content: Mapping[str, Any], weights: str | None) -> Weights:
     choice = [w for w in found if w in named or (not w.which and w.names == taken.names)]
     if len(choice) > 1:
         raise ValueError(
-            f"it holds weights under {_names(choice)}, and it is not clear which are meant; give "
-            + " or ".join(f"--weights={w.entry}" for w in choice)
+            f"it holds weights under {_names(choice)}, and it is not clear which are meant; "
+            + _question(choice)
         )
     if taken.which in ("", asked):
         return taken
@@ -163,6 +165,10 @@ def _mangled_prefix(state: Mapping[str, Any]) -> str:
     """The prefix of averages whose names have lost their dots, as Latent Diffusion saves them."""
     keys = [plain_name(key) for key in state]
     return next((p for p in _AVERAGED_PREFIXES if any(k.startswith(p) for k in keys)), "")
+
+
+def _question(choice: list[Weights]) -> str:
+    return "give " + " or ".join(f"--weights={w.entry}" for w in choice)
 
 
 def _names(found: list[Weights]) -> str:

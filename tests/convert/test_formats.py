@@ -22,6 +22,7 @@ import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.convert.keymap import ConversionError
+from lightningdit_jax.convert.kinds import common_prefix
 from lightningdit_jax.convert.source import read_source
 from tests.golden import GOLDEN
 
@@ -320,6 +321,8 @@ def test_a_module_beside_other_tensors_is_a_question(tmp_path):
     with pytest.raises(ValueError, match=message):
         read_source(path)
     assert_expected(read_source(path, "net"))
+    with pytest.raises(ValueError, match="--weights=teacher.net takes those alone"):
+        common_prefix(tensors, "teacher")
 
 
 def with_second_head(path):

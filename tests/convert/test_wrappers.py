@@ -88,11 +88,29 @@ def test_mangled_averages_are_left_in_place_and_not_denied():
         ({"student": RAW, "teacher": EMA}, "model", "--weights=student or --weights=teacher"),
         ({"model": RAW, "ema": EMA}, "mdoel", r"no entry 'mdoel'.*'model' \(raw weights\), 'ema'"),
         (RAW, "net", "no entry 'net', its weights are in the file"),
+        (
+            {"student": state(0.0, "net."), "teacher": state(1.0, "net.")},
+            "net",
+            "holds 'net' 2 times; give --weights=student.net or --weights=teacher.net",
+        ),
     ],
 )
 def test_what_is_not_clear_is_a_question(content, weights, message):
     with pytest.raises(ValueError, match=message):
         choose_weights(content, weights)
+
+
+def test_a_module_in_an_entry_is_taken_by_its_name():
+    content = {
+        "teacher": state(1.0, "module.backbone.") | {"head.weight": np.ones(3)},
+        "student": state(0.0, "backbone.") | {"head.weight": np.ones(3)},
+    }
+    taken = choose_weights(content, "teacher.backbone")
+    assert value_of(taken) == {1.0} and taken.entry == "teacher.backbone"
+    assert taken.note == "tensors 'backbone.*'; 1 beside them left out"
+    both = {"model": state(0.0, "net."), "ema": state(1.0, "net."), "opt": {}}
+    assert value_of(choose_weights(both, "net")) == {1.0}  # the averages, as without a name
+    assert value_of(choose_weights(both, "model.net")) == {0.0}
 
 
 def test_the_answer_to_a_question_is_taken():
