@@ -57,7 +57,7 @@ _DTYPE_NAME = re.compile(r"(u?int|b?float|complex)\d+(_\w+)?|bool")
 # No program that saves weights refers to these. That they do nothing here is not for this list to
 # see to; it is to tell of a file that would harm whoever opens it elsewhere.
 _HARMFUL = re.compile(
-    r"(os|posix|nt|sys|subprocess|shutil|socket|importlib|runpy|ctypes|pty|code)\."
+    r"(os|posix|nt|sys|subprocess|shutil|socket|importlib|runpy|ctypes|pty)\."
     r"|(builtins|__builtin__)\.(eval|exec|compile|open|__import__|breakpoint|input)$"
 )
 _TENSOR_CLASSES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}

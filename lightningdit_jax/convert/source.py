@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -103,12 +103,11 @@ def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
     try:
         taken = choose_weights(content, weights)
         tensors, notes = _tensors(taken)
-        prefix = common_prefix(tensors, taken.entry)
+        if prefix := common_prefix(tensors, taken.entry):
+            tensors = _plainly_named((key.removeprefix(prefix), tensors[key]) for key in tensors)
+            notes.append(f"prefix '{prefix}' taken off")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if prefix:
-        tensors = {plain_name(key.removeprefix(prefix)): value for key, value in tensors.items()}
-        notes.append(f"prefix '{prefix}' taken off")
     beside = [f"'{k}' ({v.__name__})" for k, v in content.items() if isinstance(v, Foreign)]
     if beside and taken.entry:
         notes.append(f"left out, not read: {', '.join(beside)}")
@@ -122,7 +121,7 @@ def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
 
 def _tensors(taken: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
     """The tensors of a state dict by their plain names, and what is to be said of the rest."""
-    tensors: dict[str, np.ndarray] = {}
+    tensors: list[tuple[str, np.ndarray]] = []
     foreign = []
     for key, value in taken.state.items():
         if isinstance(value, Foreign) and not value.__name__.startswith("torch"):
@@ -133,10 +132,7 @@ def _tensors(taken: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
                 f"'{key}' is a {_kind_of(value)}; expected nothing but tensors of numbers in "
                 f"{taken}: convert or delete it"
             )
-        name = plain_name(key)
-        if name in tensors:
-            raise ValueError(f"'{name}' is there twice, with and without a prefix")
-        tensors[name] = value
+        tensors.append((key, value))
     if not tensors:
         raise ValueError("it holds no tensors")
     notes = [taken.note] if taken.note else []
@@ -144,7 +140,17 @@ def _tensors(taken: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
         notes.append(f"taken out of the names: {', '.join(wrappers)}")
     if foreign:
         notes.append(f"left out, not read: {', '.join(foreign)}")
-    return tensors, notes
+    return _plainly_named(tensors), notes
+
+
+def _plainly_named(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    named: dict[str, np.ndarray] = {}
+    for key, value in tensors:
+        name = plain_name(key)
+        if name in named:
+            raise ValueError(f"'{name}' is there twice, with and without a prefix")
+        named[name] = value
+    return named
 
 
 def _kind_of(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Which weights of a training checkpoint are taken: its averages or the raw ones."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ def plain_name(key: str) -> str:
     return ".".join(parts)
 
 
-def wrappers_in(keys: Iterable[str]) -> list[str]:
+def wrappers_in(keys: Collection[str]) -> list[str]:
     """The parts of names that `plain_name` takes out."""
     parts = {part for key in keys for part in key.split(".")}
     found = [wrapper for wrapper in _WRAPPERS if wrapper in parts]
@@ -133,10 +133,13 @@ def _under(weights: Weights, name: str) -> Iterator[Weights]:
     names = {key: plain_name(key) for key in weights.state}
     part = {k: v for k, v in weights.state.items() if names[k].startswith(prefix)}
     if part:
+        state = {names[key].removeprefix(prefix): value for key, value in part.items()}
+        if len(state) < len(part):
+            raise ValueError(f"tensors of '{name}' are there twice, with and without a prefix")
         yield Weights(
             f"{weights.entry}.{prefix}".strip("."),
             weights.which,
-            {names[key].removeprefix(prefix): value for key, value in part.items()},
+            state,
             f"tensors '{prefix}*'; {len(names) - len(part)} beside them left out",
         )
 

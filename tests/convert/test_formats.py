@@ -288,6 +288,13 @@ def test_a_prefix_of_all_tensors_is_taken_off(prefix, tmp_path):
     assert any(note.startswith("prefix '") for note in source.notes)
 
 
+def test_a_tensor_that_is_there_twice_is_refused(tmp_path):
+    for prefix, other in (("net.", "net.module."), ("", "module."), ("net.", "_orig_mod.net.")):
+        tensors = under(prefix) | {f"{other}pos_embed": EXPECTED["pos_embed"]}
+        with pytest.raises(ValueError, match=r"'(net\.)?pos_embed' is there twice"):
+            read_source(saved(tmp_path / "x.safetensors", tensors))
+
+
 def test_wrappers_are_taken_out_wherever_they_stand(tmp_path):
     def wrapped(key):
         key = key.replace("blocks.0.", "blocks.0._checkpoint_wrapped_module._orig_mod.")
@@ -321,7 +328,7 @@ def test_a_module_beside_other_tensors_is_a_question(tmp_path):
     with pytest.raises(ValueError, match=message):
         read_source(path)
     assert_expected(read_source(path, "net"))
-    with pytest.raises(ValueError, match="--weights=teacher.net takes those alone"):
+    with pytest.raises(ValueError, match=r"--weights=teacher\.net takes those alone"):
         common_prefix(tensors, "teacher")
 
 

@@ -111,6 +111,8 @@ def test_a_module_in_an_entry_is_taken_by_its_name():
     both = {"model": state(0.0, "net."), "ema": state(1.0, "net."), "opt": {}}
     assert value_of(choose_weights(both, "net")) == {1.0}  # the averages, as without a name
     assert value_of(choose_weights(both, "model.net")) == {0.0}
+    with pytest.raises(ValueError, match="tensors of 'net' are there twice"):
+        choose_weights(state(0.0, "net.") | state(1.0, "module.net."), "net")
 
 
 def test_the_answer_to_a_question_is_taken():
