@@ -34,7 +34,11 @@ def measure(options: argparse.Namespace, topology: str) -> dict[str, Any]:
     changes = {
         "mesh": {"fsdp": options.fsdp},
         "model": {"depth": options.depth},
-        "compute": {"remat": options.remat, "scan_unroll": options.unroll},
+        "compute": {
+            "remat": options.remat,
+            "attention": options.attention,
+            "scan_unroll": options.unroll,
+        },
         "train": {
             "batch_size": options.batch_size,
             "accumulate_steps": options.accumulate,
@@ -82,6 +86,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024, help="global")
     parser.add_argument("--fsdp", type=number, default="auto")
     parser.add_argument("--remat", default="auto")
+    parser.add_argument("--attention", default="auto")
     parser.add_argument("--accumulate", type=number, default="auto")
     parser.add_argument("--depth", type=int, help="default: the config's")
     parser.add_argument("--unroll", type=int, default=1)

@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
     c.compute.remat = "auto"
     c.compute.on_oom = "retry"  # out of memory, training takes the next plan; "stop" names it
     c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
-    c.compute.attention = "auto"  # of a generator: "xla", "cudnn" (NVIDIA GPUs, bfloat16), "auto"
+    # Of a generator: "xla", "cudnn" (NVIDIA GPUs), "pallas" (TPUs; both bfloat16), or "auto"
+    c.compute.attention = "auto"
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
     c.compute.compile_effort = "full"  # "quick": a train step for TPUs compiles in a fraction of
     # the time and is slower; for reports of memory and for tests, docs/tokenizer_step.md

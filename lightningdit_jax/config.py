@@ -31,7 +31,7 @@ class ComputeConfig:
     remat: str
     on_oom: Literal["retry", "stop"]
     scan_unroll: int
-    attention: Literal["auto", "xla", "cudnn"]
+    attention: Literal["auto", "xla", "cudnn", "pallas"]
     compilation_cache: str
     compile_effort: Literal["full", "quick"]
 

@@ -157,7 +157,7 @@ def recorded(tmp_path_factory):
         where = Slice("v5e:1x1", CHIPS["v5e"], jax.devices()[:1])
         for module in (step_compile, sampler_compile):
             patch.setattr(module, "open_slice", lambda topology: where)
-            patch.setattr(module, "compile_on", lambda *args: {})
+            patch.setattr(module, "compile_on", lambda *args, **_: {})
         tiny.publish(patch, "lpips", TINY_LPIPS)
         tiny.publish(patch, "vit", tiny.VIT)
         with recording(seen[COMPILE_GENERATOR]):

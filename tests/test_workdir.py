@@ -12,6 +12,7 @@ from flax import nnx
 from configs import base
 from configs import workdir as workdir_config
 from lightningdit_jax import config as configs
+from lightningdit_jax.assembly import models
 from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.assembly.models import generator_options, tokenizer_config
 from lightningdit_jax.assembly.workdir import (
@@ -40,6 +41,7 @@ from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.sharding import HeadsShard
 from lightningdit_jax.training import run
 from lightningdit_jax.training.job import make_job
 from tests import tiny
@@ -198,7 +200,7 @@ def test_every_key_that_a_checkpoint_tells_is_compared(generator, tokenizer):
 
 def mesh_of(platform, kind):
     device = types.SimpleNamespace(platform=platform, device_kind=kind, compute_capability="9.0")
-    return types.SimpleNamespace(devices=np.array([device], object))
+    return types.SimpleNamespace(devices=np.array([device], object), shape={"tensor": 1})
 
 
 def test_blocks_run_as_suits_the_devices_of_the_mesh(monkeypatch):
@@ -215,6 +217,29 @@ def test_blocks_run_as_suits_the_devices_of_the_mesh(monkeypatch):
     assert generator_options(asked, architecture, gpu)["scan_unroll"] == 7
     with pytest.raises(ValueError, match="attention is 'cudnn', but the devices are TPU v5 lite"):
         generator_options(asked, architecture, tpu)
+
+
+def test_attention_s_kernel_is_for_tpus_and_heads_that_it_takes(monkeypatch, capsys):
+    wide, narrow = tiny.dit_config(hidden_size=128), tiny.dit_config(hidden_size=64)
+    gpu, tpu = mesh_of("gpu", "NVIDIA H100"), mesh_of("tpu", "TPU v5 lite")
+    auto = tiny.config("digits_dit", compute__dtype="bfloat16").compute
+    asked = dataclasses.replace(auto, attention="pallas")
+    for compute in (auto, asked):
+        options = generator_options(compute, wide, tpu)
+        assert options == {"attention": "pallas", "shard": HeadsShard(tpu), "scan_unroll": 1}
+    exact = dataclasses.replace(auto, dtype="float32")
+    assert generator_options(exact, wide, tpu)["attention"] == "xla"
+    refused = [(wide, gpu, "NVIDIA H100"), (narrow, tpu, "2 heads of 32")]
+    for architecture, mesh, found in refused:
+        with pytest.raises(ValueError, match=f"'pallas', a kernel for TPUs, .* found .*{found}"):
+            generator_options(asked, architecture, mesh)
+    # On the devices that are here it is tried before it is taken.
+    monkeypatch.setattr(jax, "local_devices", lambda: [tpu.devices[0]])
+    monkeypatch.setattr(models, "kernel_fault", lambda *_: "it differs")
+    assert generator_options(auto, wide, tpu) == {"attention": "xla", "scan_unroll": 1}
+    assert "kernel is not taken: on TPU v5 lite it differs" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="'pallas', but on TPU v5 lite it differs; set it to"):
+        generator_options(asked, wide, tpu)
 
 
 def test_a_sampled_generator_runs_its_blocks_as_the_config_says(generator):

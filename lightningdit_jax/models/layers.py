@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from lightningdit_jax.models.attention import attention
 from lightningdit_jax.models.embeddings import apply_rotary, rotary_tables
+from lightningdit_jax.models.pallas_attention import Shard, pallas_attention
 from lightningdit_jax.models.product import dot_general, product
 
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -44,14 +45,22 @@ def linear(
 
 def project_parts(layer: nnx.LinearGeneral, x: jax.Array) -> tuple[jax.Array, ...]:
     """The parts of a fused projection. Kernel [D, P, ...], x: [..., D] -> P times [..., ...]."""
+
+    def add(x: jax.Array, bias: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, bias, cuda=_add_flat, default=_add_shaped)
+
+    parts, biases = _unbiased_parts(layer, x)
+    return tuple(map(add, parts, biases))
+
+
+def _unbiased_parts(
+    layer: nnx.LinearGeneral, x: jax.Array
+) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
+    """The products, P times [..., F] with F all that is behind the parts, and their biases."""
     kernel, bias = (p[...].astype(layer.dtype) for p in (layer.kernel, layer.bias))
     x = x.astype(layer.dtype)
-
-    def project(kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        out = product(x, kernel.reshape(len(kernel), -1))
-        return jax.lax.platform_dependent(out, bias, cuda=_add_flat, default=_add_shaped)
-
-    return tuple(map(project, jnp.unstack(kernel, axis=1), jnp.unstack(bias)))
+    parts = [product(x, part.reshape(len(part), -1)) for part in jnp.unstack(kernel, axis=1)]
+    return parts, jnp.unstack(bias)
 
 
 def _add_shaped(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -114,8 +123,8 @@ def modulated(
 class Attention(nnx.Module):
     """Multi-head self-attention with optional q/k norm and 2-D rotary embedding.
 
-    x: [B, N, D] -> [B, N, D]. Softmax in float32. implementation: "xla" is `attention`, others are
-    those of jax.nn.dot_product_attention.
+    x: [B, N, D] -> [B, N, D]. Softmax in float32. implementation: "xla" is `attention`, "pallas"
+    `pallas_attention` with its `shard`, others are those of jax.nn.dot_product_attention.
     """
 
     def __init__(
@@ -128,13 +137,14 @@ class Attention(nnx.Module):
         use_rope: bool,
         use_rmsnorm: bool,
         implementation: str,
+        shard: Shard,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         head_dim = dim // num_heads
         self.grid, self.head_dim = grid, head_dim
         self.use_qknorm, self.use_rope = use_qknorm, use_rope
-        self.implementation = implementation
+        self.implementation, self.shard = implementation, shard
         self.qkv = linear(dim, (3, num_heads, head_dim), dtype=dtype, rngs=rngs)
         if use_qknorm:
             self.q_norm = head_norm(head_dim, use_rmsnorm, dtype=dtype, rngs=rngs)
@@ -142,6 +152,8 @@ class Attention(nnx.Module):
         self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.implementation == "pallas":
+            return self._in_one_kernel(x)
         q, k, v = project_parts(self.qkv, x)
         if self.use_qknorm:
             q, k = checkpoint_name(q, "qkv"), checkpoint_name(k, "qkv")
@@ -156,6 +168,21 @@ class Attention(nnx.Module):
             x = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
             x = checkpoint_name(x, "attention")
         return self.proj(x)
+
+    def _in_one_kernel(self, x: jax.Array) -> jax.Array:
+        parts, biases = _unbiased_parts(self.qkv, x)
+        q, k, v = (checkpoint_name(part, "qkv") for part in parts)
+        bias = jnp.stack([bias.reshape(-1) for bias in biases])
+        if self.use_qknorm:
+            q, k, v = (part + row for part, row in zip((q, k, v), bias))
+            bias = jnp.zeros_like(bias)  # it has to come before the norms
+            heads = (*q.shape[:-1], -1, self.head_dim)
+            q = checkpoint_name(self.q_norm(q.reshape(heads)).reshape(q.shape), "qkv")
+            k = checkpoint_name(self.k_norm(k.reshape(heads)).reshape(k.shape), "qkv")
+        grid = self.grid if self.use_rope else None
+        x = pallas_attention(q, k, v, bias, self.head_dim, grid, self.shard)
+        kernel, bias = (p[...].astype(x.dtype) for p in (self.proj.kernel, self.proj.bias))
+        return product(x, kernel.reshape(-1, kernel.shape[-1])) + bias
 
 
 class SwiGLU(nnx.Module):

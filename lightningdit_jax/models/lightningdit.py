@@ -26,6 +26,7 @@ from lightningdit_jax.models.layers import (
     modulated,
     token_norm,
 )
+from lightningdit_jax.models.pallas_attention import Shard, unsharded
 from lightningdit_jax.models.stack import Activations, make_stack, run_stack
 
 # Sizes as in the release; L/1 stands in the paper only.
@@ -160,7 +161,13 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, config: LightningDiTConfig, *, attention: str, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        config: LightningDiTConfig,
+        *,
+        attention: str,
+        shard: Shard,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         dim = config.hidden_size
         self.wo_shift = config.wo_shift
@@ -173,6 +180,7 @@ class Block(nnx.Module):
             use_rope=config.use_rope,
             use_rmsnorm=config.use_rmsnorm,
             implementation=attention,
+            shard=shard,
             dtype=dtype,
             rngs=rngs,
         )
@@ -230,10 +238,10 @@ class LightningDiT(nnx.Module):
 
     Parameters are float32; dtype is that of matmuls and activations, while norm statistics,
     softmax and the timestep sinusoid stay float32. Blocks are stacked along a leading axis and
-    scanned, scan_unroll at a time. remat: one of REMAT. attention: "auto", "xla" or "cudnn".
-    constrain(x) pins activations [B, N, D] to a sharding. `flow` and `latent_scaling` are
-    what its checkpoint says of its training, for those who sample; None where nobody does.
-    Raises ValueError for an unknown remat or attention.
+    scanned, scan_unroll at a time. remat: one of REMAT. attention: one of IMPLEMENTATIONS, "pallas"
+    on a mesh cut by shard. constrain(x) pins activations [B, N, D] to a sharding. `flow` and
+    `latent_scaling` are what its checkpoint says of its training, for those who sample; None where
+    nobody does. Raises ValueError for an unknown remat or attention.
     """
 
     def __init__(
@@ -244,6 +252,7 @@ class LightningDiT(nnx.Module):
         remat: str = "none",
         scan_unroll: int = 1,
         attention: str = "auto",
+        shard: Shard = unsharded,
         constrain: Callable[[jax.Array], jax.Array] = _unconstrained,
         rngs: nnx.Rngs,
     ):
@@ -268,7 +277,7 @@ class LightningDiT(nnx.Module):
         self.pos_embed = nnx.Param(jnp.asarray(sincos_position_table(dim, config.grid)))
 
         def make_block(rngs: nnx.Rngs) -> Block:
-            return Block(config, attention=attention, dtype=dtype, rngs=rngs)
+            return Block(config, attention=attention, shard=shard, dtype=dtype, rngs=rngs)
 
         self.blocks = make_stack(make_block, config.depth, rngs)
         self.final_layer = FinalLayer(config, dtype=dtype, rngs=rngs)

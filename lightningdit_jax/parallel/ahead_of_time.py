@@ -1,7 +1,7 @@
 """Programs compiled for accelerators that are not there, and what the compiler says of them."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ def compile_on(
     lowered: jax.stages.Lowered,
     model_flops: float,
     components: Collection[str] = (),
+    kernel_cycles: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Compiles for a mesh of a slice: memory, arithmetic and communication of the program.
 
@@ -44,7 +45,8 @@ def compile_on(
     Of a TPU estimated_seconds are the compiler's cycle estimates over an assumed clock;
     cycle_shares says what takes them, component_cycle_shares which of the components (scopes of the
     traced program), product_cycle_shares which of the products, by einsum, and product_utilization
-    how much of the chip's peak each of those reaches. Of a GPU they are a floor: of every kernel
+    how much of the chip's peak each of those reaches. kernel_cycles: of kernels in Pallas, which
+    have no such estimates, see tpu_estimate. Of a GPU they are a floor: of every kernel
     its products at the peak or its bytes at the memory's bandwidth. kernels, kernel_flops,
     kernel_bytes and kernel_seconds are by kind, pass_seconds of what is no product by the part of
     the code that asks for it, library_calls by name.
@@ -70,7 +72,7 @@ def compile_on(
     if where.is_gpu:
         estimate = gpu_estimate(module, chip, text)
     else:
-        estimate = tpu_estimate(module, chip, components)
+        estimate = tpu_estimate(module, chip, components, kernel_cycles)
     network = Network.of_mesh(mesh)
     assert network is not None  # of all slices
     timeline = program_timeline(module, network, estimate.seconds_of)

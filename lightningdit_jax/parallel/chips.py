@@ -11,8 +11,8 @@ class Chip:
     """What a device has: bytes of memory, bfloat16 FLOP/s, bytes/s of its memory, clock in Hz.
 
     peak_flops: of dense products. A TPU chip is one device, but two on tpu7x; its clock is the one
-    that reproduces the peak, as nothing publishes it. compiler_options: of XLA, see
-    docs/performance.md.
+    that reproduces the peak, as nothing publishes it. cores: that share a device's program.
+    compiler_options: of XLA, see docs/performance.md.
     """
 
     hbm_bytes: int
@@ -20,6 +20,7 @@ class Chip:
     bandwidth: float
     clock: float
     compiler_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cores: int = 1
 
 
 # With its default, FSDP on v5e is estimated to take twice as long.
@@ -38,11 +39,12 @@ _GIB = 2**30
 
 # cloud.google.com/tpu/docs.
 TPUS = {
-    "v4": Chip(32 * _GIB, 275e12, 1.2e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP),
+    "v4": Chip(32 * _GIB, 275e12, 1.2e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP, cores=2),
     "v5e": Chip(16 * _GIB, 197e12, 0.819e12, 1.5e9, _WHOLE_PRODUCTS | {VMEM_LIMIT: "65536"}),
     "v5p": Chip(
         *(95 * _GIB, 459e12, 2.765e12, 1.75e9),
         _WHOLE_PRODUCTS | _OVERLAP | {VMEM_LIMIT: "49152"},
+        cores=2,
     ),
     "v6e": Chip(
         *(32 * _GIB, 918e12, 1.638e12, 1.75e9),

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightningdit_jax.parallel.chips import Chip
 from lightningdit_jax.parallel.gpu_cost import gpu_cost
-from lightningdit_jax.parallel.hlo_cost import program_cost
+from lightningdit_jax.parallel.hlo_cost import cycles_of, program_cost
 from lightningdit_jax.parallel.hlo_text import Instruction, Module
 from lightningdit_jax.parallel.kernel_sources import Sources
 from lightningdit_jax.parallel.kernels import kernel_of
@@ -34,9 +34,18 @@ class Estimate:
         return sum(self.parts.values())
 
 
-def tpu_estimate(module: Module, chip: Chip, components: Collection[str] = ()) -> Estimate:
-    """By the compiler's cycles over the chip's clock. components: see program_cost."""
-    cost = program_cost(module, components)
+def tpu_estimate(
+    module: Module,
+    chip: Chip,
+    components: Collection[str] = (),
+    kernel_cycles: Mapping[str, float] | None = None,
+) -> Estimate:
+    """By the compiler's cycles over the chip's clock.
+
+    components: see program_cost. kernel_cycles: as cycles_of has them, of one core.
+    """
+    known = {name: cycles / chip.cores for name, cycles in (kernel_cycles or {}).items()}
+    cost = program_cost(module, components, known)
     details = {
         "product_utilization": {
             einsum or "others": flops / (cost.product_cycles[einsum] / chip.clock * chip.peak_flops)
@@ -56,7 +65,7 @@ def tpu_estimate(module: Module, chip: Chip, components: Collection[str] = ()) -
         },
     }
     parts = {kind: cycles / chip.clock for kind, cycles in cost.cycles.items()}
-    return Estimate(cost, parts, lambda i: (i.cycles or 0) / chip.clock, details)
+    return Estimate(cost, parts, lambda i: cycles_of(module, i, known) / chip.clock, details)
 
 
 def gpu_estimate(module: Module, chip: Chip, text: str) -> Estimate:

@@ -11,6 +11,7 @@ from lightningdit_jax.parallel.hlo_text import Instruction, Module
 # Of FLOPs, cycles, bytes, seconds, by name.
 Counts = collections.Counter[str]
 MATMUL, MOVEMENT, OTHER = "products", "copies and casts", "elementwise and reductions"
+KERNEL = "attention's kernel"
 
 # What moves numbers and computes none.
 _MOVES = {

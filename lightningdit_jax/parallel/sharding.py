@@ -7,7 +7,7 @@ parameter's path.
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -100,6 +100,29 @@ class TokenConstraint:
 
 def _row_by_row(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsShard:
+    """Runs a kernel on each device's images and heads: XLA cannot cut what it does not know."""
+
+    mesh: Mesh
+
+    def __call__(
+        self,
+        kernel: Callable[..., Any],
+        in_axes: tuple[tuple[str | None, ...], ...],
+        out_axes: tuple[tuple[str | None, ...], ...],
+    ) -> Callable[..., Any]:
+        """The kernel on whole arrays, of whose axes "images" and "heads" are cut."""
+        cuts = {"images": BATCH_AXES, "heads": "tensor", None: None}
+        in_specs, out_specs = (
+            tuple(P(*(cuts[axis] for axis in axes)) for axes in arrays)
+            for arrays in (in_axes, out_axes)
+        )
+        return jax.shard_map(
+            kernel, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
 
 
 def constrain_tokens(mesh: Mesh) -> TokenConstraint:

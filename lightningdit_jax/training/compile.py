@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.kernel_schedule import kernel_cycles
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.flops import forward_flops
@@ -69,6 +70,9 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
     subject = (_generator if config.kind == "lightningdit" else _tokenizer)(config, mesh)
     _, step_fn, state = compile_ready(subject.job, config, mesh, optimizer, shapes)
     print(f"compiling for {where}, mesh {dict(mesh.shape)}")
+    cycles = {}
+    if config.kind == "lightningdit":
+        cycles = kernel_cycles(config.compute, generator_config(config), mesh, topology)
     lowered = step_fn.lower(state, subject.batch, *subject.job.frozen)
     return {
         "target": "train",
@@ -81,7 +85,12 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
         "predicted_step_seconds": plan.seconds,
         "compile_effort": config.compute.compile_effort,
         **compile_on(
-            where, mesh, lowered, subject.flops_per_image * batch_size, subject.components
+            where,
+            mesh,
+            lowered,
+            subject.flops_per_image * batch_size,
+            subject.components,
+            cycles,
         ),
     }
 

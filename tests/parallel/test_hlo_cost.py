@@ -49,6 +49,31 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert cost.overlapped == {"all-gather": 0}
 
 
+KERNELS = """HloModule step
+
+%with_input (y: bf16[9,3,256,128]) -> bf16[3,256,128] {
+  %y = bf16[9,3,256,128]{3,2,1,0} parameter(0)
+  %slice = bf16[3,256,128]{2,1,0} slice(%y)
+  ROOT %sharpen.1 = bf16[3,256,128]{2,1,0} custom-call(%slice), custom_call_target="tpu_custom_call"
+}
+
+ENTRY %main (x: bf16[9,3,256,128]) -> bf16[3,256,128] {
+  %x = bf16[9,3,256,128]{3,2,1,0} parameter(0)
+  %transpose_jvp_blur__.2 = (bf16[3,256,128]{2,1,0}, f32[3,2]{1,0}) custom-call(%x), custom_call_target="tpu_custom_call", x={"cost_estimate":{"flops":"4096","transcendentals":"5"}}
+  %other = bf16[3,256,128]{2,1,0} custom-call(%x), custom_call_target="ConcatBitcast"
+  ROOT %fusion = bf16[3,256,128]{2,1,0} fusion(%x), kind=kCustom, calls=%with_input
+}
+"""  # noqa: E501
+
+
+def test_kernels_in_pallas_take_the_cycles_that_are_said_of_them_for_each_image():
+    cost = program_cost(Module.parse(KERNELS), kernel_cycles={"blur": 70, "sharpen": 20})
+    assert cost.cycles == {"attention's kernel": 3 * 90}
+    assert cost.product_cycles == {"blur": 3 * 70, "sharpen": 3 * 20}
+    assert cost.matmul_flops == cost.product_flops["blur"] == 4096
+    assert program_cost(Module.parse(KERNELS)).total_cycles == 0
+
+
 OVERLAPPED = """HloModule step
 
 %begin (p0: bf16[2,8]) -> bf16[8,8] {

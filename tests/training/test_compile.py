@@ -38,6 +38,18 @@ def test_compiles_for_a_slice(tmp_path):
     assert report["step_mfu"] < report["estimated_mfu"] and report["bound_by"]
 
 
+def test_attention_s_kernel_has_its_cycles(tmp_path):
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra `tpu`")
+    sizes = {"compute__dtype": "bfloat16", "model__num_heads": 2}
+    report = compile_train_step(config(**sizes, mesh__fsdp=4), str(tmp_path), "v5e:2x4")
+    cycles = {"attention_forward", "attention_backward"}
+    assert cycles <= report["product_cycle_shares"].keys()
+    shares = sum(report["product_cycle_shares"][name] for name in cycles)
+    assert report["cycle_shares"]["attention's kernel"] == pytest.approx(shares) and shares > 0
+    # Its products are seven where the model counts six, which counts gradients of latents too.
+    assert 0.95 <= report["matmul_flops"] / report["model_flops"] < 1.1
+
+
 def test_compiles_for_gpus(tmp_path):
     pytest.importorskip("jax_plugins.xla_cuda13", reason="it needs the extra `cuda`")
     asked = config(compute__dtype="bfloat16", compute__remat="none", train__batch_size=128)

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from lightningdit_jax.assembly.kernel_schedule import kernel_cycles
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.assembly.registry import MODELS, abstract_model, compute_options
 from lightningdit_jax.config import Config
@@ -103,5 +104,8 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
         "decode_batch_size": plan.decode_batch_size,
         "predicted_peak_bytes": plan.peak_bytes,
         "evaluations_per_image": evaluations,
-        **compile_on(where, mesh, lowered, flops_per_image * batch_size),
+        **compile_on(
+            *(where, mesh, lowered, flops_per_image * batch_size),
+            kernel_cycles=kernel_cycles(compute, dit_config, mesh, topology),
+        ),
     }
