@@ -89,7 +89,7 @@ def test_sizes(tokens, num_heads, head_dim, taken):
             pallas_attention(x, x, x, x[0, :3], head_dim, None, unsharded)
 
 
-@pytest.mark.parametrize("use_qknorm", [False, True])
+@pytest.mark.parametrize("use_qknorm", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_generator_with_it_on_a_mesh(use_qknorm):
     """Loss and gradients, images and heads cut over eight devices: as near to float32 as XLA's."""
     config = tiny.dit_config(hidden_size=256, num_heads=8, depth=1, use_qknorm=use_qknorm)
