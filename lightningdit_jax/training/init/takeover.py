@@ -144,8 +144,8 @@ def _shapes(tree: Any) -> dict[str, Shape]:
 
 def _differing(config: Config, source: Source) -> str:
     """Fields of the architecture: `depth 2 there, 3 here; ...`."""
-    of = {"lightningdit": generator_config, "vavae": tokenizer_config}[config.kind]
-    there, here = (dataclasses.asdict(part) for part in (source.architecture, of(config)))
+    here: Any = generator_config if config.kind == "lightningdit" else tokenizer_config
+    there, here = dataclasses.asdict(source.architecture), dataclasses.asdict(here(config))
     return difference(there, here, "{} there, {} here")
 
 
