@@ -21,34 +21,31 @@ def open_init(config: Config, workdir: str) -> tuple[Source | None, LatentScalin
     call it. Raises what open_source raises, and ValueError for keys of a source where none is
     named and for a scaling that no checkpoint says.
     """
-    train, stats = config.train, config.data.stats
-    for key, value in (("init_labels", train.init_labels), ("init_exclude", train.init_exclude)):
-        if value and not train.init:
+    init, is_generator = config.train.init, config.kind == "lightningdit"
+    keeps_scaling = is_generator and config.data.stats == "checkpoint"
+    for key in ("train.init_exclude", *(["train.init_labels"] if is_generator else [])):
+        if (value := config.value(key)) and not init:
             raise ValueError(
-                f"config.train.{key} is {value!r}, but config.train.init is empty; set that to the "
+                f"config.{key} is {value!r}, but config.train.init is empty; set that to the "
                 "checkpoint to start from, or leave this out"
             )
-    if not train.init and stats != "checkpoint":
+    if not init and not keeps_scaling:
         return None, None
     newest = newest_of_run(workdir)
     if newest is not None:
-        if train.init:
+        if init:
             print_once(f"config.train.init is of new runs; this one goes on from {newest}")
-        return None, _scaling_of_checkpoint(config, read_meta(newest), str(newest))
-    if not train.init:
+        return None, _scaling_of(read_meta(newest), str(newest)) if keeps_scaling else None
+    if not init:
         raise ValueError(
             "config.data.stats is 'checkpoint', but config.train.init is empty; set that to the "
             "checkpoint whose statistics are meant, or this to 'data'"
         )
     source = open_source(config)
-    return source, _scaling_of_checkpoint(config, source.meta, str(source.checkpoint))
+    return source, _scaling_of(source.meta, str(source.checkpoint)) if keeps_scaling else None
 
 
-def _scaling_of_checkpoint(
-    config: Config, meta: Mapping[str, Any], where: str
-) -> LatentScaling | None:
-    if config.kind != "lightningdit" or config.data.stats != "checkpoint":
-        return None
+def _scaling_of(meta: Mapping[str, Any], where: str) -> LatentScaling:
     scaling = LatentScaling.from_meta(meta.get("latents"))
     if scaling is None:
         raise ValueError(
