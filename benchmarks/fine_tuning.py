@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import jax
 import matplotlib
 
 matplotlib.use("Agg")
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=50)
     options = parser.parse_args()
+    jax.config.update("jax_compilation_cache_dir", str(options.output / "compiled"))
     latents = make_latents(options.output, options.tokenizer_steps)
     runs = [measure(options.output, latents, seed, options) for seed in options.seeds]
     x, labels = real_digits("test")
