@@ -1,11 +1,14 @@
 """Weights that a run cannot start from: one line, before data is opened or anything is written."""
 
+import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import pytest
 
+from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.training.init.opening import compare_data, open_init
 from lightningdit_jax.training.init.takeover import plan_takeover
 from lightningdit_jax.training.job import open_source
@@ -181,6 +184,28 @@ def test_a_source_that_does_not_know_its_scaling(tmp_path, data):
     init, _ = open_init(wanted, "nothing")
     [line] = compare_data(wanted, init, open_source(wanted))
     assert line.endswith("does not say how its latents are scaled; not compared")
+
+
+def test_classes_of_other_names_are_said(source):
+    """The source's are a to j; a list of train.init_labels has been thought about."""
+    wanted = config(train__init=source)
+    init, _ = open_init(wanted, "nothing")
+    shards = types.SimpleNamespace(class_names=("a", "c", "b", "d"))
+    data = types.SimpleNamespace(scaling=init.scaling, shards=shards)
+    [line] = compare_data(wanted, init, data)
+    assert "2 have other names, such as 1: 'b' in the source, 'c' here" in line
+    listed = wanted.changed(train={"init_labels": "a,c,b,d"})
+    assert compare_data(listed, init, data) == []
+
+
+def test_a_tokenizer_of_another_norm(tmp_path):
+    """Which no array shows."""
+    wanted = tiny.config("digits_vavae")
+    fields = dataclasses.asdict(tokenizer_config(wanted)) | {"num_groups": 16}
+    path, _ = write_source(tmp_path / "s", wanted, architecture=fields)
+    wanted = wanted.changed(train={"init": path})
+    with pytest.raises(ValueError, match=r"num_groups \(16 in the source, 32 here\); set config"):
+        plan_takeover(wanted, open_init(wanted, "nothing")[0], job_of(wanted)[2])
 
 
 @pytest.mark.parametrize(
