@@ -135,9 +135,10 @@ def test_every_misfit_is_listed_and_what_is_excluded_is_none(source):
         plan_takeover(narrow, init, shapes)
     assert str(raised.value).count(" in the source, [") == len(jax.tree.leaves(init.shapes)) - 1
     assert "final_layer/linear/bias" not in str(raised.value)
-    excluded = narrow.changed(train={"init_exclude": ("*",)})
+    excluded = narrow.changed(train={"init_exclude": ("*",)}, flow={"path": "gvp"})
     takeover = plan_takeover(excluded, init, shapes)
     assert {leaf.fate for leaf in takeover.leaves} == {"fresh"}
+    assert takeover.notes == ("trained for another flow: path linear in the source, gvp here",)
 
 
 def test_a_null_row_that_the_source_does_not_have(tmp_path):

@@ -47,10 +47,12 @@ class Takeover:
 
     def changes(self) -> dict[str, Any]:
         """The same for a checkpoint's meta: counts, and what is not simply taken."""
-        every = [*self.leaves, *(leaf for part in self.companions.values() for leaf in part)]
+        every = {leaf.name: leaf for leaf in self.leaves}
+        for name, leaves in self.companions.items():
+            every |= {f"{name}/{leaf.name}": leaf for leaf in leaves}
         return {
-            "counts": dict(counts(every)),
-            "changed": {leaf.name: f"{leaf.fate}: {leaf.note}" for leaf in every if leaf.note},
+            "counts": dict(counts([*every.values()])),
+            "changed": {n: f"{leaf.fate}: {leaf.note}" for n, leaf in every.items() if leaf.note},
             "left": list(self.left),
             "notes": list(self.notes),
         }
@@ -133,9 +135,8 @@ def _flow_notes(config: Config, source: Source) -> list[str]:
     if config.kind != "lightningdit":
         return []
     there, here = Flow.from_meta(source.meta), Flow(config.flow.path, config.flow.prediction)
-    if there == here:
-        return []
-    return [f"the source was trained for {there}, this run is for {here}"]
+    change = difference(vars(there), vars(here), "{} in the source, {} here")
+    return [f"trained for another flow: {change}"] if change else []
 
 
 def _shapes(tree: Any) -> dict[str, Shape]:
