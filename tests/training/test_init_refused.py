@@ -58,6 +58,15 @@ def test_sources_that_are_not_there(tmp_path, source):
     assert "is no complete checkpoint: its item 'params' is missing" in found
 
 
+def test_an_array_that_is_cut_short(tmp_path, data):
+    """Found when it is read, before anything is written all the same."""
+    path, _ = write_source(tmp_path / "s", config(), latents=None)
+    [array] = (tmp_path / "s" / "ema" / "y_embedder.embedding").glob("0*")
+    array.write_bytes(array.read_bytes()[:10])
+    found = refusal(tmp_path, train__init=path, data__path=data)
+    assert f"item 'ema' of {path} cannot be read (" in found and str(array) in found
+
+
 def test_a_source_of_another_kind(tmp_path, source):
     with pytest.raises(
         ValueError, match=r"holds a lightningdit, but config\.kind is 'vavae'; name"

@@ -78,7 +78,8 @@ class Source:
 
 def unreadable(checkpoint: epath.Path, item: str, error: Exception) -> str:
     """What is said of a source whose item cannot be read."""
-    reason = str(error).strip().partition("\n")[0][:200]
+    reason = str(error.__cause__ or error).strip().partition("\n")[0]
+    reason = reason.partition(" [tensorstore_spec")[0][:200]
     return (
         f"config.train.init: item '{item}' of {checkpoint} cannot be read ({reason}); copy the "
         "checkpoint again, or name another"

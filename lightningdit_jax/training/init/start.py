@@ -10,6 +10,7 @@ from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.checkpoint import read_arrays
 from lightningdit_jax.config import Config
+from lightningdit_jax.parallel.out_of_memory import is_out_of_memory
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.training.init import leaves
 from lightningdit_jax.training.init.leaves import built
@@ -57,7 +58,9 @@ def begin(
 def _read(source: Source, item: str, abstract: Any) -> Any:
     try:
         return read_arrays(source.checkpoint, item, abstract)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # Orbax raises that very class where a file is cut
+        if is_out_of_memory(error):
+            raise
         raise ValueError(unreadable(source.checkpoint, item, error)) from error
 
 
