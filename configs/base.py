@@ -83,6 +83,8 @@ def get_config() -> ConfigDict:
     c.data.flip = True  # horizontal flip with probability 1/2
     c.data.latent_norm = True  # (x - mean) / std per channel
     c.data.latent_multiplier = 1.0  # 0.18215 for the Stable Diffusion VAE
+    # Where train.init's latents are scaled otherwise than these: "checkpoint" goes on with its
+    c.data.stats = ""  # statistics and multiplier, "data" takes those of the data; "" is refused
     c.data.resident = False  # all latents in memory (84 GB for ImageNet), for storage that is slow
     c.data.corrupt = "stop"  # at an image that cannot be decoded, or "skip": go on without it
     c.data.num_threads = 8  # decoding and reading threads
@@ -102,6 +104,9 @@ def get_config() -> ConfigDict:
     c.optimizer.eps = 1e-8  # of adamw
     c.optimizer.weight_decay = 0.0
     c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as published; may change within a run
+    # Patterns of parameters' names, docs/training.md; both may change within a run.
+    c.optimizer.freeze = ()  # these stay as they are, such as ("blocks/*",)
+    c.optimizer.rate_factors = ()  # of the rate, the first that matches: ("y_embedder/*=10",)
 
     c.flow = ConfigDict()  # training of the generator
     c.flow.path = "linear"  # from noise to data; "gvp" and "vp" as in SiT, arXiv 2401.08740
@@ -147,6 +152,11 @@ def get_config() -> ConfigDict:
     # mean and deviation, what it was "trained" on
 
     c.train = ConfigDict()
+    # A checkpoint or a workdir that a new run takes its weights from, docs/training.md.
+    c.train.init = ""
+    c.train.init_weights = "ema"  # averaged ones, or "params"; where there is one kind, that one
+    c.train.init_labels = ""  # the source's class for each class here: "207,cat,null,fresh"
+    c.train.init_exclude = ()  # patterns of names of parameters that start fresh all the same
     c.train.num_steps = 80_000
     c.train.batch_size = 1024  # global
     c.train.accumulate_steps = auto()  # parts of the batch computed one after another, less memory

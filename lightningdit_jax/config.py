@@ -79,6 +79,7 @@ class DataConfig:
     flip: bool
     latent_norm: bool
     latent_multiplier: float
+    stats: Literal["", "checkpoint", "data"]
     resident: bool
     corrupt: Literal["stop", "skip"]
     num_threads: int
@@ -99,6 +100,8 @@ class OptimizerConfig:
     eps: float
     weight_decay: float
     max_grad_norm: float
+    freeze: tuple[str, ...]
+    rate_factors: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +189,10 @@ class FrozenConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
+    init: str
+    init_weights: Literal["ema", "params"]
+    init_labels: str
+    init_exclude: tuple[str, ...]
     num_steps: int
     batch_size: int
     accumulate_steps: int | Auto

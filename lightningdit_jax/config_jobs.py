@@ -54,6 +54,7 @@ _READERS: dict[str, Collection[str]] = {
     "data.flip": _TRAIN,
     "data.latent_norm": (TRAIN_GENERATOR, EVALUATOR),
     "data.latent_multiplier": (TRAIN_GENERATOR, EVALUATOR),
+    "data.stats": (TRAIN_GENERATOR,),
     "data.resident": (TRAIN_GENERATOR,),
     "data.corrupt": (TRAIN_TOKENIZER, *_IMAGES),
     "data.num_threads": (*_TRAIN, *_IMAGES),
@@ -68,6 +69,7 @@ _READERS: dict[str, Collection[str]] = {
     "discriminator": _TOKENIZER,
     "frozen": _TOKENIZER,
     "train": _TRAIN,
+    "train.init_labels": (TRAIN_GENERATOR,),
     "train.num_steps": _STEP,
     "train.batch_size": _STEP,
     "train.accumulate_steps": _STEP,
@@ -104,6 +106,7 @@ _REASONS = {
     "compute.attention": "a tokenizer's attention has one implementation",
     "data.split": "latents have none, and a tokenizer is evaluated on evaluate.split",
     "data.augment": "only the training of a tokenizer crops at random",
+    "data.stats": "other jobs scale latents as their generator's checkpoint says",
     "data.flip": "extraction writes each image and its mirror image, evaluation takes none",
     "data.resident": "it is of latents, and only the training of a generator reads them",
     "data.corrupt": "it is of images",
@@ -111,8 +114,9 @@ _REASONS = {
     "used",
     "sample": "in a generator's training images are drawn where train.evaluate_every_steps is "
     "above 0",
-    "sample.checkpoint": "a run begins with fresh weights or goes on from its own workdir; "
-    "training cannot start from a checkpoint elsewhere yet",
+    "sample.checkpoint": "a run goes on from its own workdir; a new one starts from the weights of "
+    "config.train.init",
+    "train.init_labels": "a tokenizer has no classes",
     "sample.num_samples": "the others count by sweep.num_samples, evaluate.train_samples and "
     "evaluate.num_images",
     "tokenizer": "the tokenizer is what its checkpoint says",

@@ -49,6 +49,7 @@ from lightningdit_jax.parallel.chips import CHIPS
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.topology import Slice
 from lightningdit_jax.training import compile as step_compile
+from lightningdit_jax.training.init.opening import open_init
 from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import run_meta, train
 from tests import tiny
@@ -135,12 +136,14 @@ def recorded(tmp_path_factory):
     ).changed(optimizer=schedule)
     with recording(seen[TRAIN_TOKENIZER]):
         train(vae, tokenizer)
+        open_init(vae.changed(train={"init": tokenizer}), str(folder / "new"))
     with recording(seen[EXTRACT]):
         extract(vae, tokenizer)
     with recording(seen[EVALUATE_TOKENIZER]):
         evaluate(vae, tokenizer)
     with recording(seen[TRAIN_GENERATOR]):
         state = train(dit, generator)
+        open_init(dit.changed(train={"init": generator}), str(folder / "new"))
     within = dit.changed(train={"evaluate_every_steps": 1}, evaluate={"train_samples": 30})
     with recording(seen[EVALUATOR]):
         make_training_evaluator(within)(1, state)

@@ -17,6 +17,7 @@ BASE = {
     "errors",
     "latent_scaling",
     "mapped_file",
+    "path_patterns",
     "progress",
     "sampling_options",
     "torch_reader",

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from lightningdit_jax.assembly.registry import (
     kinds_of,
     model_of,
 )
-from lightningdit_jax.averages import weights_item
+from lightningdit_jax.averages import MAIN, WEIGHTS, weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -90,6 +91,8 @@ class Loaded:
             which = {"ema": " (averages)", "model": " (raw weights)"}.get(source.get("which"), "")
             lines.append(f"  {taken} of {source['weights'] or 'the file'}{which}")
             lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
+        if origin := self.meta.get("init"):
+            lines += _origin_lines(origin)
         return "\n".join(lines)
 
     def class_names(self) -> tuple[str, ...]:
@@ -103,6 +106,20 @@ class Loaded:
     def scaling(self) -> LatentScaling | None:
         """The scaling of a generator's or a tokenizer's latents, None where nobody knows it."""
         return LatentScaling.from_meta(self.meta.get("latents"))
+
+
+def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
+    """Where the weights of a run began, as its checkpoints keep it, and where those began."""
+    which = {MAIN: "averages", WEIGHTS: "weights"}[origin["weights"]]
+    counts = origin["changes"]["counts"]
+    lines = [
+        f"began as step {origin['step']:,} of {origin['path']}",
+        f"  {which} {origin['fingerprint']}: {', '.join(f'{n} {f}' for f, n in counts.items())}",
+    ]
+    lines += [f"  {name}  {how}" for name, how in origin["changes"]["changed"].items()]
+    for file in origin.get("source", {}).get("files", ()):
+        lines.append(f"  converted from {file['file']}  SHA-256 {file['sha256']}")
+    return lines + (_origin_lines(origin["init"]) if "init" in origin else [])
 
 
 def load(

@@ -77,10 +77,13 @@ class Job:
         return fresh
 
 
-def open_source(config: Config) -> BatchSource:
-    """The data of a config, opened and checked. Raises what bad data or values raise."""
+def open_source(config: Config, scaling: LatentScaling | None = None) -> BatchSource:
+    """The data of a config, opened and checked. Raises what bad data or values raise.
+
+    scaling: of a generator's latents; None is that of config.data.
+    """
     if config.kind == "lightningdit":
-        return _open_latents(config)
+        return _open_latents(config, scaling)
     resolution = tokenizer_config(config).resolution
     return open_image_batches(config, config.data.split, resolution, config.data.augment)
 
@@ -103,13 +106,24 @@ def abstract_job(config: Config, mesh: Mesh) -> Job:
 
 
 def fresh_state(job: Job, config: Config, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state that a run begins with."""
+    """The state that a run begins with where nothing is taken from a checkpoint."""
+    params, companions = job.init_params(config.seed), job.init_companions(config.seed)
+    return state_of(params, companions, config, optimizer)
+
+
+def state_of(
+    params: Any,
+    companions: Mapping[str, tuple[Any, Any]],
+    config: Config,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """A config's state at step 0 of these weights; companions as init_companions gives them."""
     return create_state(
-        job.init_params(config.seed),
+        params,
         optimizer,
         ema=config.train.ema_decay > 0,
         ema_decays=config.train.ema_decays,
-        companions=job.init_companions(config.seed),
+        companions=companions,
     )
 
 
@@ -152,7 +166,7 @@ def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
     return _tokenizer_step_job(config, abstract_frozen_networks(config, mesh), mesh)
 
 
-def _open_latents(config: Config) -> LatentBatches:
+def _open_latents(config: Config, scaling: LatentScaling | None) -> LatentBatches:
     architecture, data = generator_config(config), config.data
     if data.source != "latents":
         raise ValueError(
@@ -173,7 +187,7 @@ def _open_latents(config: Config) -> LatentBatches:
         num_classes=architecture.num_classes,
     )
     print_once(*shards.notes, *([class_line(shards.class_names)] if shards.class_names else []))
-    scaling = scaling_of(data)
+    scaling = scaling_of(data) if scaling is None else scaling
     scaling.check_channels(architecture.in_channels, data.path)
     return LatentBatches(shards, scaling)
 

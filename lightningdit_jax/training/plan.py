@@ -18,7 +18,7 @@ from lightningdit_jax.planning.hardware import Hardware
 from lightningdit_jax.planning.plan import Plan, Step, plans, smaller
 from lightningdit_jax.planning.tokenizer import TokenizerStep
 from lightningdit_jax.training.job import abstract_job, fresh_state, state_rules
-from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.optimizer import check_named, make_optimizer
 from lightningdit_jax.training.state import TrainState
 
 
@@ -47,12 +47,16 @@ def training_plans(config: Config, hardware: Hardware) -> tuple[list[Plan], Trai
 
 
 def train_step(config: Config, hardware: Hardware) -> tuple[Step, TrainState]:
-    """What the step of a config takes, and the shapes of its state. Raises as the job."""
+    """What the step of a config takes, and the shapes of its state.
+
+    Raises as the job and, for patterns of the optimizer's that match nothing, as check_named.
+    """
     remat = config.compute.remat
     open_remat = config.changed(compute={"remat": "none" if remat == "auto" else remat})
     job = abstract_job(open_remat, make_mesh(devices=hardware.devices[:1]))
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     state = jax.eval_shape(functools.partial(fresh_state, job, config, optimizer))
+    check_named(config.optimizer, state)
     common: dict[str, Any] = {
         "state": state,
         "rules": state_rules(config.kind),

@@ -21,6 +21,7 @@ from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import BatchSource, make_pipeline
 from lightningdit_jax.errors import difference
 from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from lightningdit_jax.parallel.multihost import global_batch, is_main_process, print_once
@@ -29,6 +30,9 @@ from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.planning.plan import check_divides, line
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
+from lightningdit_jax.training.init.opening import compare_data, open_init
+from lightningdit_jax.training.init.start import begin
+from lightningdit_jax.training.init.takeover import Takeover, plan_takeover
 from lightningdit_jax.training.job import Job, fresh_state, make_job, open_source, state_rules
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer
@@ -41,9 +45,14 @@ from lightningdit_jax.training.state import TrainState
 def train(
     config: Config,
     workdir: str,
-    make_evaluator: Callable[[Config], Evaluator | None] = lambda config: None,
+    make_evaluator: Callable[
+        [Config, LatentScaling | None], Evaluator | None
+    ] = lambda config, scaling: None,
 ) -> TrainState:
     """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
+
+    A run without one starts from fresh weights, or from those of config.train.init
+    (training.init), about which a table is printed before anything is computed.
 
     What the config leaves "auto" is planned for the devices that are there (training.plan). A plan
     that runs out of memory is followed by the next one, from the newest checkpoint again, unless
@@ -51,16 +60,22 @@ def train(
     first step.
 
     make_evaluator: what train.evaluate_every_steps calls, see Loop, for a config whose plan is
-    made; it changes no bit of the run.
-    Raises ValueError or FileNotFoundError for data, sizes or a workdir that do not fit the config,
-    before anything is computed or written. SIGTERM to any process saves and raises Preempted in
-    all.
+    made, and for the scaling of a generator's latents; it changes no bit of the run.
+    Raises ValueError or FileNotFoundError for data, sizes, a source of weights or a workdir that do
+    not fit the config, before anything is computed or written. SIGTERM to any process saves and
+    raises Preempted in all.
     """
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     hardware = training_hardware()
     check_divides(config, hardware)
-    source = open_source(config)
+    init, scaling = open_init(config, workdir)
+    source = open_source(config, scaling)
+    if init is not None:
+        print_once(*compare_data(config, init, source))
     fitting, shapes = training_plans(config, hardware)
+    takeover = None if init is None else plan_takeover(config, init, shapes)
+    if takeover is not None:
+        print_once(*takeover.table())
     candidates, on_oom = fitting, config.compute.on_oom
     with preemption_notice() as preempted:
         while True:
@@ -68,8 +83,8 @@ def train(
             print_once(line(plan, hardware, fitting))
             planned = plan.applied(config)
             try:
-                evaluator = make_evaluator(planned)
-                given = Given(config, source, optimizer, shapes, workdir)
+                evaluator = make_evaluator(planned, scaling)
+                given = Given(config, source, optimizer, shapes, workdir, takeover)
                 return _train(planned, given, evaluator, preempted)
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
@@ -85,7 +100,7 @@ def train(
 class Given:
     """What all plans of a run share: the config as it was given, which checkpoints say too.
 
-    shapes: of the state.
+    shapes: of the state. takeover: of the weights of a new run, None where it makes its own.
     """
 
     config: Config
@@ -93,6 +108,7 @@ class Given:
     optimizer: Any
     shapes: TrainState
     workdir: str
+    takeover: Takeover | None
 
 
 def _train(
@@ -126,6 +142,11 @@ def _train(
     if newest := checkpoint.newest_of_run(workdir):
         _check_same_run(newest, meta)
         check_optimizer(newest, abstract_state.opt_state)  # before its config is written over
+        said = checkpoint.read_meta(newest)
+        meta |= {"init": said["init"]} if "init" in said else {}
+    elif given.takeover is not None:
+        init_state, origin = begin(given.takeover, job, config, optimizer, abstract_state, mesh)
+        meta["init"] = json.loads(json.dumps(origin))
     checkpoints = TrainingCheckpoints(
         workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every_steps
     )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lightningdit_jax.averages import MAIN, average_decays, is_average
+from lightningdit_jax.tree_paths import named_leaves
 
 
 @flax.struct.dataclass
@@ -84,6 +85,14 @@ def create_state(
             for name, (weights, stats) in (companions or {}).items()
         },
     )
+
+
+def trained_names(state: TrainState) -> list[str]:
+    """Names of all parameters: the model's, and of companions with their name in front."""
+    names = [name for name, _ in named_leaves(state.params)]
+    for network, companion in state.companions.items():
+        names += [f"{network}/{name}" for name, _ in named_leaves(companion.params)]
+    return names
 
 
 def fresh_average(params: Any, abstract: Any) -> Any:

@@ -47,10 +47,19 @@ def accumulate_gradients(
 
 
 def update_at(
-    step: jax.Array, optimizer: optax.GradientTransformation, grads: Any, state: Any, params: Any
+    step: jax.Array,
+    optimizer: optax.GradientTransformation,
+    grads: Any,
+    state: Any,
+    params: Any,
+    network: str = "",
 ) -> tuple[Any, Any]:
-    """(updates, state) of an optimizer at a step of the run, by which its rate may go."""
-    return optax.with_extra_args_support(optimizer).update(grads, state, params, step=step)
+    """(updates, state) of an optimizer at a step of the run, by which its rate may go.
+
+    network: the name of a companion whose parameters these are.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    return optimizer.update(grads, state, params, step=step, network=network)
 
 
 def apply_gradients(

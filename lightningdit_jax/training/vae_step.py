@@ -133,7 +133,7 @@ def make_vae_update(
             )
         companions = {
             name: _advance(
-                state.step, state.companions[name], gradients[name], stats[name], optimizer
+                state.step, name, state.companions[name], gradients[name], stats[name], optimizer
             )
             for name in gradients
         }
@@ -189,10 +189,13 @@ def make_vae_step(
 @jax.named_scope(OPTIMIZER)
 def _advance(
     step: jax.Array,
+    name: str,
     companion: Companion,
     gradient: Any,
     stats: Any,
     optimizer: optax.GradientTransformation,
 ) -> Companion:
-    updates, opt_state = update_at(step, optimizer, gradient, companion.opt_state, companion.params)
+    updates, opt_state = update_at(
+        step, optimizer, gradient, companion.opt_state, companion.params, name
+    )
     return Companion(optax.apply_updates(companion.params, updates), stats, opt_state)

@@ -132,7 +132,7 @@ def test_training_records_it_on_a_mesh_that_cuts_the_weights(config, tmp_path):
     config = tiny.replaced(config, "mesh", fsdp=4)
     config = tiny.replaced(config, "train", num_steps=3, best_metric="digits_fid")
     evaluator = make_training_evaluator(config)
-    last = train(config, str(tmp_path), lambda planned: evaluator)
+    last = train(config, str(tmp_path), lambda planned, scaling: evaluator)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     found = {r["step"]: r["eval/digits_fid"] for r in records if "eval/digits_fid" in r}
     assert list(found) == [2, 3]

@@ -20,6 +20,10 @@ from lightningdit_jax.training.state import create_state
 from lightningdit_jax.training.update import apply_gradients
 
 CONFIG = TrainConfig(
+    init="",
+    init_weights="ema",
+    init_labels="",
+    init_exclude=(),
     num_steps=12,
     batch_size=1,
     accumulate_steps=1,

@@ -29,6 +29,8 @@ PUBLISHED = OptimizerConfig(
     eps=1e-8,
     weight_decay=0.0,
     max_grad_norm=0.0,
+    freeze=(),
+    rate_factors=(),
 )
 CHANGES = {
     "clipping": {"max_grad_norm": 0.3},

@@ -38,6 +38,8 @@ def run(case, ema_decay):
             eps=settings["eps"],
             weight_decay=settings["weight_decay"],
             max_grad_norm=settings["max_grad_norm"] or 0.0,
+            freeze=(),
+            rate_factors=(),
         ),
         entry["config"]["steps"],
     )

@@ -39,6 +39,8 @@ CONFIG = OptimizerConfig(
     eps=1e-8,
     weight_decay=0.1,
     max_grad_norm=0.0,
+    freeze=(),
+    rate_factors=(),
 )
 
 

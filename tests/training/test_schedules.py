@@ -82,7 +82,7 @@ def test_a_restarted_run_writes_the_rates_of_an_unbroken_one(tmp_path, name):
     )
 
     def go(name, evaluator):
-        return train(config, str(tmp_path / name), lambda planned: evaluator)
+        return train(config, str(tmp_path / name), lambda planned, scaling: evaluator)
 
     def killed(step, state):
         raise KeyboardInterrupt

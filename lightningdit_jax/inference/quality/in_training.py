@@ -22,6 +22,7 @@ from lightningdit_jax.inference.sampling.opening import load_companions
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.inference.sampling.plan import plan_sampler
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.planning.mesh import inference_mesh
 
 
@@ -35,14 +36,17 @@ class Weights(Protocol):
 Evaluator = Callable[[int, Weights], dict[str, float]]
 
 
-def make_training_evaluator(config: Config) -> Evaluator | None:
+def make_training_evaluator(
+    config: Config, scaling: LatentScaling | None = None
+) -> Evaluator | None:
     """evaluator(step, state) -> numbers of evaluate.train_samples images, or None where it is off.
 
     It is off for train.evaluate_every_steps = 0 and for a tokenizer. Images are drawn as by
     --mode=sample, from the average that sample.use_ema and sample.ema_decay choose (state.params if
     there is none), with the same noise and labels at every step. The numbers are those of
     evaluate.metric as images are drawn; a Fréchet distance of few samples is biased upwards, so
-    compare it with its like only. All processes have to call it, with the state on their mesh.
+    compare it with its like only. scaling: of the run's latents; None is that of config.data. All
+    processes have to call it, with the state on their mesh.
     Raises ValueError or FileNotFoundError for a tokenizer, latent statistics, a network, a
     reference or an average that are missing or do not fit, and for a train.best_metric that is no
     number of the metric's, all before training begins.
@@ -65,7 +69,8 @@ def make_training_evaluator(config: Config) -> Evaluator | None:
     mesh = inference_mesh(config.mesh)
     generator = generator_config(config)
     flow = Flow(config.flow.path, config.flow.prediction)
-    scaling, record = scaling_of(config.data), read_record(epath.Path(config.data.path))
+    scaling = scaling_of(config.data) if scaling is None else scaling
+    record = read_record(epath.Path(config.data.path))
     made_by = (record or {}).get("tokenizer")
     loaded = load_companions(config, mesh, GeneratorMeaning(generator, flow, scaling), made_by)
     structure = Structure(

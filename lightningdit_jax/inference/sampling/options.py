@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightningdit_jax.config import SampleConfig
+from lightningdit_jax.data.class_names import class_number
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.guidance import guidance_is_on
 from lightningdit_jax.flow.predictions import Flow
@@ -19,7 +19,6 @@ from lightningdit_jax.sampling_options import SamplingOptions
 from lightningdit_jax.whole_numbers import whole_number
 
 _MOST = 2**31 - 1  # of a whole number
-_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,32 +168,14 @@ def choose_labels(
         return np.random.default_rng(seed).integers(num_classes, size=num_samples, dtype=np.int32)
     if mode == "balanced":
         return np.arange(num_samples, dtype=np.int32) % num_classes
-    given = [_label(part.strip(), class_names) for part in mode.split(",")]
+    expected = "'random', 'balanced' or a list as '207,387'"
+    given = [
+        class_number("sample.labels", part.strip(), class_names, expected)
+        for part in mode.split(",")
+    ]
     if min(given) < 0 or max(given) >= num_classes:
         raise ValueError(
             f"config.sample.labels reach from {min(given)} to {max(given)}; "
             f"expected 0 to {num_classes - 1}"
         )
     return np.resize(np.array(given, np.int32), num_samples)
-
-
-def _label(text: str, class_names: Sequence[str]) -> int:
-    """The number of a class that is given by number or name."""
-    by_name = {name: number for number, name in enumerate(class_names)}
-    if _NUMBER.fullmatch(text):
-        if by_name.get(text, int(text)) != int(text):
-            raise ValueError(
-                f"config.sample.labels holds '{text}', a class number and also the name of class "
-                f"number {by_name[text]}; write 'name:{text}' for the latter, and the other by its "
-                "name in the same way"
-            )
-        return int(text)
-    name = text.removeprefix("name:")
-    if name in by_name:
-        return by_name[name]
-    if class_names:
-        raise ValueError(f"config.sample.labels: {unknown_name('class', name, class_names)}")
-    raise ValueError(
-        f"config.sample.labels is '{text}'; expected 'random', 'balanced' or a list as '207,387' "
-        "(the generator's checkpoint knows no names of classes)"
-    )

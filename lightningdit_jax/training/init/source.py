@@ -1,0 +1,111 @@
+"""The checkpoint that a new run takes its weights from, as it is known without its arrays."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+
+from lightningdit_jax.assembly.registry import abstract_model, architecture
+from lightningdit_jax.averages import MAIN, WEIGHTS
+from lightningdit_jax.checkpoint import (
+    architecture_fields,
+    array_metadata,
+    find_checkpoint,
+    item_names,
+    read_meta,
+)
+from lightningdit_jax.config import Config
+from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.parallel.multihost import print_once
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint. item: which of its weights are taken."""
+
+    checkpoint: epath.Path
+    meta: dict[str, Any]
+    item: str
+
+    @property
+    def kind(self) -> str:
+        """Of its model."""
+        return self.meta["kind"]
+
+    @functools.cached_property
+    def architecture(self) -> Any:
+        """Of its model."""
+        return architecture(self.kind, architecture_fields(self.meta))
+
+    @functools.cached_property
+    def shapes(self) -> Any:
+        """Its parameters, ShapeDtypeStructs for leaves."""
+        return abstract_model(self.kind, self.architecture)[1]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of its classes by number, empty where it does not know."""
+        return tuple(self.meta.get("class_names", ()))
+
+    @property
+    def scaling(self) -> LatentScaling | None:
+        """Of its latents, None where it does not know."""
+        return LatentScaling.from_meta(self.meta.get("latents"))
+
+    def companion(self, name: str) -> Any:
+        """Metadata of a network trained beside it, None where there is none of that name."""
+        if name not in item_names(self.checkpoint):
+            return None
+        return self._metadata(name)
+
+    def check_readable(self) -> None:
+        """Raises ValueError where the description of its weights cannot be read."""
+        self._metadata(self.item)
+
+    def _metadata(self, item: str) -> Any:
+        try:
+            return array_metadata(self.checkpoint, item)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(unreadable(self.checkpoint, item, error)) from error
+
+    def __str__(self) -> str:
+        return (
+            f"{self.checkpoint} ({self.kind}, step {self.meta['step']:,}, "
+            f"{'averaged weights' if self.item == MAIN else 'weights'})"
+        )
+
+
+def unreadable(checkpoint: epath.Path, item: str, error: Exception) -> str:
+    """What is said of a source whose item cannot be read."""
+    reason = str(error.__cause__ or error).strip().partition("\n")[0]
+    reason = reason.partition(" [tensorstore_spec")[0][:200]
+    return (
+        f"config.train.init: item '{item}' of {checkpoint} cannot be read ({reason}); copy the "
+        "checkpoint again, or name another"
+    )
+
+
+def open_source(config: Config) -> Source:
+    """The source that config.train.init names. Says where it has no average beside its weights.
+
+    Raises FileNotFoundError where there is no checkpoint, and ValueError for one of another kind
+    and for one that is damaged.
+    """
+    try:
+        checkpoint = find_checkpoint(config.train.init)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"config.train.init: {error}") from error
+    meta = read_meta(checkpoint)
+    if meta["kind"] != config.kind:
+        raise ValueError(
+            f"config.train.init: {checkpoint} holds a {meta['kind']}, but config.kind is "
+            f"'{config.kind}'; name a checkpoint of a {config.kind}"
+        )
+    wanted = {"ema": MAIN, "params": WEIGHTS}[config.train.init_weights]
+    item = wanted if wanted in item_names(checkpoint) else WEIGHTS
+    source = Source(checkpoint, meta, item)
+    source.check_readable()
+    if item != wanted:
+        print_once(f"{checkpoint} has no average beside its weights, which are taken")
+    return source
