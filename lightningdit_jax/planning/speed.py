@@ -18,7 +18,7 @@ from lightningdit_jax.planning.hardware import Hardware
 
 # Of the peak, that a generator's step reaches apart from communication and the optimizer's pass,
 # with many tokens on a device; docs/performance.md has the programs.
-_UTILIZATION = {"v4": 0.46, "v5e": 0.49, "v5p": 0.51, "v6e": 0.28, "tpu7x": 0.28, "h100": 0.44}
+_UTILIZATION = {"v4": 0.53, "v5e": 0.62, "v5p": 0.63, "v6e": 0.32, "tpu7x": 0.35, "h100": 0.44}
 _OTHERS = 0.4
 _UNKNOWN_FLOPS = 1e14
 # Tokens of a device at which it reaches half of that.
