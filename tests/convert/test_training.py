@@ -10,7 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from lightningdit_jax.checkpoint import array_metadata, find_checkpoint, item_names, read_arrays
+from lightningdit_jax.checkpoint import (
+    TrainingCheckpoints,
+    array_metadata,
+    find_checkpoint,
+    item_names,
+    read_arrays,
+)
 from lightningdit_jax.checkpoint import read_meta as meta_of
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch, params_to_torch
 from lightningdit_jax.convert.files import convert_run
@@ -18,9 +24,12 @@ from lightningdit_jax.convert.keymap import ConversionError
 from lightningdit_jax.convert.source import read_source
 from lightningdit_jax.convert.training import convert_training, read_adam
 from lightningdit_jax.mapped_file import MappedFile
+from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.torch_reader import read_torch
+from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.optimizer import make_optimizer
-from lightningdit_jax.training.run import train
+from lightningdit_jax.training.restore import restore_state
+from lightningdit_jax.training.run import compile_ready, train
 from tests import tiny
 from tests.golden import GOLDEN
 
@@ -136,6 +145,20 @@ def test_averages_are_the_files(workdir, content):
     assert not np.array_equal(raw, average["t_embedder.mlp.0.bias"])
 
 
+def test_a_run_restores_it(tmp_path, workdir):
+    latents = tiny.write_latents(tmp_path, channels=4, classes=3)
+    config = config_of(workdir, data__path=str(latents))
+    mesh = make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    optimizer = make_optimizer(config.optimizer, 10)
+    _, _, abstract = compile_ready(make_job(config, mesh), config, mesh, optimizer)
+    checkpoints = TrainingCheckpoints(str(workdir), keep=2)
+    state, step, loop = restore_state(checkpoints, abstract, print)
+    checkpoints.close()
+    assert (step, int(state.step), loop["data"]) == (2, 2, {"next_index": 2})
+    assert int(state.opt_state[0].count) == 2 and state.ema is not None
+
+
+@pytest.mark.slow
 def test_training_goes_on_at_that_step(tmp_path, workdir, capsys):
     latents = tiny.write_latents(tmp_path, channels=4, classes=3)
     config = config_of(workdir, data__path=str(latents), train__num_steps=3, train__batch_size=8)
