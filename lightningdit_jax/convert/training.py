@@ -111,7 +111,7 @@ def read_adam(opt: Any, names: list[str]) -> Adam:
     if sorted(indices) != list(range(len(names))):
         problem = f"it counts {len(indices)} parameters, the model has {len(names)}"
         raise ConversionError(headline, [problem])
-    moments: tuple[dict[str, np.ndarray], ...] = ({}, {})
+    moments: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
     counts, problems = set(), []
     for index, name in enumerate(names):
         entry = opt["state"].get(index, {})
