@@ -160,12 +160,12 @@ def _config_file(value: str, arguments: list[str]) -> list[str]:
     from lightningdit_jax.assembly.workdir import CONFIG_FILE, read_config
     from lightningdit_jax.release_config.reading import SUFFIXES, import_yaml
 
-    if "://" not in value and pathlib.Path(value).suffix in SUFFIXES:
+    if "://" not in value and pathlib.Path(value.partition(":")[0]).is_file():
+        if pathlib.Path(value).suffix not in SUFFIXES:
+            return [f"--config={value}"]
         imported = import_yaml(value)
         print(*imported.rows, sep="\n")
         return [_written(imported.nested())]
-    if "://" not in value and pathlib.Path(value.partition(":")[0]).is_file():
-        return [f"--config={value}"]
     if "://" not in value and not pathlib.Path(value).is_dir():
         raise ValueError(f"--config={value}: there is no such file; see configs/")
     config = read_config(value, _defaults())

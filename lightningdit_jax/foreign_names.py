@@ -67,6 +67,7 @@ _KEYS |= {
         "pp_style": "vae_loss.reduction",
         "data_root": "data.path",
         "precision": "compute.dtype",
+        "weight_init": "train.init",
     }.items()
 }
 _KEYS |= {
@@ -110,6 +111,7 @@ _KEYS |= {
         "block_out_channels": "tokenizer.ch_mult",
         "layers_per_block": "tokenizer.num_res_blocks",
         "train_data_dir": "data.path",
+        "pretrained_model_name_or_path": "train.init",
     }.items()
 }
 

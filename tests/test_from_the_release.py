@@ -17,8 +17,11 @@ import yaml
 from PIL import Image
 
 from lightningdit_jax.checkpoint import find_checkpoint
+from lightningdit_jax.config import Config
+from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.release_config.reading import import_yaml
 from tests import tiny
 from tests.golden import GOLDEN
 from tests.inference.tiny_generator import random_generator, save_generator
@@ -172,6 +175,13 @@ def test_a_config_of_ours_and_latents_of_their_tokenizer(world, tokenizer):
     assert (world / "runs" / "latents" / "latents" / "latents_stats.safetensors").is_file()
     small = [*PLANNED[:4], "--config.evaluate.batch_size=4"]
     run(world, one("VAVAE.yaml", "--mode=evaluate"), *small)
+
+
+def test_every_key_that_is_named_is_one():
+    """In the document, and in what is said of the keys of the release's files."""
+    rows = [str(row) for path in sorted(YAML.iterdir()) for row in import_yaml(str(path)).rows]
+    named = set(re.findall(r"--config\.([a-z_.0-9]*[a-z0-9])", "\n".join([TEXT, *rows])))
+    assert len(named) > 15 and named - {"optimizer.lr"} <= key_types(Config).keys()
 
 
 def test_every_command_is_run_here_but_the_one_that_needs_inception():

@@ -1,5 +1,6 @@
 """The text of a config file that says what was imported."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ def config_text(imported: Imported, base: Mapping[str, Any], *, name: str, outpu
     for key, value in imported.settings.items():
         if base[key] != value:
             source = imported.sources[key] or "the release's program"
-            lines.append(f"    c.{key} = {value!r}  # {source}")
+            text = json.dumps(value) if isinstance(value, str) else repr(value)
+            lines.append(f"    c.{key} = {text}  # {source}")
     module = base_of(imported)
     return _TEMPLATE.format(name=name, output=output, base=module, lines="\n".join(lines)).replace(
         "get_config()\n\n    return", "get_config()\n    return"

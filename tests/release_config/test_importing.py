@@ -232,7 +232,7 @@ def test_the_script_writes_a_config_that_does_the_same(tmp_path):
 def test_main_reads_a_yaml_and_refuses_others_in_one_line(tmp_path):
     workdir, other = tmp_path / "w", tmp_path / "other.yml"
     other.write_text("name: x\n")
-    for path, said in [(other, "is no yaml of the Light"), (tmp_path / "no.yaml", "no file")]:
+    for path, said in [(other, "is no yaml of the Light"), (tmp_path / "no.yaml", "no such file")]:
         done = command("main.py", f"--config={path}", f"--workdir={workdir}")
         assert done.returncode == 2 and said in done.stderr, done.stderr
         assert len(done.stderr.splitlines()) == 1 and not workdir.exists()
