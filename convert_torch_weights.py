@@ -2,6 +2,7 @@
 
 python convert_torch_weights.py --src lightningdit-xl-imagenet256-64ep.pt --dst ckpts/dit-xl \\
     --latent-stats latents_stats.pt
+python convert_torch_weights.py --to-workdir --src 0080000.pt --dst runs/dit_xl
 python convert_torch_weights.py --to-torch --src ckpts/dit-xl --dst dit-xl.pt
 python convert_torch_weights.py --to-diffusers --src ckpts/vavae --dst vavae-diffusers
 """
@@ -20,6 +21,7 @@ def main() -> None:
     from lightningdit_jax.convert.files import (
         KIND_NAMES,
         convert_files,
+        convert_run,
         export_diffusers,
         export_file,
     )
@@ -40,6 +42,12 @@ def main() -> None:
     back.add_argument("--to-torch", action="store_true", help="write a state dict, by the suffix")
     back.add_argument(
         "--to-diffusers", action="store_true", help="write a tokenizer as diffusers' AutoencoderKL"
+    )
+    back.add_argument(
+        "--to-workdir",
+        action="store_true",
+        help="write a workdir in which main.py goes on with the release's training: weights, "
+        "averages, AdamW's moments and step",
     )
     parser.add_argument("--kind", choices=KIND_NAMES, default="auto", help="what the file holds")
     parser.add_argument(
@@ -75,7 +83,23 @@ def main() -> None:
     try:
         if (options.to_torch or options.to_diffusers) and len(options.src) > 1:
             raise ValueError(f"one checkpoint is written back; found {len(options.src)}")
-        if options.to_torch:
+        hints = Hints(
+            options.num_heads, not options.no_null_class, options.norm_groups, options.act_fn
+        )
+        if options.to_workdir:
+            if options.kind != "auto" or options.weights or options.without or options.overwrite:
+                raise ValueError(
+                    "--to-workdir takes all of a generator's training into a new workdir; leave "
+                    "--kind, --weights, --without and --overwrite out"
+                )
+            convert_run(
+                options.src,
+                options.dst,
+                hints=hints,
+                latent_stats=options.latent_stats,
+                latent_multiplier=options.latent_multiplier,
+            )
+        elif options.to_torch:
             export_file(options.src[0], options.dst)
         elif options.to_diffusers:
             export_diffusers(
@@ -91,12 +115,7 @@ def main() -> None:
                 options.dst,
                 kind=options.kind,
                 weights=options.weights,
-                hints=Hints(
-                    options.num_heads,
-                    not options.no_null_class,
-                    options.norm_groups,
-                    options.act_fn,
-                ),
+                hints=hints,
                 without=options.without,
                 latent_stats=options.latent_stats,
                 latent_multiplier=options.latent_multiplier,

@@ -156,22 +156,32 @@ def _defaults() -> dict:
 
 
 def _config_file(value: str, arguments: list[str]) -> list[str]:
-    """The flags that stand for --config=VALUE: a file, FILE:ROW, or a workdir."""
+    """The flags that stand for --config=VALUE: a file, FILE:ROW, a workdir, or a release's yaml."""
     from lightningdit_jax.assembly.workdir import CONFIG_FILE, read_config
+    from lightningdit_jax.release_config.reading import SUFFIXES, import_yaml
 
     if "://" not in value and pathlib.Path(value.partition(":")[0]).is_file():
-        return [f"--config={value}"]
+        if pathlib.Path(value).suffix not in SUFFIXES:
+            return [f"--config={value}"]
+        imported = import_yaml(value)
+        print(*imported.rows, sep="\n")
+        return [_written(imported.nested())]
     if "://" not in value and not pathlib.Path(value).is_dir():
         raise ValueError(f"--config={value}: there is no such file; see configs/")
     config = read_config(value, _defaults())
     if config is None:
         raise ValueError(
             f"--config={value}: there is no {CONFIG_FILE} in it, which training writes; expected "
-            "a config file or the workdir of a training run"
+            "a config file, the workdir of a training run, or a yaml file of the release"
         )
-    written = f"--config={ROOT / 'configs' / 'workdir.py'}:{json.dumps(config.to_dict())}"
+    written = _written(config.to_dict())
     has_workdir = any(re.match("--?workdir(=|$)", argument) for argument in arguments)
     return [written] if has_workdir else [written, f"--workdir={value}"]
+
+
+def _written(values: dict) -> str:
+    """The flag that stands for the values of a config, nested."""
+    return f"--config={ROOT / 'configs' / 'workdir.py'}:{json.dumps(values)}"
 
 
 def run() -> None:

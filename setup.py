@@ -48,6 +48,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11",
+        "pyyaml>=6",
         "safetensors>=0.5",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",

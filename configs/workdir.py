@@ -1,6 +1,6 @@
-"""The config that a training run left in its workdir: --config=WORKDIR.
+"""The config that a training run left in its workdir, --config=WORKDIR, or a yaml of the release.
 
-main.py puts the text of WORKDIR/config.json here.
+main.py puts the text of WORKDIR/config.json here, or what a yaml says.
 
     python main.py --config=runs/dit_xl --mode=sample --config.sample.num_samples=64
 """
@@ -11,7 +11,7 @@ from configs import base
 
 
 def get_config(written: str):
-    """base with the values of a config.json."""
+    """base with the values of a config.json, or of some of its keys."""
     c = base.get_config()
     for section, values in json.loads(written).items():
         if not isinstance(values, dict):

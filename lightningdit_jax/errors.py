@@ -1,17 +1,25 @@
-"""Wording of messages that several packages share. Imports nothing of ours."""
+"""Wording of messages that several packages share."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightningdit_jax.foreign_names import foreign_name
+
 
 def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
-    """An error message that names the nearest known name, or all of them where few."""
+    """An error message that names the nearest known name, or all of them where few.
+
+    Where it is another program's name for a known one, that one, whatever is spelled more like it.
+    """
+    listing = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
+    if foreign := foreign_name(name, known):
+        whose, ours = foreign
+        return f"unknown {what} '{name}': {whose} name; here it is '{ours}'.{listing}"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     leaf = name.rpartition(".")[2]
     near = near or [k for k in known if k.rpartition(".")[2] == leaf][:1]
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    listing = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
     return f"unknown {what} '{name}'{hint}{listing}"
 
 

@@ -15,6 +15,7 @@ BASE = {
     "config_jobs",
     "config_ranges",
     "errors",
+    "foreign_names",
     "latent_scaling",
     "mapped_file",
     "path_patterns",
@@ -24,7 +25,16 @@ BASE = {
     "tree_paths",
     "whole_numbers",
 }
-LOWER = {"config", "checkpoint", "models", "flow", "data", "parallel", "evaluation"}
+LOWER = {
+    "config",
+    "checkpoint",
+    "models",
+    "flow",
+    "data",
+    "parallel",
+    "evaluation",
+    "release_config",
+}
 MIDDLE = {"assembly"}
 PLANS = {"planning"}
 UPPER = {"training", "inference", "convert"}

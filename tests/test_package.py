@@ -65,6 +65,7 @@ def test_every_import_is_required():
         "orbax": "orbax-checkpoint",
         "libtpu": None,
         "torch": None,
+        "yaml": "pyyaml",
     }
     for path in (ROOT / "lightningdit_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -36,6 +36,7 @@ from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
 from lightningdit_jax.convert.source import Source, file_sha256, read_source
 from lightningdit_jax.convert.torch_io import save_torch
+from lightningdit_jax.convert.training import convert_training
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN, diffusers_names
 from lightningdit_jax.data.latents import save_stats
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -157,6 +158,25 @@ def convert_files(
     save_checkpoint(dst, items, {"meta": meta})
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count:,} parameters in {target}")
+
+
+def convert_run(
+    sources: Sequence[str],
+    workdir: str,
+    *,
+    hints: Hints = Hints(),  # noqa: B008, frozen
+    latent_stats: str | None = None,
+    latent_multiplier: float = 1.0,
+    say: Say = print,
+) -> None:
+    """Converts a training checkpoint of the release into a workdir, as convert_training does.
+
+    latent_stats: as in convert_files; a run that goes on compares them with those of its data.
+    """
+    if len(sources) > 1:
+        raise ValueError(f"one training checkpoint is converted; found {len(sources)}")
+    scaling = _latents("generator", True, latent_stats, latent_multiplier)
+    convert_training(sources[0], workdir, hints=hints, scaling=scaling, say=say)
 
 
 def export_file(src: str, dst: str, *, say: Say = print) -> None:

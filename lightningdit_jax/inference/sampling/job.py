@@ -102,6 +102,8 @@ def _finish(
     if "samples" in outputs:
         store.write_pngs()
     columns = num_classes if num_classes <= 10 else 8
+    if len(labels) <= columns:
+        columns = -(-len(labels) // 2)  # two rows, as the release shows its eight
     shown = _first(store, columns * 8)
     save_png(folder / "samples.png", image_grid(shown, columns))
     store.finish(runtime)
