@@ -74,7 +74,12 @@ def keep_images(monkeypatch, module):
 
 
 @pytest.mark.parametrize(
-    "flow", [Flow(), Flow("gvp", "noise"), Flow("vp", "score")], ids=lambda f: f.path
+    "flow",
+    [
+        pytest.param(Flow(), id="linear"),
+        pytest.param(Flow("gvp", "noise"), id="gvp", marks=pytest.mark.slow),
+        pytest.param(Flow("vp", "score"), id="vp"),
+    ],
 )
 def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, flow):
     dit = random_generator()

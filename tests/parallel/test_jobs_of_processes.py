@@ -85,6 +85,7 @@ def test_sigterm_to_one_saves_and_ends_all(tmp_path, latents):
     assert saved > 3 and records(tmp_path)[-1]["step"] == saved
 
 
+@pytest.mark.slow
 def test_bad_latents_of_every_process_are_named(tmp_path):
     """In the order of one process's batches, which the processes share."""
     folder = tiny.write_latents(tmp_path)

@@ -28,6 +28,9 @@ from lightningdit_jax.training.vae_loss import (
 from tests import golden
 from tests.training import vae_cases
 
+# One compilation of the loss and its gradients for all rows.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 CASE = "vae_loss"
 
 
