@@ -229,7 +229,14 @@ def test_attention_s_kernel_is_for_tpus_and_heads_that_it_takes(monkeypatch, cap
         assert options == {"attention": "pallas", "shard": HeadsShard(tpu), "scan_unroll": 1}
     exact = dataclasses.replace(auto, dtype="float32")
     assert generator_options(exact, wide, tpu)["attention"] == "xla"
-    refused = [(wide, gpu, "NVIDIA H100"), (narrow, tpu, "2 heads of 32")]
+    v4 = mesh_of("tpu", "TPU v4")
+    larger = tiny.dit_config(input_size=16, hidden_size=1536, num_heads=24)
+    refused = [
+        (wide, gpu, "NVIDIA H100"),
+        (narrow, tpu, "2 heads of 32"),
+        (larger, v4, "256 tokens and 24 heads of 64"),
+    ]
+    assert generator_options(auto, larger, tpu) == options
     for architecture, mesh, found in refused:
         with pytest.raises(ValueError, match=f"'pallas', a kernel for TPUs, .* found .*{found}"):
             generator_options(asked, architecture, mesh)

@@ -13,6 +13,7 @@ from lightningdit_jax.models.attention import choose_implementation
 from lightningdit_jax.models.lightningdit import LightningDiTConfig, variant_config
 from lightningdit_jax.models.pallas_attention import MAX_TOKENS, kernel_takes
 from lightningdit_jax.models.vae import VAVAEConfig
+from lightningdit_jax.parallel.chips import TPUS, chip_of
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import HeadsShard
 
@@ -46,11 +47,15 @@ def generator_options(
     dtype, tokens = jnp.dtype(compute.dtype), architecture.grid**2
     heads = architecture.num_heads // mesh.shape["tensor"]
     on_tpu = device.platform == "tpu"
-    takes = dtype == jnp.bfloat16 and kernel_takes(tokens, heads, architecture.head_dim)
+    chip = chip_of(device) or TPUS["v4"]  # the smallest
+    takes = dtype == jnp.bfloat16 and kernel_takes(
+        tokens, heads, architecture.head_dim, chip.vmem_bytes
+    )
     if attention == "pallas" and not (on_tpu and takes):
         raise ValueError(
             "config.compute.attention is 'pallas', a kernel for TPUs, bfloat16, at most "
-            f"{MAX_TOKENS} tokens and heads that fill columns of 128 channels; found "
+            f"{MAX_TOKENS} tokens and heads that fill columns of 128 channels and not more than "
+            "the chip's vector memory; found "
             f"{device.device_kind}, {dtype}, {tokens} tokens and {heads} heads of "
             f"{architecture.head_dim} on a device; expected 'auto' or 'xla'"
         )

@@ -25,7 +25,9 @@ _COLUMN = 128  # lanes of a register
 _ROWS = 16  # of bfloat16, a register's
 MAX_TOKENS = 256  # the code of the kernel grows with the square
 _LOG2_E = 1.4426950408889634
-_VMEM_BYTES = 48 * 2**20
+VMEM_BYTES = 48 * 2**20
+# Of vector memory for each channel of a token, as compiled: the images before and after, tables.
+_CHANNEL_BYTES = 56
 
 # shard(kernel, in_axes, out_axes): the kernel on each device's images and heads. Of each argument
 # and result the names of its axes: "images", "heads" or None.
@@ -36,14 +38,20 @@ _TOKENS: Axes = ("images", None, "heads")
 _SUMS: Axes = ("images", "heads", None)
 
 
-def kernel_takes(num_tokens: int, num_heads: int, head_dim: int) -> bool:
-    """Whether the kernel takes heads of these sizes, so many of them on a device."""
+def kernel_takes(
+    num_tokens: int, num_heads: int, head_dim: int, vmem_bytes: int = VMEM_BYTES
+) -> bool:
+    """Whether the kernel takes heads of these sizes, so many of them on a device.
+
+    vmem_bytes: of vector memory that it may use there.
+    """
     return (
         num_tokens % _ROWS == 0
         and num_tokens <= MAX_TOKENS
         and head_dim % 2 == 0
         and head_dim <= _COLUMN
         and num_heads * head_dim % _COLUMN == 0
+        and _CHANNEL_BYTES * num_tokens * num_heads * head_dim <= vmem_bytes
     )
 
 
@@ -230,7 +238,7 @@ def _call(
         scratch_shapes=[pltpu.VMEM((3, tokens, width), qkv[0].dtype)],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",),
-            vmem_limit_bytes=_VMEM_BYTES,
+            vmem_limit_bytes=VMEM_BYTES,
             # What a loop over blocks cuts out of what it kept is cut out here, not copied before.
             allow_input_fusion=[False] * len(shared) + [True] * len(each),
         ),

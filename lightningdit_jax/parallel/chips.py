@@ -12,7 +12,8 @@ class Chip:
 
     peak_flops: of dense products. A TPU chip is one device, but two on tpu7x; its clock is the one
     that reproduces the peak, as nothing publishes it. cores: that share a device's program.
-    compiler_options: of XLA, see docs/performance.md.
+    vmem_bytes: of a core's vector memory, what a kernel may take. compiler_options: of XLA, see
+    docs/performance.md.
     """
 
     hbm_bytes: int
@@ -21,6 +22,7 @@ class Chip:
     clock: float
     compiler_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cores: int = 1
+    vmem_bytes: int = 48 * 2**20
 
 
 # With its default, FSDP on v5e is estimated to take twice as long.
@@ -39,7 +41,12 @@ _GIB = 2**30
 
 # cloud.google.com/tpu/docs.
 TPUS = {
-    "v4": Chip(32 * _GIB, 275e12, 1.2e12, 1.05e9, _WHOLE_PRODUCTS | _OVERLAP, cores=2),
+    "v4": Chip(
+        *(32 * _GIB, 275e12, 1.2e12, 1.05e9),
+        _WHOLE_PRODUCTS | _OVERLAP,
+        cores=2,
+        vmem_bytes=16 * 2**20,
+    ),
     "v5e": Chip(16 * _GIB, 197e12, 0.819e12, 1.5e9, _WHOLE_PRODUCTS | {VMEM_LIMIT: "65536"}),
     "v5p": Chip(
         *(95 * _GIB, 459e12, 2.765e12, 1.75e9),
