@@ -78,6 +78,8 @@ def get_config() -> ConfigDict:
     c.data.source = "latents"  # or images: "digits", "folder", "tfds"
     c.data.path = ""  # folder of latent shards, of class folders, of images, or TFDS data_dir
     c.data.split = "train"  # of digits ("train", "test", "all") and of TFDS
+    c.data.valid_path = ""  # held-out latents, or of a tokenizer a folder of images; or, of
+    c.data.valid_split = ""  # digits and of TFDS, another split for train.validate_every_steps
     c.data.tfds_name = "imagenet2012"
     c.data.augment = "random_crop"  # of images in training: "random_crop" or "center_crop"
     c.data.flip = True  # horizontal flip with probability 1/2
@@ -167,7 +169,10 @@ def get_config() -> ConfigDict:
     c.train.keep_checkpoints = 2  # the newest; older ones are deleted
     c.train.keep_every_steps = 0  # those of every so many steps stay too; 0 is none
     c.train.evaluate_every_steps = 0  # and at the end; 0 is never
-    c.train.best_metric = ""  # of the evaluation, such as "fid": the lowest is kept in WORKDIR/best
+    c.train.validate_every_steps = 0  # the loss on held-out data, and at the end; 0 is never
+    c.train.validate_examples = 10_000  # at most: the first of the held-out ones
+    # Of an evaluation, such as "fid" or "valid/ema_mse": the lowest is kept in WORKDIR/best.
+    c.train.best_metric = ""
     c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"
     c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same
     c.train.profile_steps = ()  # first and last step, such as (100, 104), traced for XProf

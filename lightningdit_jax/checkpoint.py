@@ -198,14 +198,14 @@ def defect(checkpoint: epath.Path) -> str | None:
         return "it is empty"
     item = "meta"
     try:
-        meta = _read_json(checkpoint / item)
+        meta = read_json(checkpoint, item)
         step = checkpoint.name
         if step.isdigit() and str(meta.get("step", step)) != step:
             return f"it says that it is of step {meta['step']}"
         # Orbax writes what an item holds, and JSON itself, into a file of one of these names.
         for item in meta.get("items", ["params"]):  # older checkpoints name none
             try:
-                _read_json(checkpoint / item)
+                read_json(checkpoint, item)
             except FileNotFoundError:
                 # Opened, since exists() takes every error for absence.
                 with (checkpoint / item / "_METADATA").open("rb") as file:
@@ -219,7 +219,7 @@ def defect(checkpoint: epath.Path) -> str | None:
 
 def read_meta(checkpoint: epath.Path) -> dict:
     """What the checkpoint says of itself: kind, architecture, step, config, latent statistics."""
-    meta = _read_json(checkpoint / "meta")
+    meta = read_json(checkpoint, "meta")
     if meta.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{checkpoint} has format version {meta.get('format_version')}; "
@@ -249,8 +249,9 @@ def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
         return reader.restore(checkpoint / item, abstract)
 
 
-def _read_json(item: epath.Path) -> dict:
-    return json.loads((item / "metadata").read_text())
+def read_json(checkpoint: epath.Path, item: str) -> dict:
+    """Reads one JSON item."""
+    return json.loads((checkpoint / item / "metadata").read_text())
 
 
 def _newest_complete(folder: epath.Path) -> tuple[epath.Path | None, dict[epath.Path, str]]:

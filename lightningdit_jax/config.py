@@ -15,6 +15,7 @@ from lightningdit_jax.sampling_options import SamplingOptions
 Kind = Literal["lightningdit", "vavae"]
 # Left to lightningdit_jax/planning, which puts a value in its place before anything is made.
 Auto = Literal["auto"]
+HELD_OUT = "valid/"  # what the numbers of held-out examples are called, in records too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,8 @@ class DataConfig:
     source: str
     path: str
     split: str
+    valid_path: str
+    valid_split: str
     tfds_name: str
     augment: Literal["random_crop", "center_crop"]
     flip: bool
@@ -203,16 +206,21 @@ class TrainConfig:
     keep_checkpoints: int
     keep_every_steps: int
     evaluate_every_steps: int
+    validate_every_steps: int
+    validate_examples: int
     best_metric: str
     nonfinite: Literal["stop", "skip", "rollback"]
     max_nonfinite: int
     profile_steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if self.best_metric and not self.evaluate_every_steps:
+        key = "evaluate_every_steps"
+        if self.best_metric.startswith(HELD_OUT):
+            key = "validate_every_steps"
+        if self.best_metric and not getattr(self, key):
             raise ValueError(
                 f"config.train.best_metric is '{self.best_metric}', but nothing is evaluated; set "
-                "config.train.evaluate_every_steps"
+                f"config.train.{key}"
             )
         steps = self.profile_steps
         if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= self.num_steps):

@@ -49,6 +49,8 @@ _READERS: dict[str, Collection[str]] = {
     "data.source": (*_TRAIN, *_IMAGES),
     "data.path": (*_TRAIN, EVALUATOR, *_IMAGES),
     "data.split": (TRAIN_TOKENIZER, EXTRACT),
+    "data.valid_path": _TRAIN,
+    "data.valid_split": (TRAIN_TOKENIZER,),
     "data.tfds_name": (TRAIN_TOKENIZER, *_IMAGES),
     "data.augment": (TRAIN_TOKENIZER,),
     "data.flip": _TRAIN,
@@ -139,7 +141,6 @@ MEANING = {
         "stages.vf_weight",  # whether all are 0
     ),
     "seed": ("seed",),
-    "batch_size": ("train.batch_size",),
     "examples": (),
 }
 

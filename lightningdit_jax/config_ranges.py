@@ -92,6 +92,8 @@ RANGES = {
     "train.keep_checkpoints": _COUNT,
     "train.keep_every_steps": _NOT_NEGATIVE,
     "train.evaluate_every_steps": _NOT_NEGATIVE,
+    "train.validate_every_steps": _NOT_NEGATIVE,
+    "train.validate_examples": _SAMPLES,
     "train.max_nonfinite": _COUNT,
     "sample.num_samples": _SAMPLES,
     "sample.batch_size": _COUNT,

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
+from lightningdit_jax.assembly.history import change_lines
 from lightningdit_jax.assembly.registry import (
     Role,
     abstract_model,
@@ -93,6 +94,7 @@ class Loaded:
             lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
         if origin := self.meta.get("init"):
             lines += _origin_lines(origin)
+        lines += change_lines(self.meta.get("history", []))
         return "\n".join(lines)
 
     def class_names(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ Element k is global batch k. It takes the positions p = k B ... k B + B - 1 of a
 which position p is record permutation(seed, p // N)[p % N]: every record comes exactly once per
 epoch, a batch may straddle epochs, nothing is dropped. Process i of n reads the rows
 [i B / n, (i + 1) B / n) of each batch. So the state of an iterator is the number of the next batch
-and nothing else; it holds for any number of processes.
+and nothing else; it holds for any number of processes. Where the batch size changes within a run,
+B k is shifted by as much as keeps the next batch's position (shift_of_batches).
 
 All randomness is a hash of (seed, what it is for, epoch, record), so it depends neither on the
 number of processes or threads nor on the batch size, nor on the version of a random generator.
@@ -207,10 +208,20 @@ class Pipeline:
         return self._batches.find_unfit(state["next_index"])
 
 
+def shift_of_batches(next_index: int, before: int, after: int, shift: int = 0) -> int:
+    """Shift of the batches from `next_index` on, whose size goes from `before` to `after`.
+
+    shift: of the batches before. The stream goes on at its next position: no record is left out or
+    comes again. Batches from before the change are not to be read with it.
+    """
+    return shift + next_index * (before - after)
+
+
 def make_pipeline(
     source: BatchSource,
     *,
     global_batch_size: int,
+    shift: int = 0,
     seed: int,
     flip: bool,
     shuffle: bool = True,
@@ -222,7 +233,8 @@ def make_pipeline(
 ) -> Pipeline:
     """Endless training batches of this process: arrays of global_batch_size / process_count rows.
 
-    `flip` mirrors each record with probability 1/2, drawn anew every epoch. Iterators are
+    `flip` mirrors each record with probability 1/2, drawn anew every epoch. shift: batch k begins
+    at position k * global_batch_size + shift, see shift_of_batches. Iterators are
     checkpointable: get_state() is {"next_index": k}, the same for every process and any
     process_count and num_workers. num_workers: processes that read, or 0 for threads of this one.
     Raises ValueError for an empty source or a batch that the processes cannot share equally.
@@ -236,7 +248,7 @@ def make_pipeline(
         )
     rows = global_batch_size // process_count
     batches = _TrainingBatches(
-        source, global_batch_size, process_index * rows, rows, seed, flip, shuffle
+        source, global_batch_size, shift + process_index * rows, rows, seed, flip, shuffle
     )
     if num_workers:
         return Pipeline(batches, WorkerBatches(batches, num_workers, prefetch_batches))
@@ -271,7 +283,7 @@ def sequential_batches(
 
 
 class _TrainingBatches:
-    """Rows [first_row, first_row + rows) of every global batch."""
+    """As many rows of every global batch, from first_row on, which shifts the batches too."""
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Timesteps: random ones to train on, ordered grids to sample on. t = 0 is noise, t = 1 is data."""
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,35 @@ def sample_timesteps(
         return logit_normal(jax.random.normal(key, (batch,), jnp.float32), mean, std)
     if distribution == "uniform":
         return jax.random.uniform(key, (batch,), jnp.float32)
+    raise ValueError(unknown_name("timestep distribution", distribution, DISTRIBUTIONS))
+
+
+def even_quantiles(indices: np.ndarray) -> np.ndarray:
+    """Numbers in (0, 1) by index from 0 on, float64 [N]: any first few lie evenly.
+
+    The radical inverse of index + 1 in base 2: 1/2, 1/4, 3/4, 1/8, ... van der Corput 1935.
+    """
+    rest, place = np.asarray(indices, np.uint64) + np.uint64(1), 0.5
+    numbers = np.zeros(rest.shape)
+    while rest.any():
+        numbers += place * (rest & np.uint64(1))
+        rest, place = rest >> np.uint64(1), place / 2
+    return numbers
+
+
+def timestep_quantiles(
+    quantiles: np.ndarray, distribution: str, mean: float = 0.0, std: float = 1.0
+) -> np.ndarray:
+    """Quantiles of `sample_timesteps`' law: numbers in (0, 1) -> times, float64 of their shape.
+
+    Raises ValueError for an unknown distribution.
+    """
+    if distribution == "logit_normal":
+        normal = statistics.NormalDist()
+        z = np.array([normal.inv_cdf(quantile) for quantile in quantiles])
+        return 1 / (1 + np.exp(-(mean + std * z)))
+    if distribution == "uniform":
+        return quantiles
     raise ValueError(unknown_name("timestep distribution", distribution, DISTRIBUTIONS))
 
 

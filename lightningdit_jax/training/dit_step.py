@@ -21,30 +21,42 @@ from lightningdit_jax.training.update import accumulate_gradients, apply_gradien
 Metrics = dict[str, jax.Array]
 
 
-def make_dit_loss(
+def make_dit_losses(
     graphdef: nnx.GraphDef,
-    cosine_weight: float,
     *,
     path: str = "linear",
     prediction: str = "velocity",
     loss_weight: str = "none",
-) -> Callable[..., tuple[jax.Array, Metrics]]:
-    """loss(params, x1, x0, t, y) -> (scalar, metrics).
+) -> Callable[..., Metrics]:
+    """losses(params, x1, x0, t, y) -> {term: [B]}, those of `prediction_loss`.
 
     x1 latents and x0 noise [B, H, W, C], t [B] in [0, 1], y [B] labels, dropped ones null already.
-    Squared velocity error plus cosine_weight times 1 - cosine similarity (arXiv 2501.01423,
-    sec. 4); both terms are metrics of their own, the release logs the first alone. A model of
-    the noise or the score has the squared error alone, weighted as `prediction_loss` says.
     """
     flow_path = get_path(path)
 
-    def loss_fn(params: Any, x1: jax.Array, x0: jax.Array, t: jax.Array, y: jax.Array):
+    def losses_fn(params: Any, x1: jax.Array, x0: jax.Array, t: jax.Array, y: jax.Array):
         chex.assert_equal_shape([x1, x0])
         chex.assert_shape([t, y], x1.shape[:1])
         model = nnx.merge(graphdef, params)
         output = model(flow_path.interpolate(x0, x1, t), t, y)
-        losses = prediction_loss(flow_path, prediction, loss_weight, output, x0, x1, t)
-        terms = {name: loss.mean() for name, loss in losses.items()}
+        return prediction_loss(flow_path, prediction, loss_weight, output, x0, x1, t)
+
+    return losses_fn
+
+
+def make_dit_loss(
+    graphdef: nnx.GraphDef, cosine_weight: float, **flow: str
+) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """loss(params, x1, x0, t, y) -> (scalar, metrics). flow, arguments: as of make_dit_losses.
+
+    Squared velocity error plus cosine_weight times 1 - cosine similarity (arXiv 2501.01423,
+    sec. 4); both terms are metrics of their own, the release logs the first alone. A model of
+    the noise or the score has the squared error alone, weighted as `prediction_loss` says.
+    """
+    losses_fn = make_dit_losses(graphdef, **flow)
+
+    def loss_fn(params: Any, *arrays: jax.Array):
+        terms = {name: loss.mean() for name, loss in losses_fn(params, *arrays).items()}
         loss = terms["mse"]
         if "cosine" in terms:
             loss = loss + cosine_weight * terms["cosine"]

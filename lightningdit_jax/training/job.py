@@ -26,16 +26,20 @@ from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import Rules, constrain_tokens
 from lightningdit_jax.training.companions import tokenizer_companions
+from lightningdit_jax.training.dit_held_out import make_dit_held_out
 from lightningdit_jax.training.dit_step import make_dit_step
 from lightningdit_jax.training.frozen import (
     FOUNDATION,
     abstract_frozen_networks,
     load_frozen_networks,
 )
+from lightningdit_jax.training.held_out import Losses
 from lightningdit_jax.training.state import TrainState, create_state
+from lightningdit_jax.training.vae_held_out import make_vae_held_out
 from lightningdit_jax.training.vae_step import make_vae_step
 
 StepFn = Callable[..., tuple[TrainState, dict]]
+MakeHeldOut = Callable[[nnx.GraphDef, Config], Losses]
 Build = Callable[[nnx.Rngs], nnx.Module]
 
 
@@ -43,16 +47,18 @@ Build = Callable[[nnx.Rngs], nnx.Module]
 class Job:
     """A model with its data and its step.
 
-    build(rngs) makes the module, make_step(graphdef, config, optimizer) its step; source reads
-    batches, and is None where nothing is run; description goes into checkpoints: architecture,
-    names of the classes where known, and of a generator latent statistics, and number and
-    fingerprint of the latents. companions: networks trained beside the model, by name, each
-    made as the model is. frozen: what the step takes after state and batch, fixed arrays on the
-    mesh, or ShapeDtypeStructs of them where nothing is run.
+    build(rngs) makes the module, make_step(graphdef, config, optimizer) its step, and
+    make_held_out(graphdef, config) its losses on held-out examples; source reads batches, and is
+    None where nothing is run; description goes into checkpoints: architecture, names of the classes
+    where known, and of a generator latent statistics, and number and fingerprint of the latents.
+    companions: networks trained beside the model, by name, each made as the model is. frozen: what
+    the step takes after state and batch, fixed arrays on the mesh, or ShapeDtypeStructs of them
+    where nothing is run.
     """
 
     build: Build
     make_step: Callable[[nnx.GraphDef, Config, optax.GradientTransformation], StepFn]
+    make_held_out: MakeHeldOut
     source: BatchSource | None
     description: dict[str, Any]
     companions: Mapping[str, Build] = dataclasses.field(default_factory=dict)
@@ -155,7 +161,8 @@ def abstract_generator_job(
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
     }
     make_step = functools.partial(make_dit_step, scaling=scaling)
-    return Job(build, make_step, None, description)
+    make_held_out = functools.partial(make_dit_held_out, scaling=scaling)
+    return Job(build, make_step, make_held_out, None, description)
 
 
 def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
@@ -228,6 +235,7 @@ def _tokenizer_step_job(config: Config, frozen: Mapping[str, Loaded], mesh: Mesh
     return Job(
         build,
         functools.partial(make_vae_step, networks=networks),
+        functools.partial(make_vae_held_out, networks=networks),
         None,
         {
             "architecture": dataclasses.asdict(architecture),

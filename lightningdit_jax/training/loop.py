@@ -6,11 +6,13 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from lightningdit_jax.config import HELD_OUT
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text, is_main_process
 from lightningdit_jax.parallel.run_ahead import RunAhead
 from lightningdit_jax.progress import Progress, duration
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
+from lightningdit_jax.training.held_out import is_of_bin
 from lightningdit_jax.training.nonfinite import NonFiniteSteps
 from lightningdit_jax.training.profile import ProfileWindow
 from lightningdit_jax.training.restore import restore_state
@@ -33,6 +35,7 @@ class Loop:
         self._run, self._config, self._say = run, run.config, run.say
         self._window: list[dict[str, float]] = []
         self._nonfinite = NonFiniteSteps(run.config, run.checkpoints, run.say)
+        self._evaluators = {HELD_OUT: run.held_out, EVALUATION: run.evaluator}
 
     def run(self) -> TrainState:
         """Trains to the end and returns the last state, which is checkpointed.
@@ -65,10 +68,9 @@ class Loop:
         ahead: RunAhead[Dispatched] = RunAhead()  # so a bad loss is noticed some steps late
         first, began = True, time.perf_counter()
         # A run that was ended between a checkpoint and its evaluation makes up for it.
-        if self._evaluates(step) and not from_main_process(
-            writer is not None and writer.evaluated(step)
-        ):
-            self._evaluate(step, state, writer, progress)
+        for prefix in self._evaluates(step):
+            if not from_main_process(writer is not None and writer.has(step, prefix)):
+                self._evaluate(prefix, step, state, writer, progress)
         # The order below is what makes a restart exact. Where it says why, it may not change.
         while step < config.num_steps:
             profile.before(step + 1, list(ahead))
@@ -95,7 +97,7 @@ class Loop:
             profile.after(step, metrics)
             # Before logging, saving and evaluating: what they tell of is known to be finite, and
             # all of it is in the window. The data then stands right behind the last step.
-            bad_step = self._drain(ahead, everything=logs or saves or evaluates)
+            bad_step = self._drain(ahead, everything=bool(logs or saves or evaluates))
             if bad_step is not None:
                 ahead = RunAhead()
                 state, step = self._rollback(bad_step)
@@ -116,8 +118,8 @@ class Loop:
                 self._say(f"saved step {step:,} and ending, as SIGTERM asks; restart to go on")
                 raise Preempted(step)
             # After saving: no step is lost with an evaluation that fails.
-            if evaluates:
-                self._evaluate(step, state, writer, progress)
+            for prefix in evaluates:
+                self._evaluate(prefix, step, state, writer, progress)
         return state
 
     def _start(self) -> tuple[TrainState, int]:
@@ -171,40 +173,56 @@ class Loop:
         self._say(f"rolled back from step {bad_step:,} to {step:,}; the data goes on")
         return state, step
 
-    def _evaluates(self, step: int) -> bool:
-        every = self._config.evaluate_every_steps
-        if self._run.evaluator is None or every == 0 or step == 0:
-            return False
-        return step % every == 0 or step == self._config.num_steps
+    def _evaluates(self, step: int) -> list[str]:
+        """Which evaluations are due at a step, by what the names in their records begin with."""
+        config = self._config
+        every = {HELD_OUT: config.validate_every_steps, EVALUATION: config.evaluate_every_steps}
+        return [
+            prefix
+            for prefix, steps in every.items()
+            if self._evaluators[prefix] is not None
+            and steps
+            and step
+            and (step % steps == 0 or step == config.num_steps)
+        ]
 
     def _evaluate(
-        self, step: int, state: TrainState, writer: MetricWriter | None, progress: Progress
+        self,
+        prefix: str,
+        step: int,
+        state: TrainState,
+        writer: MetricWriter | None,
+        progress: Progress,
     ) -> None:
         """Evaluates, keeps the weights if they are the best, then writes the record.
 
         The record comes last: what has one needs no evaluation after a restart.
         """
         began = time.perf_counter()
-        assert self._run.evaluator is not None  # or nothing is evaluated
-        numbers = self._run.evaluator(step, state)
-        if self._run.best is not None:
-            self._keep_if_best(self._run.best, step, state, numbers)
+        evaluator, best = self._evaluators[prefix], self._run.best
+        assert evaluator is not None  # or it is not due
+        numbers = evaluator(step, state)
+        if best is not None and best.metric.startswith(HELD_OUT) == (prefix == HELD_OUT):
+            self._keep_if_best(best, step, state, numbers)
         if writer:
-            writer.write(step, {f"{EVALUATION}{name}": value for name, value in numbers.items()})
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        self._say(f"step {step:,}: {terms}  ({duration(time.perf_counter() - began)})")
+            writer.write(step, {f"{prefix}{name}": value for name, value in numbers.items()})
+        shown = {name: value for name, value in numbers.items() if not is_of_bin(name)}
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        what = "held out  " if prefix == HELD_OUT else ""
+        self._say(f"step {step:,}: {what}{terms}  ({duration(time.perf_counter() - began)})")
         progress.mark(step)  # evaluation does not count as training
 
     def _keep_if_best(
         self, best: BestCheckpoint, step: int, state: TrainState, numbers: Mapping[str, float]
     ) -> None:
-        if best.metric not in numbers:
+        name = best.metric.removeprefix(HELD_OUT)
+        if name not in numbers:
             raise ValueError(
                 f"config.train.best_metric is '{best.metric}', but the evaluation gives "
                 f"{', '.join(sorted(numbers))}"
             )
         weights = {"params": state.params, **state.averages}
-        value = float(from_main_process(numbers[best.metric]))
+        value = float(from_main_process(numbers[name]))
         if best.offer(step, value, weights, self._run.meta):
             self._say(f"step {step:,}: the best {best.metric} so far")
 

@@ -16,10 +16,10 @@ from lightningdit_jax import checkpoint
 from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.assembly.workdir import write_config
 from lightningdit_jax.checkpoint import TrainingCheckpoints
-from lightningdit_jax.config import Config
+from lightningdit_jax.config import HELD_OUT, Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import BatchSource, make_pipeline
-from lightningdit_jax.errors import difference
+from lightningdit_jax.errors import difference, unknown_name
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.ending import preemption_notice
@@ -30,6 +30,9 @@ from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.planning.plan import check_divides, line
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
+from lightningdit_jax.training.going_on import inherited
+from lightningdit_jax.training.held_out import HeldOut
+from lightningdit_jax.training.held_out_data import open_held_out
 from lightningdit_jax.training.init.opening import compare_data, open_init
 from lightningdit_jax.training.init.start import begin
 from lightningdit_jax.training.init.takeover import Takeover, plan_takeover
@@ -70,6 +73,7 @@ def train(
     check_divides(config, hardware)
     init, scaling = open_init(config, workdir)
     source = open_source(config, scaling)
+    valid = open_held_out(config, source)
     if init is not None:
         print_once(*compare_data(config, init, source))
     fitting, shapes = training_plans(config, hardware)
@@ -84,7 +88,7 @@ def train(
             planned = plan.applied(config)
             try:
                 evaluator = make_evaluator(planned, scaling)
-                given = Given(config, source, optimizer, shapes, workdir, takeover)
+                given = Given(config, source, valid, optimizer, shapes, workdir, takeover)
                 return _train(planned, given, evaluator, preempted)
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
@@ -100,11 +104,13 @@ def train(
 class Given:
     """What all plans of a run share: the config as it was given, which checkpoints say too.
 
-    shapes: of the state. takeover: of the weights of a new run, None where it makes its own.
+    valid: held-out examples, None without any. shapes: of the state. takeover: of the weights of a
+    new run, None where it makes its own.
     """
 
     config: Config
     source: BatchSource
+    valid: BatchSource | None
     optimizer: Any
     shapes: TrainState
     workdir: str
@@ -127,9 +133,19 @@ def _train(
     mesh, optimizer = make_mesh(**dataclasses.asdict(config.mesh)), given.optimizer
     job = make_job(config, mesh, given.source)
     init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer, given.shapes)
+    held_out = _held_out(job, config, given.valid, mesh, abstract_state)
+    meta = run_meta(given.config, job)
+    if newest := checkpoint.newest_of_run(workdir):
+        _check_same_run(newest, meta)
+        check_optimizer(newest, abstract_state.opt_state)  # before its config is written over
+        meta |= inherited(newest, meta)
+    elif given.takeover is not None:
+        init_state, origin = begin(given.takeover, job, config, optimizer, abstract_state, mesh)
+        meta["init"] = json.loads(json.dumps(origin))
     pipeline = make_pipeline(
         job.source,
         global_batch_size=config.train.batch_size,
+        shift=meta.get("data_shift", 0),
         seed=config.seed,
         flip=config.data.flip,
         process_index=jax.process_index(),
@@ -138,15 +154,6 @@ def _train(
         prefetch_batches=config.data.prefetch_batches,
         num_workers=config.data.num_workers,
     )
-    meta = run_meta(given.config, job)
-    if newest := checkpoint.newest_of_run(workdir):
-        _check_same_run(newest, meta)
-        check_optimizer(newest, abstract_state.opt_state)  # before its config is written over
-        said = checkpoint.read_meta(newest)
-        meta |= {"init": said["init"]} if "init" in said else {}
-    elif given.takeover is not None:
-        init_state, origin = begin(given.takeover, job, config, optimizer, abstract_state, mesh)
-        meta["init"] = json.loads(json.dumps(origin))
     checkpoints = TrainingCheckpoints(
         workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every_steps
     )
@@ -170,6 +177,7 @@ def _train(
         checkpoints=checkpoints,
         best=best,
         evaluator=evaluator,
+        held_out=held_out,
         preempted=preempted,
     )
     try:
@@ -178,6 +186,30 @@ def _train(
         checkpoints.close()
         if best:
             best.close()
+
+
+def _held_out(
+    job: Job, config: Config, valid: BatchSource | None, mesh: Mesh, abstract_state: TrainState
+) -> HeldOut | None:
+    """What the loop asks for the loss on held-out examples, None where there are none.
+
+    Raises ValueError for a train.best_metric that is none of its numbers.
+    """
+    if valid is None:
+        return None
+    held_out = HeldOut(
+        job.make_held_out(job.graphdef(), config),
+        valid,
+        mesh,
+        count=min(len(valid), config.train.validate_examples),
+        batch_size=config.train.batch_size // config.number("train.accumulate_steps"),
+        abstract=abstract_state,
+        frozen=job.frozen,
+    )
+    best, names = config.train.best_metric, [f"{HELD_OUT}{name}" for name in held_out.names]
+    if best.startswith(HELD_OUT) and best not in names:
+        raise ValueError(unknown_name("number of config.train.best_metric", best, names))
+    return held_out
 
 
 def run_meta(config: Config, job: Job) -> dict[str, Any]:
@@ -238,6 +270,6 @@ def _check_same_run(newest: epath.Path, meta: dict) -> None:
                 continue
             raise ValueError(
                 f"{newest.parent} holds a run with another {key}: found "
-                f"{difference(there, wanted)}; choose another --workdir, or go on with the config "
-                "it was started with"
+                f"{difference(there, wanted)}; go on with the config it was started with, or begin "
+                f"another run from its weights: another --workdir and config.train.init={newest}"
             )

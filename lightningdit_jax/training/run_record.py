@@ -44,9 +44,10 @@ class Run:
     meta: what its checkpoints say of themselves. step_fn(state, batch) -> (state, metrics):
     compiled; metrics are scalars with `finite` and `grad_norm`. abstract_state: shapes and
     shardings of the state, for restoring. evaluator(step, state) -> numbers, called on all
-    processes every train.evaluate_every_steps and at the end; best: where the weights with the
-    lowest train.best_metric go. preempted(step): whether to save and end after this step, asked on
-    all processes. say: prints a line, on the main process only.
+    processes every train.evaluate_every_steps and at the end, and held_out likewise every
+    train.validate_every_steps; best: where the weights with the lowest train.best_metric go.
+    preempted(step): whether to save and end after this step, asked on all processes. say: prints a
+    line, on the main process only.
     """
 
     config: TrainConfig
@@ -59,5 +60,6 @@ class Run:
     checkpoints: TrainingCheckpoints
     best: BestCheckpoint | None = None
     evaluator: Evaluator | None = None
+    held_out: Evaluator | None = None
     preempted: Callable[[int], bool] = lambda step: False
     say: Callable[[str], None] = print_once

@@ -43,10 +43,10 @@ class MetricWriter:
             self._events.add_scalar(name, value, step)
         self._events.flush()
 
-    def evaluated(self, step: int) -> bool:
-        """Whether there is a record of an evaluation at this step."""
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether there is a record of this step whose names begin so."""
         records = (json.loads(line) for line in self._lines)
-        return any(r["step"] == step and any(n.startswith(EVALUATION) for n in r) for r in records)
+        return any(r["step"] == step and any(n.startswith(prefix) for n in r) for r in records)
 
     def close(self) -> None:
         """Ends the event file."""

@@ -10,7 +10,12 @@ import pytest
 from PIL import Image
 
 from lightningdit_jax.data.images import UnreadableImageError, center_crop_adm
-from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline, sequential_batches
+from lightningdit_jax.data.pipeline import (
+    ImageBatches,
+    make_pipeline,
+    sequential_batches,
+    shift_of_batches,
+)
 
 
 class Echo:
@@ -135,6 +140,27 @@ def test_resumes_from_the_state_with_any_number_of_processes(done):
         part.set_state(state)
     rows = [np.concatenate([p["index"] for p in map(next, parts)]) for _ in range(5)]
     np.testing.assert_array_equal(np.concatenate(rows), want["index"])
+
+
+@pytest.mark.parametrize("sizes", [(4, 12, 2), (6, 2, 12), (2, 6, 4)])
+def test_other_batch_sizes_go_on_at_the_next_record(sizes):
+    """Three sizes one after another are cut from one stream, in each of two processes."""
+    whole = take(iter(pipeline(Echo(11), 2)), 60)
+    next_index, shift, before, position = 0, 0, sizes[0], 0
+    for size in sizes:
+        shift = shift_of_batches(next_index, before, size, shift)
+        rows = []
+        for process in range(2):
+            options = {"process_index": process, "process_count": 2}
+            iterator = iter(pipeline(Echo(11), size, shift=shift, **options))
+            iterator.set_state({"next_index": next_index})
+            rows.append([next(iterator) for _ in range(3)])
+        next_index, before = iterator.get_state()["next_index"], size
+        for pair in zip(*rows):
+            for name in whole:
+                got = np.concatenate([batch[name] for batch in pair])
+                np.testing.assert_array_equal(got, whole[name][position : position + size])
+            position += size
 
 
 def test_threads_prefetch_and_keep_the_order():

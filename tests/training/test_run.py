@@ -131,8 +131,8 @@ def test_what_an_older_run_does_not_say_is_named(resumed, unsaid, capsys):
     resumed(older, now)
     line = f"not compared with step 40, which does not say them: {', '.join(unsaid)}\n"
     assert capsys.readouterr().out == line
-    with pytest.raises(ValueError, match="another batch_size"):
-        resumed(older, now | {"batch_size": 1})
+    with pytest.raises(ValueError, match="another architecture: found depth 2, now 3"):
+        resumed(older, generator_meta(model__depth=3))
 
 
 def test_images_taken_away_from_a_tokenizer_are_said(resumed, capsys):

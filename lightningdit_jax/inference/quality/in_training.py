@@ -12,7 +12,7 @@ from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.assembly.registry import abstract_model, compute_options
 from lightningdit_jax.averages import WEIGHTS, average_decays, weights_item
-from lightningdit_jax.config import Config
+from lightningdit_jax.config import HELD_OUT, Config
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.predictions import Flow
@@ -54,7 +54,7 @@ def make_training_evaluator(
     if config.kind != "lightningdit" or config.train.evaluate_every_steps == 0:
         return None
     options, best, names = config.sample, config.train.best_metric, metric_of(config).stream_names
-    if best and best not in names:
+    if best and not best.startswith(HELD_OUT) and best not in names:
         raise ValueError(unknown_name("number of config.train.best_metric", best, names))
     if not options.tokenizer:
         raise ValueError(

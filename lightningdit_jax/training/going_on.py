@@ -1,0 +1,30 @@
+"""What a run that goes on takes over from its newest checkpoint's description."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from lightningdit_jax.assembly.history import change_lines, changes_since
+from lightningdit_jax.checkpoint import read_json, read_meta
+from lightningdit_jax.data.pipeline import shift_of_batches
+from lightningdit_jax.parallel.multihost import print_once
+
+
+def inherited(newest: epath.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the meta of a run that goes on from `newest`, besides those of its config.
+
+    Where its weights began; the history of what was changed, with what changes now, which is said;
+    and the shift of its batches, whose size may be another. A field is there where it says
+    something. meta: what the run says of itself by its config.
+    """
+    found = read_meta(newest)
+    changes = changes_since(found, meta["config"])
+    print_once(*change_lines(changes))
+    shift, sizes = found.get("data_shift", 0), (found["batch_size"], meta["batch_size"])
+    if sizes[0] != sizes[1]:
+        next_index = read_json(newest, "loop")["data"]["next_index"]
+        shift = shift_of_batches(next_index, *sizes, shift)
+    history = found.get("history", []) + changes
+    fields = {"init": found.get("init"), "history": history, "data_shift": shift}
+    return {name: value for name, value in fields.items() if value}

@@ -1,0 +1,101 @@
+"""The held-out examples of a config, opened and checked against what is trained on."""
+
+import contextlib
+import pathlib
+import typing
+from collections.abc import Iterator
+
+from lightningdit_jax.assembly.images import open_image_batches
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.latents import LatentShards
+from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
+from lightningdit_jax.data.sources import SOURCES
+from lightningdit_jax.parallel.multihost import print_once
+
+
+def open_held_out(config: Config, source: BatchSource) -> BatchSource | None:
+    """What train.validate_every_steps looks at, None where it is 0.
+
+    A generator's latents are scaled as those it is trained on, `source`. Of images the center is
+    seen. Raises ValueError or FileNotFoundError for data that are not named, not there, the same as
+    those trained on, or do not fit the model or, being of another tokenizer, the run.
+    """
+    is_generator, data = config.kind == "lightningdit", config.data
+    keys = ("valid_path",) if is_generator else ("valid_path", "valid_split")
+    given = {f"config.data.{key}": getattr(data, key) for key in keys if getattr(data, key)}
+    every = config.train.validate_every_steps
+    if not every:
+        print_once(*(f"{k} is not looked at: train.validate_every_steps is 0" for k in given))
+        return None
+    if len(given) != 1:
+        found = " and ".join(given) + " are both set" if given else "nothing is held out"
+        raise ValueError(
+            f"config.train.validate_every_steps is {every}, but {found}; set "
+            f"{' or '.join(f'config.data.{key}' for key in keys)}, or this to 0"
+        )
+    if data.valid_path and data.path and _same(data.valid_path, data.path):
+        raise ValueError(
+            f"config.data.valid_path is {data.valid_path}, which is trained on; expected a folder "
+            "of other examples"
+        )
+    with _naming_valid_path():
+        if is_generator:
+            return _open_latents(config, typing.cast(LatentBatches, source))
+        return _open_images(config)
+
+
+def _open_latents(config: Config, trained: LatentBatches) -> LatentBatches:
+    architecture, there = generator_config(config), trained.shards
+    shards = LatentShards(config.data.valid_path)
+    shards.check(
+        in_channels=architecture.in_channels,
+        input_size=architecture.input_size,
+        num_classes=architecture.num_classes,
+    )
+    if shards.tokenizer and there.tokenizer and shards.tokenizer != there.tokenizer:
+        raise ValueError(
+            f"{shards.folder} holds latents of another tokenizer, {shards.tokenizer}, than "
+            f"{there.folder}, {there.tokenizer}; extract both with the same"
+        )
+    if shards.class_names and there.class_names and shards.class_names != there.class_names:
+        raise ValueError(
+            f"{shards.folder} names its classes otherwise than {there.folder} does, so their "
+            "numbers are of other classes; extract both from images with the same class folders"
+        )
+    print_once(*shards.notes, f"held out: {len(shards):,} latents in {shards.folder}")
+    return LatentBatches(shards, trained.scaling)
+
+
+def _open_images(config: Config) -> BatchSource:
+    data, resolution = config.data, tokenizer_config(config).resolution
+    if data.valid_path:
+        config = config.changed(data={"source": "folder", "path": data.valid_path})
+    elif "split" not in SOURCES[data.source].reads:
+        raise ValueError(
+            f"config.data.valid_split is '{data.valid_split}', but config.data.source "
+            f"'{data.source}' has no splits; set config.data.valid_path to a folder of images"
+        )
+    elif data.valid_split == data.split:
+        raise ValueError(
+            f"config.data.valid_split is '{data.valid_split}', which is trained on; expected "
+            "another split"
+        )
+    print_once("held out:")
+    return open_image_batches(config, data.valid_split, resolution)
+
+
+def _same(path: str, other: str) -> bool:
+    return pathlib.Path(path).resolve() == pathlib.Path(other).resolve()
+
+
+@contextlib.contextmanager
+def _naming_valid_path() -> Iterator[None]:
+    """What the readers of config.data.path say of a folder, of the key that is meant."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        text = str(error).replace("config.data.path", "config.data.valid_path")
+        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
+            text
+        ) from error
