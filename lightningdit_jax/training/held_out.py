@@ -44,7 +44,7 @@ class HeldOut:
     By name: a term of the raw weights, `ema_` before those of the main average, and of a generator
     `_t0` to `_t3` after those of a quarter of the times, where examples have such. Nothing depends
     on batches, devices or processes but the order of rounding within a model. Examples that cannot
-    be read and are skipped do not count. All processes have to call it.
+    be read and are skipped do not count; where none can, ValueError. All processes have to call it.
     batch_size: global, at most; abstract: shapes of the state.
     """
 
@@ -71,7 +71,7 @@ class HeldOut:
             rows, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh)
         )
         shapes = jax.eval_shape(rows, abstract.params, _others(abstract), self._read(0), *frozen)
-        values = {name: np.zeros(count, np.bool_ if name == HELD else float) for name in shapes}
+        values = {name: np.ones(count, bool if name == HELD else float) for name in shapes}
         self.names = tuple(
             name for which in _weights(abstract) for name in self._means(which, values)
         )
@@ -111,6 +111,8 @@ class HeldOut:
     def _means(self, which: str, values: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Numbers of one kind of weights; values: of every example, by term, and HELD."""
         held, prefix = values[HELD], PREFIXES[which]
+        if not held.any():
+            raise ValueError(f"none of the {len(held):,} held-out examples can be read")
         parts = {"": held}
         if TIME in self._columns:
             quarter = np.minimum(self._columns[TIME] * NUM_BINS, NUM_BINS - 1).astype(int)
@@ -120,7 +122,7 @@ class HeldOut:
             for name in values
             if name != HELD
             for part, rows in parts.items()
-            if rows.any() or not part
+            if rows.any()
         }
 
 
