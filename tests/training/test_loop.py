@@ -105,6 +105,23 @@ def test_evaluation_changes_no_bit_and_keeps_the_best(whole, tmp_path):
     assert sum("the best fid so far" in line for line in lines) == 2
 
 
+def test_held_out_and_evaluation_are_made_up_for_apart(whole, tmp_path):
+    """Both are due at 6 and 12; the evaluation of 6 fails, whose held-out record is there."""
+    losses = {3: 3.0, 6: 1.0, 9: 2.0, 12: 1.5}
+    held_out, changes = Scores(losses), {"evaluate_every_steps": 6, "validate_every_steps": 3}
+    changes |= {"best_metric": "valid/fid", "held_out": held_out}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, evaluator=Scores({}, fail_at=6), **changes)
+    evaluator = Scores({6: 5.0, 12: 4.0})
+    state, _ = run(tmp_path, evaluator=evaluator, **changes)
+    assert_same(state, whole[0])
+    assert (held_out.seen, evaluator.seen) == ([3, 6, 9, 12], [6, 12])
+    written = records(tmp_path)
+    for name, values in {"valid/fid": losses, "eval/fid": evaluator.values}.items():
+        assert [(r["step"], r[name]) for r in written if name in r] == list(values.items())
+    assert best(tmp_path) == (6, 1.0)
+
+
 @pytest.mark.parametrize("ended_by", [{"fail_at": 8}, {"fail_at": 11}, {"terminate_at": 10}])
 def test_evaluation_after_a_restart(tmp_path, ended_by):
     with pytest.raises((KeyboardInterrupt, Preempted)):

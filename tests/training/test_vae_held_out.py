@@ -60,13 +60,15 @@ def config(tmp_path_factory, images):
 
 
 def state_of(job, config, mesh):
-    """With averages and statistics of their own."""
+    """With averages and statistics of their own, and a discriminator that is sure of itself."""
     optimizer = make_optimizer(config.optimizer, 2)
     state = jax.jit(lambda: fresh_state(job, config, optimizer))()
     state.averages["ema"] = jax.tree.map(lambda w: 0.9 * w, state.params)
     judge = state.companions["discriminator"]
     stats = jax.tree.map(lambda s: s + 1 if s.dtype == np.float32 else s, judge.stats)
-    state.companions["discriminator"] = dataclasses.replace(judge, stats=stats)
+    state.companions["discriminator"] = dataclasses.replace(
+        judge, params=jax.tree.map(lambda w: 5 * w, judge.params), stats=stats
+    )
     abstract = abstract_on_mesh(jax.eval_shape(lambda: state), mesh, state_rules("vavae"))
     return jax.device_put(state, jax.tree.map(lambda a: a.sharding, abstract)), abstract
 
@@ -116,7 +118,8 @@ def expecting(config, images, state, job, mesh):
         m, s, y, terms = jax.tree.map(lambda a: np.asarray(a, np.float64), outputs(params))
         l1 = np.abs(y - x).mean()
         kl = 0.5 * (m**2 + s**2 - 1 - 2 * np.log(s)).sum((1, 2, 3)).mean()
-        return terms | {"l1": l1, "nll": x[0].size * (l1 + terms["lpips"]), "kl": kl}
+        terms |= {"l1": l1, "nll": x[0].size * (l1 + terms["lpips"]), "kl": kl}
+        return {name: float(value) for name, value in terms.items()}
 
     return expected
 
