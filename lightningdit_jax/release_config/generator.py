@@ -59,7 +59,10 @@ def _data(keys: Keys) -> None:
     normed = keys.number("data.latent_norm", bool, False)
     keys.renamed("data.latent_norm", bool, False, "" if normed else why)
     keys.renamed("data.latent_multiplier", float, 0.18215)
-    keys.implied("data.valid_path", "the release evaluates it by a function that it lacks")
+    why = (
+        "the release evaluates it by a function that it lacks; here see train.validate_every_steps"
+    )
+    keys.implied("data.valid_path", why)
 
 
 def _model(keys: Keys) -> None:

@@ -50,7 +50,9 @@ def make_vae_held_out(
         lpips = None
         if LPIPS in networks:
             lpips = nnx.merge(networks[LPIPS], frozen[LPIPS])(images, rebuilt)
-        nll, terms = _by_image(lambda *x: reconstruction_loss(*x, loss), images, rebuilt, lpips)
+        nll, terms = _by_image(
+            lambda x, y, lpips: reconstruction_loss(x, y, lpips, loss), images, rebuilt, lpips
+        )
         terms |= {"nll": nll[:, 0]}
         terms["kl"] = _by_image(lambda kl, z: kl_loss(kl, z.shape, loss), posterior.kl(), z)
         if DISCRIMINATOR in networks:
@@ -58,7 +60,7 @@ def make_vae_held_out(
             judge = nnx.merge(networks[DISCRIMINATOR], companion.params, companion.stats)
             real, fake = judge(images, train=False), judge(rebuilt, train=False)
             terms["g_loss"] = -fake.mean(axis=(1, 2, 3))
-            terms["disc_loss"] = _by_image(lambda *x: discriminator_loss(*x, loss), real, fake)
+            terms["disc_loss"] = _by_image(lambda a, b: discriminator_loss(a, b, loss), real, fake)
         if LINEAR_PROJ in networks:
             stage = stage_at(config.stages, state.step)
             margins = {"distmat_margin": stage.distmat_margin, "cos_margin": stage.cos_margin}
@@ -69,7 +71,7 @@ def make_vae_held_out(
             project = nnx.merge(networks[LINEAR_PROJ], state.companions[LINEAR_PROJ].params)
             pair = (project(z), features) if loss.reverse_proj else (z, project(features))
             terms["vf_loss"] = _by_image(
-                lambda *x: alignment_loss(*x, **margins, config=loss), *pair
+                lambda a, b: alignment_loss(a, b, **margins, config=loss), *pair
             )
         return terms
 
