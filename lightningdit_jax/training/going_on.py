@@ -21,10 +21,11 @@ def inherited(newest: epath.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     found = read_meta(newest)
     changes = changes_since(found, meta["config"])
     print_once(*change_lines(changes))
-    shift, sizes = found.get("data_shift", 0), (found["batch_size"], meta["batch_size"])
-    if sizes[0] != sizes[1]:
+    shift, size = found.get("data_shift", 0), meta["batch_size"]
+    before = found.get("batch_size", size)  # one that the release began says none
+    if before != size:
         next_index = read_json(newest, "loop")["data"]["next_index"]
-        shift = shift_of_batches(next_index, *sizes, shift)
+        shift = shift_of_batches(next_index, before, size, shift)
     history = found.get("history", []) + changes
     fields = {"init": found.get("init"), "history": history, "data_shift": shift}
     return {name: value for name, value in fields.items() if value}
