@@ -11,6 +11,8 @@ from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import going_on, run
 from tests import tiny
 
+pytestmark = pytest.mark.xdist_group(__name__)  # one worker makes what its tests share
+
 SESSIONS = (
     {"train__num_steps": 3, "train__batch_size": 8},
     {"train__num_steps": 5, "train__batch_size": 16, "optimizer__learning_rate": 0.01},

@@ -21,6 +21,8 @@ from lightningdit_jax.training.run import train
 from tests import tiny
 from tests.training.loop_cases import assert_same
 
+pytestmark = pytest.mark.xdist_group(__name__)  # one worker makes what its tests share
+
 COUNT = 19  # of 20 held-out examples: no multiple of any batch
 
 

@@ -19,6 +19,8 @@ from tests import tiny
 from tests.training.init_cases import begun, config, job_of, random_tree, write_source
 from tests.training.loop_cases import assert_same, records
 
+pytestmark = pytest.mark.xdist_group(__name__)  # one worker makes what its tests share
+
 TUNED = {
     "model__num_classes": 12,
     "optimizer__freeze": ("blocks/*",),

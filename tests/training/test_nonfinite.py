@@ -71,7 +71,11 @@ def test_a_long_list_is_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "what"), [(np.nan, "numbers are not finite"), (3e19, r"numbers as large as 3e\+19")]
+    ("value", "what"),
+    [
+        (np.nan, "numbers are not finite"),
+        pytest.param(3e19, r"numbers as large as 3e\+19", marks=pytest.mark.slow),
+    ],
 )
 def test_training_names_file_and_row(tmp_path, value, what):
     latents = np.random.default_rng(0).normal(0, 1, (8, 4, 4, 8)).astype(np.float32)
