@@ -135,6 +135,8 @@ def read_arguments(argv: list[str]) -> list[str]:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Checks the config file and the names of overrides before absl reads them."""
+    from lightningdit_jax.square import SIDES, one_side
+
     try:
         arguments = read_arguments(argv)
         if arguments and arguments[0].startswith("--config="):
@@ -143,6 +145,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.argv = [argv[0], *arguments]
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
+        side = re.match(r"flag --config\.([\w.]+)=(.*): invalid literal for int", str(error))
+        if side and side[1] in SIDES:
+            raise ValueError(one_side(*side.groups())) from error
         # What a config file itself refuses comes with the traceback of its reading.
         refused = re.search(r"\nValueError: (.*)\s*$", str(error))
         raise ValueError(refused[1] if refused else error) from error

@@ -204,6 +204,7 @@ def get_config() -> ConfigDict:
     c.extract = ConfigDict()  # latents of every image of data.source
     c.extract.path = ""  # output folder; empty is WORKDIR/latents
     c.extract.checkpoint = ""  # of the tokenizer; empty is the newest in the workdir
+    c.extract.resolution = 0  # of the images, in evaluation too; 0 is that of the tokenizer
     c.extract.batch_size = 64  # global
     c.extract.shard_size = 10_000  # images per file
     c.extract.dtype = "float32"  # as published, or half the bytes: "bfloat16", "float16"

@@ -264,6 +264,7 @@ class SweepConfig:
 class ExtractConfig:
     path: str
     checkpoint: str
+    resolution: int
     batch_size: int
     shard_size: int
     dtype: Literal["float32", "bfloat16", "float16"]

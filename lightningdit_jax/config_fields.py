@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.square import SIDES, one_side
 
 
 @functools.cache
@@ -64,6 +65,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
+        if key in SIDES:
+            raise ValueError(one_side(key, value))
         raise ValueError(f"config.{key} is {value!r}; expected {hint.__name__}")
     return value
 

@@ -90,6 +90,7 @@ _READERS: dict[str, Collection[str]] = {
     "sweep": (SWEEP,),
     "extract": (EXTRACT,),
     "extract.checkpoint": _IMAGES,
+    "extract.resolution": _IMAGES,
     "evaluate": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),  # the metric, and what it needs
     "evaluate.split": (EVALUATE_TOKENIZER,),
     "evaluate.samples": (EVALUATE_SAMPLES,),

@@ -21,6 +21,7 @@ BASE = {
     "path_patterns",
     "progress",
     "sampling_options",
+    "square",
     "torch_reader",
     "tree_paths",
     "whole_numbers",

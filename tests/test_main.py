@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lightningdit_jax import checkpoint
-from lightningdit_jax.data.latents import save_stats
+from lightningdit_jax.data.latents import save_stats, write_shard
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
 from tests.xla_flags import xla_flags
@@ -126,6 +126,8 @@ def bad_inputs(tmp, latents):
     (no_stats / "latents_stats.safetensors").unlink()
     other_stats = tiny.write_latents(tmp / "other_stats")
     save_stats(other_stats, LatentScaling(np.zeros(3), np.ones(3)))
+    oblong = tmp / "oblong"
+    write_shard(oblong, 0, 0, *np.zeros((2, 3, 4, 6, 8), np.float32), np.zeros(3, np.int64))
     path = "--config.data.path"
     compiled = [*dit, "--mode=compile", "--config.model.depth=1"]
     without = {}
@@ -147,6 +149,11 @@ def bad_inputs(tmp, latents):
         ),
         "channels": ([*dit, f"{path}={latents}", "--config.model.in_channels=16"], "16"),
         "size": ([*dit, f"{path}={latents}", "--config.model.input_size=8"], "8"),
+        "latents of two sides": ([*dit, f"{path}={oblong}"], "holds latents of 4x6, but latents"),
+        "two sides": (
+            [*dit, "--config.model.input_size=(16,24)"],
+            "is (16,24); expected one whole",
+        ),
         "labels": ([*dit, f"{path}={latents}", "--config.model.num_classes=5"], "num_classes"),
         "batch and mesh": (
             [*dit, f"{path}={latents}", "--config.train.batch_size=7"],

@@ -15,6 +15,7 @@ from lightningdit_jax.convert.keymap import (
 )
 from lightningdit_jax.models.embeddings import rotary_tables
 from lightningdit_jax.models.lightningdit import VARIANTS, LightningDiTConfig
+from lightningdit_jax.square import REASON
 
 SIGN = "x_embedder.proj.weight"
 
@@ -86,7 +87,7 @@ def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:
     if grid**2 != tokens:
         shapes.note(
             "pos_embed",
-            f"wrong shape: pos_embed {shapes['pos_embed']}, expected a square of tokens",
+            f"wrong shape: pos_embed {shapes['pos_embed']}, expected a square of tokens: {REASON}",
         )
     use_swiglu = "blocks.0.mlp.fc1.bias" not in shapes
     if use_swiglu:

@@ -26,6 +26,7 @@ from lightningdit_jax.data.latents_record import (
 from lightningdit_jax.data.shard_header import LATENT_DTYPES, check_header, read_header
 from lightningdit_jax.errors import listed
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.square import REASON
 from lightningdit_jax.torch_reader import read_torch
 
 STATS_NAME = "latents_stats.safetensors"
@@ -89,6 +90,11 @@ def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentSc
         m2 += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * len(block) / merged)
         mean += delta * (len(block) / merged)
         count = merged
+    if count < 2:
+        raise ValueError(
+            f"{shards.folder} holds one latent of 1x1, whose standard deviation does not exist; "
+            "statistics take two numbers a channel: extract more images, or larger ones"
+        )
     try:
         return LatentScaling.of_arrays(mean, np.sqrt(m2 / (count - 1)))
     except ValueError as error:
@@ -291,6 +297,11 @@ class LatentShards:
             raise ValueError(
                 f"{self.folder} holds latents of {channels} channels, but config.model.in_channels "
                 f"is {in_channels}"
+            )
+        if height != width:
+            raise ValueError(
+                f"{self.folder} holds latents of {height}x{width}, but {REASON}; extract squares of "
+                "the images with --mode=extract, which crops them"
             )
         if (height, width) != (input_size, input_size):
             raise ValueError(

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lightningdit_jax.config import ExtractConfig
 from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
+from lightningdit_jax.models.tokenizer import Tokenizer
 from lightningdit_jax.parallel.multihost import gather_numpy, global_batch
 
 
@@ -14,6 +16,20 @@ def process_range(total: int) -> tuple[int, int]:
     """The indices this process is responsible for: [start, stop), disjoint and complete."""
     i, n = jax.process_index(), jax.process_count()
     return total * i // n, total * (i + 1) // n
+
+
+def image_resolution(extract: ExtractConfig, tokenizer: Tokenizer) -> int:
+    """Side of the images that a tokenizer is given: extract.resolution, or its own.
+
+    Raises ValueError for a side that its latents do not divide.
+    """
+    side = extract.resolution or tokenizer.resolution
+    if side % tokenizer.downsample_factor:
+        raise ValueError(
+            f"config.extract.resolution is {side}; expected a multiple of "
+            f"{tokenizer.downsample_factor}, the pixels a side of the tokenizer's latents"
+        )
+    return side
 
 
 def padded_batches(

@@ -363,9 +363,12 @@ np.savez(results, moments=moments, images=images, scale=vae.config.scaling_facto
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("torch", "diffusers"))), reason="needs diffusers"
 )
-@pytest.mark.parametrize("quant_conv", [True, False])
-def test_diffusers_loads_what_is_written_and_computes_the_same(quant_conv, tmp_path):
-    """Attention at the coarse level, another number of groups, levels of several widths."""
+@pytest.mark.parametrize(("quant_conv", "side"), [(True, 32), (False, 32), (True, 64)])
+def test_diffusers_loads_what_is_written_and_computes_the_same(quant_conv, side, tmp_path):
+    """Attention at the coarse level, another number of groups, levels of several widths.
+
+    side: of the images, the nominal one or twice as much.
+    """
     config = VAVAEConfig(
         *(32, 3, 32, (1, 2), 1, (16,), (16,), 8, 8), num_groups=16, quant_conv=quant_conv
     )
@@ -374,7 +377,10 @@ def test_diffusers_loads_what_is_written_and_computes_the_same(quant_conv, tmp_p
     stats = {"latent_stats": "none", "latent_multiplier": 0.25}
     export_diffusers(path, str(tmp_path / "hub"), say=str, **stats)
     rng = np.random.default_rng(0)
-    x, z = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 32, 32), (2, 8, 16, 16)))
+    x, z = (
+        rng.normal(size=s).astype(np.float32)
+        for s in ((2, 3, side, side), (2, 8, side // 2, side // 2))
+    )
     np.savez(tmp_path / "io.npz", x=x, z=z)
     # In a process of its own: other tests assert that nothing imports torch.
     command = [sys.executable, "-c", LOADED, str(tmp_path / "hub"), str(tmp_path / "io.npz")]

@@ -23,6 +23,7 @@ from lightningdit_jax.inference.extraction.record import check_record, make_reco
 from lightningdit_jax.inference.extraction.shards import ShardWriter, missing_shards
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
+    image_resolution,
     local_rows,
     padded_batches,
     process_range,
@@ -44,7 +45,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
 
     Each process writes its own shards; the statistics follow when all are there. A restart goes on
     where the last run ended. Raises ValueError if the folder holds latents made otherwise, or is
-    not local or mounted, and FloatingPointError naming images whose latents are not finite as they
+    not local or mounted, and as image_resolution, and FloatingPointError naming images whose latents are not finite as they
     are stored; no shard holds such latents.
     """
     options = config.extract
@@ -62,9 +63,9 @@ def extract(config: Config, workdir: str) -> epath.Path:
         expect=Role.TOKENIZER,
         compute=config.compute,
     )
-    resolution = loaded.as_tokenizer().resolution
+    resolution = image_resolution(options, loaded.as_tokenizer())
     source = open_image_batches(config, config.data.split, resolution)
-    check_record(folder, make_record(config, loaded, source.source))
+    check_record(folder, make_record(config, loaded, source.source, resolution))
     encode = jit_batches(make_encoder(loaded.graphdef, config.seed), mesh)
 
     rank, (start, stop) = jax.process_index(), process_range(len(source))

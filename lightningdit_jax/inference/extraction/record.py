@@ -16,9 +16,12 @@ from lightningdit_jax.errors import difference
 from lightningdit_jax.parallel.multihost import is_main_process
 
 
-def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[str, Any]:
+def make_record(
+    config: Config, tokenizer: Loaded, images: ImageSource, resolution: int
+) -> dict[str, Any]:
     """All that the rows of a shard depend on, and the names of the classes.
 
+    resolution: side of the images that are encoded.
     Neither batch size nor mesh is among it, nor where files lie, nor config.data.corrupt: a run
     that stopped at an image that cannot be decoded may go on without it. All processes must call
     it.
@@ -28,7 +31,7 @@ def make_record(config: Config, tokenizer: Loaded, images: ImageSource) -> dict[
         "seed": config.seed,
         "images": images_identity(config.data, images, config.data.split),
         "class_names": list(images.class_names),
-        "resolution": tokenizer.as_tokenizer().resolution,
+        "resolution": resolution,
         "dtype": config.compute.dtype,
         "shard_size": config.extract.shard_size,
         "stored_dtype": config.extract.dtype,

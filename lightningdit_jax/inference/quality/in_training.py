@@ -88,6 +88,7 @@ def make_training_evaluator(
     weights = {name: part.params for name, part in loaded.items()}
     tokenizer = loaded["vae"].as_tokenizer()
     sampling = Sampling.of(options)
+    structure.check(sampling)
     count = config.evaluate.train_samples
     known = class_names(record)
     labels = choose_labels(options.labels, count, generator.num_classes, config.seed, known)

@@ -32,6 +32,8 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     """
     points, options = sweep_points(config.sample, config.sweep), config.sweep
     sampler, weights = open_sampler(config, workdir, config.sweep.num_samples)
+    for sampling in points:
+        sampler.structure.check(sampling)
     quality = make_quality(config, sampler.mesh, sampler.class_names)
     num_classes, count = sampler.structure.config.num_classes, options.num_samples
     labels = choose_labels(

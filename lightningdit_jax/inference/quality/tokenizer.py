@@ -18,6 +18,7 @@ from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
+    image_resolution,
     local_rows,
     padded_batches,
     process_range,
@@ -56,7 +57,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
         expect=Role.TOKENIZER,
         compute=config.compute,
     )
-    resolution = tokenizer.as_tokenizer().resolution
+    resolution = image_resolution(config.extract, tokenizer.as_tokenizer())
     source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
     compare = _Comparison(options.lpips, options.inception, mesh)

@@ -33,6 +33,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
     """
     options, sampling = config.sample, Sampling.of(config.sample)
     sampler, weights = open_sampler(config, workdir, config.sample.num_samples)
+    sampler.structure.check(sampling)
     num_classes = sampler.structure.config.num_classes
     labels = choose_labels(
         options.labels, options.num_samples, num_classes, config.seed, sampler.class_names

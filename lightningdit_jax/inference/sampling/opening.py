@@ -89,6 +89,13 @@ def load_companions(
             f"fingerprint {vae.fingerprint}, not {made_by}; unless only its decoder was tuned, "
             "pictures come out wrong"
         )
+    theirs = vae.scaling()
+    if made_by is None and theirs is not None and theirs != generator.scaling:
+        print_once(
+            f"{options.tokenizer} says that its latents are scaled {theirs}, the generator's are "
+            f"{generator.scaling}; unless it was trained so, pictures come out wrong: convert it "
+            "again with --latent-stats and --latent-multiplier"
+        )
     if not (path := options.weak_checkpoint):
         return {"vae": vae}
     weak = _load_generator(config, path, mesh)

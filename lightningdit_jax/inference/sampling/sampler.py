@@ -63,6 +63,16 @@ class Structure:
     def __post_init__(self):
         self.scaling.check_channels(self.config.in_channels, "the generator")
 
+    def check(self, sampling: Sampling) -> None:
+        """Raises ValueError for guidance by a null class that the generator does not have."""
+        has_null_class = self.config.num_labels > self.config.num_classes
+        if sampling.is_guided and not has_null_class and self.weak is None:
+            raise ValueError(
+                f"cfg_scale is {sampling.cfg_scale}, but the generator was trained with "
+                "class_dropout_prob 0 and has no null class to guide by; set cfg_scale to 1, or "
+                "guide against a weak generator (autoguidance)"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
@@ -93,8 +103,10 @@ class Sampler:
         and indices are below 2**32.
         The last batch is padded, the padding dropped.
         The device draws the next batch while the caller handles one. Raises FloatingPointError
-        naming the samples whose latents, or whose pixels, are not finite.
+        naming the samples whose latents, or whose pixels, are not finite, and ValueError as
+        Structure.check.
         """
+        self.structure.check(sampling)
         shards = num_batch_shards(self.mesh)
         batch_size = -(-min(self.batch_size, len(labels)) // shards) * shards
         program = make_program(self.structure, sampling.method(), self.mesh)
