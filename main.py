@@ -135,7 +135,7 @@ def read_arguments(argv: list[str]) -> list[str]:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Checks the config file and the names of overrides before absl reads them."""
-    from lightningdit_jax.square import SIDES, one_side
+    from lightningdit_jax.square import explained
 
     try:
         arguments = read_arguments(argv)
@@ -145,12 +145,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.argv = [argv[0], *arguments]
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
-        side = re.match(r"flag --config\.([\w.]+)=(.*): invalid literal for int", str(error))
-        if side and side[1] in SIDES:
-            raise ValueError(one_side(*side.groups())) from error
         # What a config file itself refuses comes with the traceback of its reading.
-        refused = re.search(r"\nValueError: (.*)\s*$", str(error))
-        raise ValueError(refused[1] if refused else error) from error
+        refused = re.search(r"\n(?:Value|Type)Error: (.*)\s*$", str(error))
+        raise ValueError(explained(refused[1] if refused else str(error))) from error
 
 
 def _defaults() -> dict:

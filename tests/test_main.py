@@ -128,6 +128,9 @@ def bad_inputs(tmp, latents):
     save_stats(other_stats, LatentScaling(np.zeros(3), np.ones(3)))
     oblong = tmp / "oblong"
     write_shard(oblong, 0, 0, *np.zeros((2, 3, 4, 6, 8), np.float32), np.zeros(3, np.int64))
+    sides = tmp / "sides.py"
+    lines = ["c = base.get_config()", "c.model.input_size = (16, 24)", "return c"]
+    sides.write_text("\n    ".join(["from configs import base\ndef get_config():", *lines]))
     path = "--config.data.path"
     compiled = [*dit, "--mode=compile", "--config.model.depth=1"]
     without = {}
@@ -152,7 +155,11 @@ def bad_inputs(tmp, latents):
         "latents of two sides": ([*dit, f"{path}={oblong}"], "holds latents of 4x6, but latents"),
         "two sides": (
             [*dit, "--config.model.input_size=(16,24)"],
-            "is (16,24); expected one whole",
+            "'(16,24)'; latents and images are square",
+        ),
+        "two sides in a file": (
+            [f"--config={sides}", *dit[1:]],
+            "'input_size' (reference). (16, 24) is of original type <class 'tuple'>",
         ),
         "labels": ([*dit, f"{path}={latents}", "--config.model.num_classes=5"], "num_classes"),
         "batch and mesh": (

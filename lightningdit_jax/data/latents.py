@@ -300,8 +300,8 @@ class LatentShards:
             )
         if height != width:
             raise ValueError(
-                f"{self.folder} holds latents of {height}x{width}, but {REASON}; extract squares of "
-                "the images with --mode=extract, which crops them"
+                f"{self.folder} holds latents of {height}x{width}, but {REASON}; make them with "
+                "--mode=extract, which crops images to squares"
             )
         if (height, width) != (input_size, input_size):
             raise ValueError(

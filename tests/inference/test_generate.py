@@ -1,17 +1,26 @@
 """Samples are functions of (seed, index, label): not of batch size, devices or mesh."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference.quality.in_training import make_training_evaluator
+from lightningdit_jax.inference.quality.sweep import sweep
 from lightningdit_jax.inference.sampling.generate import generate
-from lightningdit_jax.inference.sampling.sampler import initial_noise
+from lightningdit_jax.inference.sampling.job import sample
+from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.inference.sampling.sampler import Structure, initial_noise
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
+from tests.inference.tiny_generator import save_generator
+from tests.inference.tiny_tokenizer import save_tokenizer
 
 # The fixtures of the module are made once, by one worker.
 pytestmark = pytest.mark.xdist_group(__name__)
@@ -169,3 +178,34 @@ def test_bad_arguments_are_named(models, changes, message):
     arguments = {"labels": [0], **changes}
     with pytest.raises(ValueError, match=message):
         generate(*models, latent_stats="none", **arguments)
+
+
+def test_guidance_by_a_null_class_that_is_not_there_is_refused(models, tmp_path):
+    """By every job that draws, before anything is drawn or written; a weak generator does."""
+    dit = LightningDiT(tiny.dit_config(class_dropout_prob=0.0, input_size=8), rngs=nnx.Rngs(0))
+    told = "cfg_scale is 3.0, but the generator was trained with class_dropout_prob 0 and has no n"
+    with pytest.raises(ValueError, match=told):
+        generate(dit, models[1], LABELS, **SETTINGS)
+    save_generator(tmp_path / "g", dit, flow=Flow(), scaling=LatentScaling())
+    config = tiny.config(
+        "digits_dit",
+        data__path=str(tiny.write_latents(tmp_path / "latents", size=8)),
+        model__input_size=8,
+        model__class_dropout_prob=0.0,
+        train__evaluate_every_steps=1,
+        sample__checkpoint=str(tmp_path / "g"),
+        sample__tokenizer=str(save_tokenizer(tmp_path / "t")),
+        sample__num_samples=4,
+        sweep__num_samples=4,
+        sample__cfg_scale=3.0,
+    )
+    for job in (sample, sweep):
+        with pytest.raises(ValueError, match=told):
+            job(config, str(tmp_path / "w"))
+    with pytest.raises(ValueError, match=told):
+        make_training_evaluator(config)
+    assert not (tmp_path / "w").exists()
+    graphdef = nnx.graphdef(dit)
+    structure = Structure(graphdef, graphdef, dit.config, LatentScaling())
+    structure.check(Sampling(cfg_scale=1.0))
+    dataclasses.replace(structure, weak=graphdef).check(Sampling(cfg_scale=3.0))

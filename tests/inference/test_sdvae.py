@@ -20,8 +20,8 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.reconstruct import posterior_sample
-from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.inference.sampling.fitting import GeneratorMeaning
+from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.inference.sampling.opening import load_companions
 from lightningdit_jax.inference.sampling.sampler import initial_noise
 from lightningdit_jax.latent_scaling import LatentScaling

@@ -296,3 +296,28 @@ def test_pixels_are_no_input_of_the_encoder(dtype):
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), dtype)
     with pytest.raises(ValueError, match=r"expected floats in \[-1, 1\], which .*to_model_range"):
         jax.eval_shape(lambda x: model.encode(x).mean, images)
+
+
+def test_the_nominal_resolution_only_says_where_attention_stands():
+    """Weights of one side take images of twice the side as those that are described so do."""
+    params, side = golden_params(), 2 * TINY.resolution
+    doubled = dataclasses.replace(
+        TINY,
+        resolution=side,
+        encoder_attn_resolutions=(side // 2,),
+        decoder_attn_resolutions=(side // 2,),
+    )
+    images = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
+
+    def there_and_back(config):
+        @jax.jit
+        def run(params):
+            vae = merged(config, params)
+            posterior = vae.encode(images)
+            return posterior.mean, posterior.std, vae.decode(posterior.mean)
+
+        return run(params)
+
+    results = there_and_back(TINY), there_and_back(doubled)
+    assert results[0][0].shape == (1, side // 2, side // 2, 4)
+    jax.tree.map(np.testing.assert_array_equal, *results)

@@ -45,8 +45,8 @@ def extract(config: Config, workdir: str) -> epath.Path:
 
     Each process writes its own shards; the statistics follow when all are there. A restart goes on
     where the last run ended. Raises ValueError if the folder holds latents made otherwise, or is
-    not local or mounted, and as image_resolution, and FloatingPointError naming images whose latents are not finite as they
-    are stored; no shard holds such latents.
+    not local or mounted, and as image_resolution, and FloatingPointError naming images whose
+    latents are not finite as they are stored; no shard holds such latents.
     """
     options = config.extract
     folder = epath.Path(options.path or epath.Path(workdir) / "latents")
