@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     c.model.wo_shift = False  # adaLN without its shift
 
     c.tokenizer = ConfigDict()  # VA-VAE; Rombach et al. 2022, release's vavae/configs
-    c.tokenizer.resolution = 256  # of the images; decides where attention sits
+    c.tokenizer.resolution = 256  # of the images it trains on; decides where attention sits
     c.tokenizer.in_channels = 3
     c.tokenizer.ch = 128  # channels of the first level
     c.tokenizer.ch_mult = (1, 1, 2, 2, 4)  # per level; f = 2 ** (levels - 1)

@@ -17,7 +17,6 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 
 CONFIG_FILE = "config.json"
-_INSTEAD = {"tokenizer.resolution": "; images of other sizes are config.extract.resolution"}
 NO_DEFAULTS: Mapping[str, Any] = types.MappingProxyType({})
 
 
@@ -98,7 +97,6 @@ def check_taken(
             raise ValueError(
                 f"config.{cause} is {config.value(cause)} on the command line,{means} but {path} "
                 f"was trained with {there[key]}; leave it out, or name another checkpoint"
-                f"{_INSTEAD.get(key, '')}"
             )
     if differing:
         values = ", ".join(f"config.{key} {there[key]} (not {here[key]})" for key in differing)

@@ -12,7 +12,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.embeddings import rotary_tables
 from lightningdit_jax.tree_paths import named_leaves
 from tests import tiny
-from tests.training.init_cases import config, write_source
+from tests.training.init_cases import config, planned, write_source
 from tests.xla_flags import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -57,6 +57,20 @@ def test_a_generator_of_larger_latents_begins_from_the_smaller(tmp_path):
         np.testing.assert_array_equal(leaf, old[name], err_msg=name)
     # Positions are counted, not stretched: the old ones lie at the upper left, in both tables.
     np.testing.assert_array_equal(table[:4, :4], small_table)
-    assert len({tuple(row) for row in table.reshape(64, -1)}) == 64
+    assert len(np.unique(table.reshape(64, -1), axis=0)) == 64
     for new, before in zip(rotary_tables(8, 8), rotary_tables(4, 8)):
         np.testing.assert_array_equal(new.reshape(8, 8, 8)[:4, :4], before.reshape(4, 4, 8))
+
+
+def test_a_tokenizer_of_larger_images_takes_every_array(tmp_path):
+    """Where its attention stands at the same level, whose side is twice as long."""
+
+    def tokenizer(side, **changes):
+        names = ("tokenizer__encoder_attn_resolutions", "tokenizer__decoder_attn_resolutions")
+        changes |= dict.fromkeys(names, (side // 2,))
+        return tiny.config("digits_vavae", tokenizer__resolution=side, **changes)
+
+    path, _ = write_source(tmp_path / "source", tokenizer(16))
+    leaves = planned(tokenizer(32, train__init=path)).leaves
+    assert any("attn" in leaf.name for leaf in leaves)
+    assert {leaf.fate for leaf in leaves} == {"taken"}
