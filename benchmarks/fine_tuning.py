@@ -173,13 +173,12 @@ def table(summary: dict[str, dict]) -> str:
 
 def plot(summary: dict[str, dict], path: pathlib.Path) -> None:
     """Distance by step, means and spreads."""
-    figure, axes = plt.subplots(figsize=(5, 3.5))
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
     for name, found in summary.items():
         axes.errorbar(found["steps"], found["mean"], found["spread"], label=name, capsize=2)
     axes.set(xlabel="step", ylabel="digits_fid of 5-9", yscale="log")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     axes.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
