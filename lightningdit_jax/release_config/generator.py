@@ -1,5 +1,6 @@
 """configs/*.yaml of the release: training and sampling of a generator."""
 
+from lightningdit_jax.foreign_names import RELEASE_RENAMED
 from lightningdit_jax.release_config.keys import ABSENT, Keys
 
 SECTIONS = ("data", "vae", "model", "train", "optimizer", "transport", "sample")
@@ -59,10 +60,8 @@ def _data(keys: Keys) -> None:
     normed = keys.number("data.latent_norm", bool, False)
     keys.renamed("data.latent_norm", bool, False, "" if normed else why)
     keys.renamed("data.latent_multiplier", float, 0.18215)
-    why = (
-        "the release evaluates it by a function that it lacks; here see train.validate_every_steps"
-    )
-    keys.implied("data.valid_path", why)
+    why = "at each checkpoint, as there; the release lacks the function that it calls"
+    keys.path("data.valid_path", "data.valid_path", why)
 
 
 def _model(keys: Keys) -> None:
@@ -100,6 +99,9 @@ def _train(keys: Keys) -> None:
     keys.implied("train.resume", "a run goes on wherever its workdir has a checkpoint")
     keys.renamed("train.log_every", int)
     keys.renamed("train.ckpt_every", int, why="the newest train.keep_checkpoints stay")
+    every = keys.settings.get(RELEASE_RENAMED["train.ckpt_every"], 0)
+    if "data.valid_path" in keys.settings:
+        keys.set({"train.validate_every_steps": every}, "train.ckpt_every")
     keys.renamed("optimizer.lr", float)
     keys.renamed("optimizer.beta2", float)
     keys.renamed("optimizer.max_grad_norm", float, 0.0)

@@ -123,7 +123,7 @@ def _data(keys: Keys) -> int:
         keys.mapped(root, {"data.path": folder}, "where the release looks for class folders")
     else:
         keys.path(root, "data.path")
-    validation = "--mode=evaluate takes a folder by --config.data.path"
+    validation = "a folder of held-out images is --config.data.valid_path"
     keys.implied("data.params.validation.params.data_root", validation)
     keys.implied("data.params.num_workers", "threads read here, data.num_threads")
     if "data.params.batch_size" not in keys:

@@ -128,6 +128,7 @@ def test_values_are_taken_over(tmp_path):
             tmp_path,
             "config_details.yaml",
             data__data_path="L/train",
+            data__valid_path="L/valid",
             data__image_size=512,
             vae__downsample_ratio=8,
             model__model_type="LightningDiT-1p0B/2",
@@ -141,6 +142,9 @@ def test_values_are_taken_over(tmp_path):
     )
     assert config.data.path == "L/train" and config.model.input_size == 64
     assert (config.model.variant, config.optimizer.learning_rate) == ("1p0B/2", 1e-3)
+    # The release evaluates it where it writes a checkpoint.
+    assert config.data.valid_path == "L/valid"
+    assert config.train.validate_every_steps == config.train.checkpoint_every_steps > 0
     assert config.optimizer.max_grad_norm == 1.0 and config.sample.solver == "dopri5"
     flow = config.flow
     assert (flow.path, flow.prediction, flow.loss_weight) == ("gvp", "noise", "likelihood")
