@@ -6,6 +6,7 @@ sharded). D is the model width, H heads, F the MLP's hidden width.
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -152,9 +153,22 @@ def abstract_model(
 
     options: further arguments of its module.
     """
-    module = MODELS[kind].module
-    abstract = nnx.eval_shape(
-        lambda: module(config, dtype=np.dtype(dtype), rngs=nnx.Rngs(0), **options)
+    graphdef, state = _abstract(
+        MODELS[kind].module, config, np.dtype(dtype), tuple(sorted(options.items()))
     )
-    graphdef, state = nnx.split(abstract, (nnx.Param, nnx.BatchStat))
     return graphdef, nnx.to_pure_dict(state)
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(
+    module: Callable[..., nnx.Module], config: Any, dtype: Any, options: tuple[tuple[str, Any], ...]
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Kept, since tracing a module takes time that grows with the square of its parameters.
+
+    flax.nnx.Rngs compares shardings of its counts, which JAX answers for a traced value with an
+    error that tells where it comes from.
+    """
+    abstract = nnx.eval_shape(
+        lambda: module(config, dtype=dtype, rngs=nnx.Rngs(0), **dict(options))
+    )
+    return nnx.split(abstract, (nnx.Param, nnx.BatchStat))

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import PIL.Image
+import pytest
 
 from lightningdit_jax.data.latents import LatentShards
 from tests.inference import few_images_process
@@ -11,6 +12,7 @@ from tests.inference.tiny_tokenizer import save_tokenizer
 from tests.parallel import processes
 
 
+@pytest.mark.slow
 def test_one_image_in_two_processes_is_as_in_one(tmp_path):
     tokenizer = save_tokenizer(tmp_path / "tokenizer")
     images = tmp_path / "images" / "0"

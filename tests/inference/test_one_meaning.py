@@ -78,7 +78,7 @@ def keep_images(monkeypatch, module):
     [
         pytest.param(Flow(), id="linear"),
         pytest.param(Flow("gvp", "noise"), id="gvp", marks=pytest.mark.slow),
-        pytest.param(Flow("vp", "score"), id="vp"),
+        pytest.param(Flow("vp", "score"), id="vp", marks=pytest.mark.slow),
     ],
 )
 def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, flow):

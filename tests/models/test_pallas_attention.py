@@ -89,7 +89,20 @@ def test_sizes(tokens, num_heads, head_dim, taken):
             pallas_attention(x, x, x, x[0, :3], head_dim, None, unsharded)
 
 
-@pytest.mark.parametrize("use_qknorm", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_heads_and_images_on_a_mesh():
+    """Each device attends with its own: the same bits."""
+    q, k, v, bias, _ = inputs(8, 32, 4)
+    q, k, v = (jnp.concatenate([x, x[:, ::-1], -x, x[:, ::-1]]) for x in (q, k, v))
+    with pltpu.force_tpu_interpret_mode():
+        alone, cut = (
+            jax.jit(lambda *x, shard=shard: pallas_attention(*x, 32, 4, shard))(q, k, v, bias)
+            for shard in (unsharded, HeadsShard(make_mesh(data=4, tensor=2)))
+        )
+    np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in (cut, alone)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_qknorm", [False, True])
 def test_a_generator_with_it_on_a_mesh(use_qknorm):
     """Loss and gradients, images and heads cut over eight devices: as near to float32 as XLA's."""
     config = tiny.dit_config(hidden_size=256, num_heads=8, depth=1, use_qknorm=use_qknorm)

@@ -163,6 +163,7 @@ def test_a_state_of_the_former_layout_is_one_line(tmp_path):
         run(tmp_path, optimizer=make_optimizer(PUBLISHED, 12), num_steps=13)
 
 
+@pytest.mark.slow
 def test_a_generator_goes_on_with_other_settings(tmp_path, capsys):
     """The whole of `train`: a sharded state that the step donates."""
     folder = tmp_path / "latents"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from lightningdit_jax.checkpoint import find_checkpoint, ocp, read_meta
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -25,6 +26,7 @@ def start(workdir, *arguments):
     return subprocess.run([*command, *arguments], timeout=300, **options)
 
 
+@pytest.mark.slow
 def test_a_generator_of_larger_latents_begins_from_the_smaller(tmp_path):
     """At rate 0 its weights are the source's to the bit, but for the table of positions."""
     small = config(model__input_size=4)

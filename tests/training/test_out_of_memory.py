@@ -21,8 +21,9 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def planned(monkeypatch):
-    """Two plans, whatever the devices, the first of which fails at its third step."""
+def planned(monkeypatch, request):
+    """Two plans, whatever the devices; the first fails at its third step, or the one said."""
+    fails_at = getattr(request, "param", 2)
     made = run.training_plans
     monkeypatch.setattr(run, "training_plans", lambda c, h: (PLANS, made(c, h)[1]))
     compile_ready = run.compile_ready
@@ -31,7 +32,7 @@ def planned(monkeypatch):
         init_state, step_fn, abstract = compile_ready(job, config, *rest)
 
         def step(state, *batch):
-            if config.compute.remat == "none" and int(state.step) == 2:
+            if config.compute.remat == "none" and int(state.step) == fails_at:
                 raise jax.errors.JaxRuntimeError(MESSAGE)
             return step_fn(state, *batch)
 
@@ -50,6 +51,7 @@ def test_the_next_plan_goes_on_as_if_it_had_been_the_first(config, planned, tmp_
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("planned", [0], indirect=True)
 def test_stop_names_the_next_plan(config, planned, tmp_path):
     config = config.changed(compute={"on_oom": "stop"})
     flags = r"--config\.compute\.remat=block --config\.train\.accumulate_steps=2"

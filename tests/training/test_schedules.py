@@ -60,9 +60,8 @@ def test_what_leaves_no_steps_to_fall_in_is_one_line(changes, message):
         rates(**changes)
 
 
-@pytest.mark.parametrize(
-    "name", ["digits_dit", pytest.param("digits_vavae", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits_dit", "digits_vavae"])
 def test_a_restarted_run_writes_the_rates_of_an_unbroken_one(tmp_path, name):
     """Killed in the evaluation of step 5, between two checkpoints and within a window."""
     changes = {}
