@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
@@ -19,6 +20,7 @@ from lightningdit_jax.checkpoint import (
     read_meta,
     save_checkpoint,
 )
+from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 
 STEPS = (10, 20, 30)
@@ -258,3 +260,23 @@ def test_what_is_no_checkpoint_names_the_way_to_one(tmp_path):
     ]:
         with pytest.raises(FileNotFoundError, match=said):
             find_checkpoint(path)
+
+
+def test_copies_on_the_devices_of_one_process_are_saved_without_compiling(tmp_path, caplog):
+    """Orbax would have each device cut out a part: a program for each of them and each shape."""
+    everywhere = NamedSharding(make_mesh(), PartitionSpec())
+    tree = {str(n): jax.device_put(np.arange(8.0 * n), everywhere) for n in (3, 5, 7)}
+    with jax.log_compiles():
+        jax.block_until_ready(jax.jit(lambda x: x + 3)(tree["3"]))
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        checkpoints = TrainingCheckpoints(tmp_path, keep=1)
+        checkpoints.save(1, {"params": tree}, {"meta": {}})
+        checkpoints.wait()
+    assert "Compiling" not in caplog.text
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree
+    )
+    restored = checkpoints.restore({"params": abstract}, ("meta",)).arrays["params"]
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, tree)
