@@ -18,6 +18,7 @@ def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
+    from lightningdit_jax.checkpoint_reading import verifying
     from lightningdit_jax.convert.files import (
         KIND_NAMES,
         convert_files,
@@ -78,6 +79,12 @@ def main() -> None:
         "the config.json of --to-diffusers",
     )
     parser.add_argument("--latent-multiplier", type=float, default=1.0)
+    parser.add_argument(
+        "--verify",
+        choices=("on", "off"),
+        default="on",
+        help="whether a checkpoint that is written back has to be what was saved",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace dst if it is there")
     options = parser.parse_args()
     try:
@@ -100,15 +107,17 @@ def main() -> None:
                 latent_multiplier=options.latent_multiplier,
             )
         elif options.to_torch:
-            export_file(options.src[0], options.dst)
+            with verifying(options.verify == "on"):
+                export_file(options.src[0], options.dst)
         elif options.to_diffusers:
-            export_diffusers(
-                options.src[0],
-                options.dst,
-                latent_stats=options.latent_stats,
-                latent_multiplier=options.latent_multiplier,
-                overwrite=options.overwrite,
-            )
+            with verifying(options.verify == "on"):
+                export_diffusers(
+                    options.src[0],
+                    options.dst,
+                    latent_stats=options.latent_stats,
+                    latent_multiplier=options.latent_multiplier,
+                    overwrite=options.overwrite,
+                )
         else:
             convert_files(
                 options.src,

@@ -31,6 +31,9 @@ TOPOLOGY = flags.DEFINE_string(
 TARGET = flags.DEFINE_enum(
     "target", "train", ["train", "sample"], "What --mode=compile compiles: a step or the sampler."
 )
+VERIFY = flags.DEFINE_enum(
+    "verify", "on", ["on", "off"], "Whether what is read of checkpoints has to be what was saved."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from lightningdit_jax.assembly.workdir import check_taken
+    from lightningdit_jax.checkpoint_reading import verifying
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.ending import failing_together
 
@@ -49,7 +53,7 @@ def main(argv: list[str]) -> None:
     if config.compute.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
     multihost.initialize()
-    with failing_together():
+    with failing_together(), verifying(VERIFY.value == "on"):
         if path := _checkpoint_path(config):
             check_taken(config, given, jobs[0], path, multihost.print_once)
         run_mode(config)

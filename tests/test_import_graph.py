@@ -9,8 +9,11 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
 BASE = {
+    "array_digest",
     "atomic_file",
     "averages",
+    "checkpoint_digests",
+    "checkpoint_reading",
     "config_fields",
     "config_jobs",
     "config_ranges",

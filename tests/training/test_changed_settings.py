@@ -147,6 +147,7 @@ def test_companions_stay_when_averages_are_switched(tmp_path):
     states = {on: create_state(params, adam, ema=on, companions=companions) for on in (True, False)}
     for on, state in states.items():
         checkpoints = TrainingCheckpoints(tmp_path / str(on), keep=1)
+        state = states[on] = state.replace(step=jnp.int32(3))
         checkpoints.save(3, state.items(), {"loop": {"nonfinite": 1}})
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), states[not on]
