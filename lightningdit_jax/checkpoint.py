@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from lightningdit_jax import checkpoint_digests
+from lightningdit_jax.atomic_file import field_of
 from lightningdit_jax.checkpoint_digests import DigestsHandler, DigestsSave
 from lightningdit_jax.checkpoint_reading import (
     DamagedCheckpointError,
@@ -285,6 +286,16 @@ def read_meta(checkpoint: epath.Path) -> dict:
             f"{checkpoint} has format version {meta.get('format_version')}; "
             f"this program reads version {FORMAT_VERSION}"
         )
+    for name, kind, default in (("kind", str, ""), ("architecture", dict, {}), ("step", int, 0)):
+        field_of(checkpoint / "meta", meta, name, kind, default)
+    return meta
+
+
+def read_model_meta(checkpoint: epath.Path) -> dict:
+    """As read_meta, of a checkpoint of weights. Raises ValueError where it does not say of what."""
+    meta = read_meta(checkpoint)
+    if lacking := [name for name in ("kind", "architecture", "step") if name not in meta]:
+        raise ValueError(f"{checkpoint} does not say its {', '.join(lacking)}; copy it again")
     return meta
 
 

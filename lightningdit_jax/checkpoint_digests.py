@@ -121,6 +121,6 @@ class DigestsSave(ocp.args.CheckpointArgs):
 def _unsealed(path: epath.Path) -> dict[str, Any]:
     """Raises ValueError for a damaged file."""
     sealed = read_json(path)
-    if not isinstance(sealed, dict) or json_digest(sealed.get("content")) != sealed.get("sha256"):
+    if json_digest(sealed.get("content")) != sealed.get("sha256"):
         raise ValueError(f"{path} is damaged: it is not as it was written")
     return sealed["content"]

@@ -21,6 +21,7 @@ BASE = {
     "foreign_names",
     "latent_scaling",
     "mapped_file",
+    "npz_reader",
     "path_patterns",
     "progress",
     "sampling_options",

@@ -29,6 +29,7 @@ from lightningdit_jax.checkpoint import (
     item_names,
     read_arrays,
     read_meta,
+    read_model_meta,
     use_checkpoint,
 )
 from lightningdit_jax.checkpoint_reading import verifying
@@ -207,7 +208,7 @@ def _abstract(
     expect: Role | str | None,
     compute: ComputeConfig | None,
 ) -> Loaded:
-    meta = read_meta(checkpoint)
+    meta = read_model_meta(checkpoint)
     kind, model = meta["kind"], model_of(meta["kind"])
     if expect is not None and expect not in (kind, model.role):
         wanted = expect

@@ -18,7 +18,7 @@ from lightningdit_jax.checkpoint import (
     find_checkpoint,
     item_names,
     read_arrays,
-    read_meta,
+    read_model_meta,
     save_checkpoint,
 )
 from lightningdit_jax.convert.convert import (
@@ -242,7 +242,7 @@ def export_diffusers(
 def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[str, Any]]:
     """Of a checkpoint its kind, architecture, state dict, the item it is of, and meta."""
     checkpoint = find_checkpoint(src)
-    meta = read_meta(checkpoint)
+    meta = read_model_meta(checkpoint)
     kind, items = meta["kind"], item_names(checkpoint)
     config = architecture(kind, architecture_fields(meta))
     item = "ema" if "ema" in items else "params"

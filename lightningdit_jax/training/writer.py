@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 
+from absl import logging
 from etils import epath
 from tensorboardX import SummaryWriter
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.errors import listed
 
 EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
 
@@ -67,13 +69,20 @@ class MetricWriter:
 
 
 def _records_until(path: epath.Path, step: int) -> list[str]:
-    """Whole records up to a step; a record cut short by a kill is dropped."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """Whole records up to a step.
+
+    Damaged lines, such as one cut short by a kill, are left out with a warning: it is only a log.
+    """
+    kept, damaged = [], []
+    content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
+            if record["step"] <= step:
+                kept.append(line.decode() + "\n")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            damaged.append(number)
+    if damaged:
+        numbers = listed([str(number) for number in damaged])
+        logging.warning("%s: damaged lines are left out: %s", path, numbers)
     return kept

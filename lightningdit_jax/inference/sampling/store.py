@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lightningdit_jax.atomic_file import read_json, replacing, write_json
+from lightningdit_jax.atomic_file import field_of, read_json, replacing, write_json
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.errors import difference
 from lightningdit_jax.inference.pictures import save_png
@@ -43,7 +43,7 @@ class SampleStore:
         found = read_json(path)
         if not all(found.get(key) == value for key, value in self._description.items()):
             return False
-        checksum = found.get("runtime", {}).get("arr_0_crc32")
+        checksum = field_of(path, found, "runtime", dict, {}).get("arr_0_crc32")
         if "samples.npz" not in outputs or checksum is None:
             return True
         return checksum == NpzImages(self._workdir / "samples.npz").checksum()

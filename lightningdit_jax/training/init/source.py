@@ -12,7 +12,7 @@ from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
     item_names,
-    read_meta,
+    read_model_meta,
 )
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
 from lightningdit_jax.config import Config
@@ -86,7 +86,7 @@ def open_source(config: Config) -> Source:
         checkpoint = find_checkpoint(config.train.init)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"config.train.init: {error}") from error
-    meta = read_meta(checkpoint)
+    meta = read_model_meta(checkpoint)
     if meta["kind"] != config.kind:
         raise ValueError(
             f"config.train.init: {checkpoint} holds a {meta['kind']}, but config.kind is "
