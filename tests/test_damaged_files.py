@@ -33,8 +33,10 @@ def write_samples(path):
 
 
 def read_samples(path):
-    images = NpzImages(path)
-    return [*images.batches(2, 0, len(images)), read_npz(path, ["arr_1"])["arr_1"]]
+    images, labels = NpzImages(path), read_npz(path, ["arr_1"])
+    if not labels:
+        raise ValueError(f"{path} lacks labels")
+    return [*images.batches(2, 0, len(images)), *labels.values()]
 
 
 def write_reference(path):
@@ -44,7 +46,7 @@ def write_reference(path):
 
 def read_reference(path):
     moments = moments_from_npz(str(path))
-    return [*moments.pool, *moments.spatial, np.array(json.dumps(moments.extractor))]
+    return [*moments.pool, *moments.spatial]  # without a name that need not be there
 
 
 def torch_file(path):
