@@ -75,6 +75,8 @@ def opened_npz(path: epath.PathLike) -> Iterator[zipfile.ZipFile]:
 def member(archive: zipfile.ZipFile, name: str, size: int) -> Member:
     """What the archive says of an array. size: of the file, in bytes."""
     info = archive.getinfo(f"{name}.npy")
+    if info.compress_size > size:  # which zipfile would ask memory for
+        raise ValueError(f"'{name}' claims to be in {info.compress_size} bytes")
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         header = {

@@ -321,6 +321,8 @@ def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
         pickles = [n for n in entries if n.count("/") == 1 and n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise _Unreadable("a zip archive, but without the data.pkl of a PyTorch file")
+        if any(info.compress_size > path.stat().length for info in entries.values()):
+            raise _Unreadable("damaged, an entry claims to be larger than the file. Copy it again")
         packed = [i for i in entries.values() if i.compress_type != zipfile.ZIP_STORED]
         if sum(i.file_size for i in packed) > _MAX_INFLATION * path.stat().length:
             raise _Unreadable(
