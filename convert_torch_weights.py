@@ -18,7 +18,6 @@ def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
-    from lightningdit_jax.checkpoint_reading import verifying
     from lightningdit_jax.convert.files import (
         KIND_NAMES,
         convert_files,
@@ -27,6 +26,7 @@ def main() -> None:
         export_file,
     )
     from lightningdit_jax.convert.keymap import Hints
+    from lightningdit_jax.verification import verifying
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

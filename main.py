@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
     import jax
 
     from lightningdit_jax.assembly.workdir import check_taken
-    from lightningdit_jax.checkpoint_reading import verifying
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.ending import failing_together
+    from lightningdit_jax.verification import verifying
 
     logging.set_verbosity(
         flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING

@@ -4,12 +4,11 @@ Imports nothing of ours but what digests are.
 """
 
 import contextlib
-import contextvars
 import errno
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,11 +23,11 @@ from lightningdit_jax.atomic_file import read_json as read_json_file
 from lightningdit_jax.checkpoint_digests import ITEM, ArrayDigests, Digests
 from lightningdit_jax.errors import listed
 from lightningdit_jax.tree_paths import named_leaves
+from lightningdit_jax.verification import is_verifying
 
 Tree = Any
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
-_verifies = contextvars.ContextVar("verifies", default=True)
 
 
 class DamagedCheckpointError(ValueError):
@@ -42,16 +41,6 @@ class DamagedCheckpointError(ValueError):
         self.checkpoint, self.reason = checkpoint, reason
 
 
-@contextlib.contextmanager
-def verifying(on: bool) -> Iterator[None]:
-    """Within it, what is read of checkpoints is compared with its digests, or not."""
-    token = _verifies.set(on)
-    try:
-        yield
-    finally:
-        _verifies.reset(token)
-
-
 def read_json(checkpoint: epath.Path, item: str) -> dict:
     """Reads one JSON item. Raises FileNotFoundError, and ValueError for a damaged one."""
     return read_json_file(checkpoint / item / "metadata")
@@ -62,7 +51,7 @@ def digests_of(checkpoint: epath.Path) -> Digests | None:
 
     Raises ValueError where they are missing or damaged.
     """
-    if not _verifies.get():
+    if not is_verifying():
         return None
     try:
         return Digests(checkpoint)
@@ -82,7 +71,7 @@ def read_items(checkpoint: epath.Path, abstract: Mapping[str, Tree]) -> dict[str
     """
     digests = digests_of(checkpoint)
     if digests is None:
-        if _verifies.get():
+        if is_verifying():
             warn_once(f"{checkpoint} has no digests, an older version wrote it: not verified")
     else:
         for item, tree in abstract.items():

@@ -21,9 +21,10 @@ from lightningdit_jax.checkpoint import (
     set_aside,
     use_checkpoint,
 )
-from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, read_json, verifying
+from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, read_json
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import run as run_module
+from lightningdit_jax.verification import verifying
 from tests.training.loop_cases import assert_same, records, run
 
 TREES = {

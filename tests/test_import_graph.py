@@ -18,6 +18,7 @@ BASE = {
     "config_jobs",
     "config_ranges",
     "errors",
+    "file_digest",
     "foreign_names",
     "latent_scaling",
     "mapped_file",
@@ -28,6 +29,7 @@ BASE = {
     "square",
     "torch_reader",
     "tree_paths",
+    "verification",
     "whole_numbers",
 }
 LOWER = {

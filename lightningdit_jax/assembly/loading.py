@@ -32,7 +32,6 @@ from lightningdit_jax.checkpoint import (
     read_model_meta,
     use_checkpoint,
 )
-from lightningdit_jax.checkpoint_reading import verifying
 from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
@@ -40,6 +39,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.tokenizer import Tokenizer
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
+from lightningdit_jax.verification import verifying
 
 
 @dataclasses.dataclass(frozen=True)
