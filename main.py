@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OUR_CODE = ("main.py", "configs", "lightningdit_jax")
-MODES = ("train", "extract", "sample", "sweep", "evaluate", "compile")
+MODES = ("train", "extract", "sample", "sweep", "evaluate", "compile", "verify")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
@@ -124,6 +124,11 @@ def run_mode(config: "Config") -> None:
 
         check_topology(TOPOLOGY.value)
         compile_for(config, WORKDIR.value, TOPOLOGY.value)
+    elif MODE.value == "verify":
+        from lightningdit_jax.assembly.verify import verify
+
+        if verify(config, WORKDIR.value):
+            sys.exit(1)
     else:
         from lightningdit_jax.inference.quality.job import evaluate
 
@@ -142,7 +147,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     from lightningdit_jax.square import explained
 
     try:
-        arguments = read_arguments(argv)
+        arguments = _complete(read_arguments(argv))
         if arguments and arguments[0].startswith("--config="):
             arguments[:1] = _config_file(arguments[0].removeprefix("--config="), arguments)
         # Flags of config files look for overrides in sys.argv, whatever they are given.
@@ -152,6 +157,16 @@ def parse_flags(argv: list[str]) -> list[str]:
         # What a config file itself refuses comes with the traceback of its reading.
         refused = re.search(r"\n(?:Value|Type)Error: (.*)\s*$", str(error))
         raise ValueError(explained(refused[1] if refused else str(error))) from error
+
+
+def _complete(arguments: list[str]) -> list[str]:
+    """--mode=verify needs neither config nor workdir: what it looks at describes itself."""
+    if not re.search(r"(^| )--?mode[= ]verify( |$)", " ".join(arguments)):
+        return arguments
+    if not (arguments and arguments[0].startswith("--config=")):
+        arguments = [f"--config={ROOT / 'configs' / 'base.py'}", *arguments]
+    has_workdir = any(re.match("--?workdir(=|$)", argument) for argument in arguments)
+    return arguments if has_workdir else [*arguments, "--workdir="]
 
 
 def _defaults() -> dict:

@@ -22,6 +22,7 @@ BASE = {
     "foreign_names",
     "latent_scaling",
     "mapped_file",
+    "metrics_log",
     "npz_reader",
     "path_patterns",
     "progress",

@@ -9,6 +9,7 @@ from tensorboardX import SummaryWriter
 
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.errors import listed
+from lightningdit_jax.metrics_log import read_log
 
 EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
 
@@ -73,16 +74,8 @@ def _records_until(path: epath.Path, step: int) -> list[str]:
 
     Damaged lines, such as one cut short by a kill, are left out with a warning: it is only a log.
     """
-    kept, damaged = [], []
-    content = path.read_bytes() if path.exists() else b""
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            record = json.loads(line)
-            if record["step"] <= step:
-                kept.append(line.decode() + "\n")
-        except (ValueError, TypeError, KeyError, RecursionError):
-            damaged.append(number)
+    records, damaged = read_log(path) if path.exists() else ([], [])
     if damaged:
         numbers = listed([str(number) for number in damaged])
         logging.warning("%s: damaged lines are left out: %s", path, numbers)
-    return kept
+    return [f"{line}\n" for of_step, line in records if of_step <= step]
