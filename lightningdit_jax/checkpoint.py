@@ -387,7 +387,8 @@ def _set_aside(decision: _Decision) -> None:
         while target.exists():
             target = target.with_name(f"{target.name}.damaged")
         path.rename(target)
-    warn_once(f"passed over as damaged, renamed to STEP.damaged: {_listing(decision.damaged)}")
+    renamed = f"passed over as DAMAGED, renamed to STEP.damaged: {_listing(decision.damaged)}"
+    warn_once(f"{renamed}; taken instead: {decision.complete or 'none'}")
     multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
 

@@ -8,7 +8,7 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import field_of, read_json
 from lightningdit_jax.checkpoint import defect, read_arrays, read_meta
-from lightningdit_jax.checkpoint_reading import array_metadata, digests_of
+from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata, digests_of
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import STATS_NAME, LatentShards, load_stats
 from lightningdit_jax.data.latents_digests import is_as_written, read_digests
@@ -50,7 +50,8 @@ def verify(config: Config, workdir: str, say: Callable[[str], None] = print) -> 
             say(f"{path}: {said}")
         except (ValueError, OSError) as error:
             kind = "damaged"
-            say(f"{path}: DAMAGED: {error}")
+            why = error.reason if isinstance(error, DamagedCheckpointError) else error
+            say(f"{path}: DAMAGED: {why}")
         counts[kind] += 1
     say(", ".join(f"{number} {kind}" for kind, number in counts.items()))
     return counts["damaged"]
