@@ -25,7 +25,6 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 
 from lightningdit_jax import checkpoint_digests
 from lightningdit_jax.atomic_file import field_of
-from lightningdit_jax.checkpoint_digests import DigestsHandler, DigestsSave
 from lightningdit_jax.checkpoint_reading import (
     DamagedCheckpointError,
     digests_of,
@@ -33,9 +32,9 @@ from lightningdit_jax.checkpoint_reading import (
     read_json,
     warn_once,
 )
+from lightningdit_jax.checkpoint_writing import device_handlers, of_devices, of_host
 
 FORMAT_VERSION = 1
-_CHUNK_BYTES = 2**25
 
 Tree = Any
 Result = TypeVar("Result")
@@ -76,7 +75,7 @@ class TrainingCheckpoints:
         policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            handler_registry=_handlers(),
+            handler_registry=device_handlers(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
                 create=True,
@@ -91,8 +90,7 @@ class TrainingCheckpoints:
     def save(self, step: int, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
         """Starts writing; the arrays may be donated and the JSON values changed afterwards."""
         # JSON is written later, by another thread.
-        json = _naming_items(arrays, copy.deepcopy(dict(json)))
-        self._manager.save(step, args=_save_args(arrays, json))
+        self._manager.save(step, args=of_devices(arrays, copy.deepcopy(dict(json))))
 
     def delete(self, step: int) -> None:
         """Removes a complete checkpoint."""
@@ -128,28 +126,9 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
     Takes little memory beside the arrays, which are on the host: Orbax copies them and collects
     what it compresses unless told otherwise. In chunks, so that a device reads its shard alone.
     """
-    json = _naming_items(arrays, json)
-    digests = DigestsSave(arrays, json)
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
-    )
-    chunks = ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES)
-    handlers: dict[str, Any] = {}
-    items: dict[str, Any] = {}
-    for name, tree in arrays.items():
-        tree = jax.tree.map(np.asarray, tree)
-        save_args = jax.tree.map(lambda _: chunks, tree)
-        items[name] = ocp.args.PyTreeSave(tree, save_args=save_args)
-        handlers[name] = ocp.PyTreeCheckpointHandler(
-            use_ocdbt=False, type_handler_registry=registry
-        )
-    for name, value in json.items():
-        items[name] = ocp.args.JsonSave(value)
-        handlers[name] = ocp.JsonCheckpointHandler()
-    items[checkpoint_digests.ITEM] = digests
-    handlers[checkpoint_digests.ITEM] = DigestsHandler()
+    handlers, args = of_host(arrays, json)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
-        writer.save(_absolute(path), args=ocp.args.Composite(**items))
+        writer.save(_absolute(path), args=args)
 
 
 def find_checkpoint(path: str) -> epath.Path:
@@ -396,42 +375,8 @@ def _listing(damaged: Mapping[epath.Path, str]) -> str:
     return ", ".join(f"{path} ({lacks})" for path, lacks in damaged.items())
 
 
-def _naming_items(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> dict[str, dict]:
-    """The JSON items, with the names of all items in `meta`."""
-    if "meta" not in json:
-        return dict(json)
-    named = {"items": sorted({*arrays, *json}), checkpoint_digests.ITEM: checkpoint_digests.VERSION}
-    return {**json, "meta": {**json["meta"], **named}}
-
-
 def _absolute(path: str) -> epath.Path:
     """Orbax refuses relative paths, some of them only in the background."""
     if "://" in str(path):  # resolve() would take it for a relative path
         return epath.Path(path)
     return epath.Path(path).expanduser().resolve()
-
-
-def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
-    """Orbax's own, but that one process writes what its devices hold in copies from one of them.
-
-    Cutting it up among them would compile a program for each shape on each device, which takes
-    seconds at the first save and is of use among processes alone.
-    """
-    arrays = ocp.type_handlers.create_type_handler_registry(
-        (
-            jax.Array,
-            ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1),
-        )
-    )
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    writer = ocp.PyTreeCheckpointHandler(type_handler_registry=arrays)
-    registry.add(None, ocp.args.PyTreeSave, writer)
-    return registry
-
-
-def _save_args(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> ocp.args.Composite:
-    return ocp.args.Composite(
-        **{name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()},
-        **{name: ocp.args.JsonSave(value) for name, value in json.items()},
-        **{checkpoint_digests.ITEM: DigestsSave(arrays, json)},
-    )

@@ -146,7 +146,8 @@ def _asked(
         raise
     # Orbax and TensorStore raise nearly anything, some of it that very class.
     except Exception as error:
-        if (number := _os_error(error)) not in (None, *_MISSING):
+        number = _os_error(error)
+        if number is not None and number not in _MISSING:
             raise OSError(number, os.strerror(number), str(checkpoint / item)) from error
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         reason = reason.partition(" [tensorstore_spec")[0][:200] or type(error).__name__

@@ -95,8 +95,8 @@ def read_member(archive: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
     """An array, whose checksum is compared. size: of the file, in bytes."""
     found = member(archive, name, size)
     data = archive.read(found.entry)[found.begin :]  # to the end, where the checksum is compared
-    order = "F" if found.fortran else "C"
-    return np.frombuffer(data, found.dtype).reshape(found.shape, order=order)
+    flat = np.frombuffer(data, found.dtype)
+    return flat.reshape(found.shape, order="F") if found.fortran else flat.reshape(found.shape)
 
 
 def read_npz(path: epath.PathLike, names: Collection[str]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ BASE = {
     "averages",
     "checkpoint_digests",
     "checkpoint_reading",
+    "checkpoint_writing",
     "config_fields",
     "config_jobs",
     "config_ranges",

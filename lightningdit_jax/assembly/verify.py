@@ -2,6 +2,8 @@
 
 import pathlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import jax
 from etils import epath
@@ -59,23 +61,23 @@ def verify(config: Config, workdir: str, say: Callable[[str], None] = print) -> 
 
 def _of_workdir(folder: epath.Path) -> Iterator[Check]:
     if (folder / "meta").is_dir():
-        yield folder, lambda: _checkpoint(folder)
+        yield folder, partial(_checkpoint, folder)
         return
     for kept in ("checkpoints", "best"):
         steps = [p for p in _listed(folder / kept) if p.name.isdigit() and p.is_dir()]
         for path in sorted(steps, key=lambda path: int(path.name)):
-            yield path, lambda path=path: _checkpoint(path)
+            yield path, partial(_checkpoint, path)
     for name in ("config.json", "evaluation.json"):
         if (path := folder / name).exists():
-            yield path, lambda path=path: _json(path)
+            yield path, partial(_json, path)
     if (path := folder / "sweep.json").exists():
-        yield path, lambda path=path: _json(path, list)
+        yield path, partial(_json, path, list)
     if (path := folder / "metrics.jsonl").exists():
-        yield path, lambda path=path: _log(path)
+        yield path, partial(_log, path)
     for part in find_parts(folder / "samples.parts"):
-        yield part.path, lambda part=part: _part(part)
+        yield part.path, partial(_part, part)
     if (path := folder / "samples.json").exists():
-        yield path, lambda path=path: _samples(path)
+        yield path, partial(_samples, path)
     if (path := folder / "latents").is_dir():
         yield from _of_latents(path)
 
@@ -84,9 +86,9 @@ def _of_latents(folder: epath.Path) -> Iterator[Check]:
     shards = [p for p in _listed(folder) if p.name.endswith(".safetensors") and p.name[0] != "."]
     if not shards:
         return
-    yield folder, lambda: _folder(folder)
+    yield folder, partial(_folder, folder)
     for path in sorted(shards):
-        yield path, lambda path=path: _latents_file(path)
+        yield path, partial(_latents_file, path)
 
 
 def _checkpoint(path: epath.Path) -> str:
@@ -98,7 +100,7 @@ def _checkpoint(path: epath.Path) -> str:
         return f"complete, but {NOT_VERIFIED}: an older version wrote it"
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
 
-    def abstract(leaf):
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host)
 
     size = count = 0
