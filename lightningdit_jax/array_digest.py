@@ -12,12 +12,14 @@ Imports nothing of ours but names of leaves.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightningdit_jax.tree_paths import named_leaves
 
@@ -73,7 +75,7 @@ class TreeDigests:
         results = {}
         for name, (whole, parts) in self._started.items():
             for elements, sums in parts:
-                first, second = map(int, sums)
+                first, second = map(int, np.asarray(sums).reshape(2))
                 whole += dataclasses.replace(whole, elements=elements, sums=(first, second))
             results[name] = whole
         return results
@@ -112,23 +114,61 @@ def _started(leaf: Any) -> tuple[ArrayDigest, list[tuple[int, Any]]]:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     shape = tuple(leaf.shape)
-    whole = ArrayDigest(dtype, shape, 0, (0, 0))
-    return whole, [(part.size, _sums(part, at, shape)) for at, part in _parts(leaf)]
+    parts = list(_parts(leaf))
+    sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
+    if isinstance(sharding, NamedSharding) and _is_cut(sharding, shape, leaf.dtype.itemsize):
+        # One program for all devices, where else each would have one of its own compiled.
+        sums = _program(sharding.mesh, sharding.spec)(leaf)
+        on_device = {shard.device: shard.data for shard in sums.addressable_shards}
+        pending = [(part.size, on_device[device]) for _, part, device in parts]
+    else:
+        pending = [(part.size, _sums(part, at, shape)) for at, part, _ in parts]
+    return ArrayDigest(dtype, shape, 0, (0, 0)), pending
 
 
-def _parts(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """(index of the first element, array) of the parts that this process counts."""
+def _is_cut(sharding: NamedSharding, shape: tuple[int, ...], itemsize: int) -> bool:
+    """Whether devices hold large parts, of one size; the same in every process."""
+    part = math.prod(sharding.shard_shape(shape)) * itemsize
+    return part > _SMALL and not sharding.is_fully_replicated
+
+
+def _parts(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any, Any]]:
+    """(index of the first element, array, device) of the parts that this process counts."""
     if isinstance(leaf, jax.Array):
         for shard in leaf.addressable_shards:
             if shard.replica_id == 0:
-                yield tuple(index.start or 0 for index in shard.index), shard.data
+                yield tuple(index.start or 0 for index in shard.index), shard.data, shard.device
         return
     if leaf.nbytes <= _PIECE or leaf.ndim == 0:
-        yield (0,) * leaf.ndim, leaf
+        yield (0,) * leaf.ndim, leaf, None
         return
     rows = max(1, _PIECE * len(leaf) // leaf.nbytes)
     for first in range(0, len(leaf), rows):
-        yield (first, *(0,) * (leaf.ndim - 1)), leaf[first : first + rows]
+        yield (first, *(0,) * (leaf.ndim - 1)), leaf[first : first + rows], None
+
+
+@functools.cache
+def _program(mesh: Mesh, spec: PartitionSpec) -> Any:
+    """A compiled function: sharded array -> the sums of each device's part, uint32 [devices, 2]."""
+
+    def of_parts(leaf: jax.Array) -> jax.Array:
+        def of_part(part: jax.Array) -> jax.Array:
+            names = [*spec, *[None] * (part.ndim - len(spec))]
+            at = [
+                0 if name is None else jax.lax.axis_index(name) * size
+                for name, size in zip(names, part.shape)
+            ]
+            return _sums_of_words(part, at, leaf.shape)[None]
+
+        return jax.shard_map(
+            of_part,
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=PartitionSpec(mesh.axis_names),
+            check_vma=False,
+        )(leaf)
+
+    return jax.jit(of_parts)
 
 
 def _sums(part: Any, at: tuple[int, ...], shape: tuple[int, ...]) -> Any:
@@ -146,7 +186,12 @@ def _sums_by_numpy(part: np.ndarray, at: tuple[int, ...], shape: tuple[int, ...]
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _sums_by_xla(part: jax.Array, at: jax.Array, shape: tuple[int, ...]) -> Any:
+def _sums_by_xla(part: jax.Array, at: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return _sums_of_words(part, at, shape)
+
+
+def _sums_of_words(part: jax.Array, at: Any, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 [2]"""
     if part.dtype == bool:
         part = part.astype(jnp.uint8)
     size = part.dtype.itemsize
@@ -155,12 +200,13 @@ def _sums_by_xla(part: jax.Array, at: jax.Array, shape: tuple[int, ...]) -> Any:
     first, second = _mixed(words.astype(jnp.uint32), _indices(jnp, words.shape, at, shape))
     zero = np.uint32(0)
     # One reduction for both: the array is read once.
-    return jax.lax.reduce(
+    sums = jax.lax.reduce(
         (first, second),
         (zero, zero),
         lambda a, b: (a[0] + b[0], a[1] + b[1]),
         tuple(range(words.ndim)),
     )
+    return jnp.stack(sums)
 
 
 def _indices(xp: Any, part: tuple[int, ...], at: Any, shape: tuple[int, ...]) -> Any:
