@@ -19,7 +19,8 @@ def note_digest(folder: epath.Path, rank: int, name: str, sha256: str) -> None:
     """Keeps the digest of a file that process `rank` is about to write."""
     path = folder / f"extraction.rank{rank:02d}.json"
     files = _read(path) if path.exists() else {}
-    write_json(path, {"sha256": {**files, name: sha256}})
+    files = dict(sorted({**files, name: sha256}.items()))  # the same bytes in any order
+    write_json(path, {"sha256": files})
 
 
 def read_digests(folder: epath.Path) -> dict[str, str]:
