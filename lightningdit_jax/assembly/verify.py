@@ -20,13 +20,14 @@ from lightningdit_jax.data.sample_parts import SamplePart, find_parts
 from lightningdit_jax.data.shard_header import check_header, read_header
 from lightningdit_jax.errors import listed
 from lightningdit_jax.metrics_log import read_log
+from lightningdit_jax.parallel.multihost import print_once
 
 # What is looked at, and a check that says what it found, or raises ValueError or OSError.
 Check = tuple[epath.Path, Callable[[], str]]
 NOT_VERIFIED = "without digests, not verified"
 
 
-def verify(config: Config, workdir: str, say: Callable[[str], None] = print) -> int:
+def verify(config: Config, workdir: str, say: Callable[[str], None] = print_once) -> int:
     """Looks at everything in a workdir or a checkpoint, and in config.data.path, latents.
 
     Either may be empty. Each thing has a line: whole, or what is damaged about it; nothing is
