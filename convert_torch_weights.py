@@ -26,6 +26,7 @@ def main() -> None:
         export_file,
     )
     from lightningdit_jax.convert.keymap import Hints
+    from lightningdit_jax.verification import verifying
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,6 +79,12 @@ def main() -> None:
         "the config.json of --to-diffusers",
     )
     parser.add_argument("--latent-multiplier", type=float, default=1.0)
+    parser.add_argument(
+        "--verify",
+        choices=("on", "off"),
+        default="on",
+        help="whether a checkpoint that is written back has to be what was saved",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace dst if it is there")
     options = parser.parse_args()
     try:
@@ -100,15 +107,17 @@ def main() -> None:
                 latent_multiplier=options.latent_multiplier,
             )
         elif options.to_torch:
-            export_file(options.src[0], options.dst)
+            with verifying(options.verify == "on"):
+                export_file(options.src[0], options.dst)
         elif options.to_diffusers:
-            export_diffusers(
-                options.src[0],
-                options.dst,
-                latent_stats=options.latent_stats,
-                latent_multiplier=options.latent_multiplier,
-                overwrite=options.overwrite,
-            )
+            with verifying(options.verify == "on"):
+                export_diffusers(
+                    options.src[0],
+                    options.dst,
+                    latent_stats=options.latent_stats,
+                    latent_multiplier=options.latent_multiplier,
+                    overwrite=options.overwrite,
+                )
         else:
             convert_files(
                 options.src,

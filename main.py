@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OUR_CODE = ("main.py", "configs", "lightningdit_jax")
-MODES = ("train", "extract", "sample", "sweep", "evaluate", "compile")
+MODES = ("train", "extract", "sample", "sweep", "evaluate", "compile", "verify")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
@@ -30,6 +30,9 @@ TOPOLOGY = flags.DEFINE_string(
 )
 TARGET = flags.DEFINE_enum(
     "target", "train", ["train", "sample"], "What --mode=compile compiles: a step or the sampler."
+)
+VERIFY = flags.DEFINE_enum(
+    "verify", "on", ["on", "off"], "Whether what is read of checkpoints has to be what was saved."
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -41,6 +44,7 @@ def main(argv: list[str]) -> None:
     from lightningdit_jax.assembly.workdir import check_taken
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.ending import failing_together
+    from lightningdit_jax.verification import verifying
 
     logging.set_verbosity(
         flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING
@@ -49,7 +53,7 @@ def main(argv: list[str]) -> None:
     if config.compute.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
     multihost.initialize()
-    with failing_together():
+    with failing_together(), verifying(VERIFY.value == "on"):
         if path := _checkpoint_path(config):
             check_taken(config, given, jobs[0], path, multihost.print_once)
         run_mode(config)
@@ -120,6 +124,11 @@ def run_mode(config: "Config") -> None:
 
         check_topology(TOPOLOGY.value)
         compile_for(config, WORKDIR.value, TOPOLOGY.value)
+    elif MODE.value == "verify":
+        from lightningdit_jax.assembly.verify import verify
+
+        if verify(config, WORKDIR.value):
+            sys.exit(1)
     else:
         from lightningdit_jax.inference.quality.job import evaluate
 
@@ -138,7 +147,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     from lightningdit_jax.square import explained
 
     try:
-        arguments = read_arguments(argv)
+        arguments = _complete(read_arguments(argv))
         if arguments and arguments[0].startswith("--config="):
             arguments[:1] = _config_file(arguments[0].removeprefix("--config="), arguments)
         # Flags of config files look for overrides in sys.argv, whatever they are given.
@@ -148,6 +157,16 @@ def parse_flags(argv: list[str]) -> list[str]:
         # What a config file itself refuses comes with the traceback of its reading.
         refused = re.search(r"\n(?:Value|Type)Error: (.*)\s*$", str(error))
         raise ValueError(explained(refused[1] if refused else str(error))) from error
+
+
+def _complete(arguments: list[str]) -> list[str]:
+    """--mode=verify needs neither config nor workdir: what it looks at describes itself."""
+    if not re.search(r"(^| )--?mode[= ]verify( |$)", " ".join(arguments)):
+        return arguments
+    if not (arguments and arguments[0].startswith("--config=")):
+        arguments = [f"--config={ROOT / 'configs' / 'base.py'}", *arguments]
+    has_workdir = any(re.match("--?workdir(=|$)", argument) for argument in arguments)
+    return arguments if has_workdir else [*arguments, "--workdir="]
 
 
 def _defaults() -> dict:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -27,10 +27,31 @@ def write_json(path: epath.PathLike, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path: epath.PathLike) -> Any:
-    """What a JSON file holds. Raises FileNotFoundError, and ValueError naming a damaged file."""
+def field_of(
+    path: epath.PathLike, content: Mapping[str, Any], name: str, kind: type, default: Any
+) -> Any:
+    """A field of what a JSON file holds, `default` where there is none.
+
+    Raises ValueError naming the file for one of another kind.
+    """
+    value = content.get(name, default)
+    if not isinstance(value, kind):
+        what = f"its '{name}' is {value!r:.40}; expected {kind.__name__}"
+        raise ValueError(f"{path} is damaged: {what}")
+    return value
+
+
+def read_json(path: epath.PathLike, kind: type = dict) -> Any:
+    """What a JSON file holds: fields, or a `list`.
+
+    Raises FileNotFoundError, and ValueError naming a damaged file.
+    """
     path = epath.Path(path)
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, no JSON: {error}") from error
+    if not isinstance(content, kind):
+        wanted = "fields" if kind is dict else "a list"
+        raise ValueError(f"{path} is damaged: it holds {content!r:.40}; expected {wanted}")
+    return content

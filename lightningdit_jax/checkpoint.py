@@ -2,31 +2,44 @@
 
 A checkpoint is a directory with one Orbax item per array tree (`params`, and where they exist
 `ema`, `opt_state`) and JSON items (`meta`: kind, architecture, step, config, names of all items;
-`loop`: data position, metrics of the unfinished logging window). It is complete if all of that is
-there (`defect`); a copy that was cut off is not, and counts nowhere. A training run keeps them as
-WORKDIR/checkpoints/STEP, and the weights of its best evaluation as WORKDIR/best/STEP; a converted
-checkpoint is one such directory alone.
+`loop`: data position, metrics of the unfinished logging window), and their digests
+(checkpoint_digests). It is complete if all of that is there (`defect`); a copy that was cut off is
+not, and counts nowhere. Arrays are compared with their digests when they are read
+(checkpoint_reading). A training run keeps checkpoints as WORKDIR/checkpoints/STEP, and the weights
+of its best evaluation as WORKDIR/best/STEP; a converted checkpoint is one such directory alone.
 """
 
 import copy
 import dataclasses
-import json
+import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
+from lightningdit_jax import checkpoint_digests
+from lightningdit_jax.atomic_file import field_of
+from lightningdit_jax.checkpoint_reading import (
+    DamagedCheckpointError,
+    digests_of,
+    read_items,
+    read_json,
+    warn_once,
+)
+from lightningdit_jax.checkpoint_writing import device_handlers, of_devices, of_host
+
 FORMAT_VERSION = 1
-_CHUNK_BYTES = 2**25
 
 Tree = Any
+Result = TypeVar("Result")
+# The newest complete checkpoint, and what newer ones lack.
+_Found = tuple[epath.Path | None, dict[epath.Path, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +71,11 @@ class TrainingCheckpoints:
         anew: bool = False,
     ):
         self.directory = _absolute(workdir) / folder
-        _set_aside(_decided(self.directory, anew))
+        _set_aside(_decided(self.directory, lambda: _to_go_on_from(self.directory, anew)))
         policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            handler_registry=_handlers(),
+            handler_registry=device_handlers(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
                 create=True,
@@ -77,8 +90,7 @@ class TrainingCheckpoints:
     def save(self, step: int, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
         """Starts writing; the arrays may be donated and the JSON values changed afterwards."""
         # JSON is written later, by another thread.
-        json = _naming_items(arrays, copy.deepcopy(dict(json)))
-        self._manager.save(step, args=_save_args(arrays, json))
+        self._manager.save(step, args=of_devices(arrays, copy.deepcopy(dict(json))))
 
     def delete(self, step: int) -> None:
         """Removes a complete checkpoint."""
@@ -87,21 +99,17 @@ class TrainingCheckpoints:
     def restore(
         self, abstract: Mapping[str, Tree], json: tuple[str, ...], step: int | None = None
     ) -> Restored:
-        """Reads the items of `abstract` (ShapeDtypeStruct with sharding) and the JSON items."""
+        """Reads the items of `abstract` (ShapeDtypeStruct with sharding) and the JSON items.
+
+        Raises as read_items, all processes alike.
+        """
         self.wait()
         step = self.latest_step() if step is None else step
         if step is None:
             raise FileNotFoundError(f"no checkpoint under {self.directory}")
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
-                **{name: ocp.args.JsonRestore() for name in json},
-            ),
-        )
-        return Restored(
-            step, {name: items[name] for name in abstract}, {name: items[name] for name in json}
-        )
+        path = self.directory / str(step)
+        values = {name: read_json(path, name) for name in json}
+        return Restored(step, read_items(path, abstract), values)
 
     def wait(self) -> None:
         """Blocks until everything started is on disk; raises what went wrong in the background."""
@@ -118,25 +126,9 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
     Takes little memory beside the arrays, which are on the host: Orbax copies them and collects
     what it compresses unless told otherwise. In chunks, so that a device reads its shard alone.
     """
-    json = _naming_items(arrays, json)
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
-    )
-    chunks = ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES)
-    handlers: dict[str, Any] = {}
-    items: dict[str, Any] = {}
-    for name, tree in arrays.items():
-        tree = jax.tree.map(np.asarray, tree)
-        save_args = jax.tree.map(lambda _: chunks, tree)
-        items[name] = ocp.args.PyTreeSave(tree, save_args=save_args)
-        handlers[name] = ocp.PyTreeCheckpointHandler(
-            use_ocdbt=False, type_handler_registry=registry
-        )
-    for name, value in json.items():
-        items[name] = ocp.args.JsonSave(value)
-        handlers[name] = ocp.JsonCheckpointHandler()
+    handlers, args = of_host(arrays, json)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
-        writer.save(_absolute(path), args=ocp.args.Composite(**items))
+        writer.save(_absolute(path), args=args)
 
 
 def find_checkpoint(path: str) -> epath.Path:
@@ -171,12 +163,33 @@ def find_checkpoint(path: str) -> epath.Path:
             )
         if complete is not None:
             if damaged:
-                _warn(f"taken {complete}, passed over as damaged: {_listing(damaged)}")
+                warn_once(f"taken {complete}, passed over as damaged: {_listing(damaged)}")
             return complete
     raise FileNotFoundError(
         f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or a workdir with "
         "'checkpoints/STEP'; train first, or convert weights with convert_torch_weights.py"
     )
+
+
+def use_checkpoint(path: str, use: Callable[[epath.Path], Result]) -> Result:
+    """use(checkpoint) of the checkpoint that `path` means, as find_checkpoint has it.
+
+    Where `path` is a run, and arrays that are read turn out to be damaged, of the next older one,
+    with a line: what is made of weights says which step they are of. Raises what `use` raises.
+    """
+    checkpoint = find_checkpoint(path)
+    while True:
+        try:
+            return use(checkpoint)
+        except DamagedCheckpointError as error:
+            if checkpoint == _absolute(path) or error.checkpoint != checkpoint:
+                raise
+            older, damaged = _newest_complete(checkpoint.parent, before=int(checkpoint.name))
+            if older is None:
+                raise
+            damaged = {checkpoint: error.reason, **damaged}
+        warn_once(f"taken {older}, passed over as damaged: {_listing(damaged)}")
+        checkpoint = older
 
 
 def newest_of_run(workdir: str) -> epath.Path | None:
@@ -186,7 +199,27 @@ def newest_of_run(workdir: str) -> epath.Path | None:
     where WORKDIR/checkpoints cannot be a folder or holds none but damaged ones. The main process
     raises what it meets, OSError too, and the others a ValueError.
     """
-    return _decided(_absolute(workdir) / "checkpoints", anew=False).complete
+    directory = _absolute(workdir) / "checkpoints"
+    return _decided(directory, lambda: _to_go_on_from(directory, anew=False)).complete
+
+
+def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
+    """Renames a checkpoint of a run, from which it cannot go on, to STEP.damaged, with a line.
+
+    All processes must call it. Raises the error again where the checkpoint is not one of this
+    run's, or the run has no complete one before it.
+    """
+    directory, path = _absolute(workdir) / "checkpoints", damaged.checkpoint
+    if path.parent != directory:
+        raise damaged
+
+    def older() -> _Found:
+        complete, others = _newest_complete(directory, before=int(path.name))
+        if complete is None:
+            raise damaged
+        return complete, {path: damaged.reason, **others}
+
+    _set_aside(_decided(directory, older))
 
 
 def defect(checkpoint: epath.Path) -> str | None:
@@ -200,13 +233,14 @@ def defect(checkpoint: epath.Path) -> str | None:
     item = "meta"
     try:
         meta = read_json(checkpoint, item)
+        values = {item: meta}
         step = checkpoint.name
         if step.isdigit() and str(meta.get("step", step)) != step:
             return f"it says that it is of step {meta['step']}"
         # Orbax writes what an item holds, and JSON itself, into a file of one of these names.
         for item in meta.get("items", ["params"]):  # older checkpoints name none
             try:
-                read_json(checkpoint, item)
+                values[item] = read_json(checkpoint, item)
             except FileNotFoundError:
                 # Opened, since exists() takes every error for absence.
                 with (checkpoint / item / "_METADATA").open("rb") as file:
@@ -215,7 +249,12 @@ def defect(checkpoint: epath.Path) -> str | None:
         return f"its item '{item}' is missing"
     except (ValueError, TypeError, AttributeError) as error:
         return f"its JSON cannot be read ({str(error).splitlines()[0]})"
-    return None
+    try:
+        digests = digests_of(checkpoint)
+    except ValueError as error:
+        return str(error)
+    changed = digests.changed_json(values) if digests else []
+    return f"its JSON is not as it was saved ({', '.join(changed)})" if changed else None
 
 
 def read_meta(checkpoint: epath.Path) -> dict:
@@ -226,6 +265,16 @@ def read_meta(checkpoint: epath.Path) -> dict:
             f"{checkpoint} has format version {meta.get('format_version')}; "
             f"this program reads version {FORMAT_VERSION}"
         )
+    for name, kind, default in (("kind", str, ""), ("architecture", dict, {}), ("step", int, 0)):
+        field_of(checkpoint / "meta", meta, name, kind, default)
+    return meta
+
+
+def read_model_meta(checkpoint: epath.Path) -> dict:
+    """As read_meta, of a checkpoint of weights. Raises ValueError where it does not say of what."""
+    meta = read_meta(checkpoint)
+    if lacking := [name for name in ("kind", "architecture", "step") if name not in meta]:
+        raise ValueError(f"{checkpoint} does not say its {', '.join(lacking)}; copy it again")
     return meta
 
 
@@ -236,32 +285,23 @@ def architecture_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def item_names(checkpoint: epath.Path) -> set[str]:
     """Names of the items in a checkpoint directory."""
-    return {p.name for p in checkpoint.iterdir() if p.is_dir()}
-
-
-def array_metadata(checkpoint: epath.Path, item: str) -> Tree:
-    """The tree of one item without its arrays: Orbax's metadata of each."""
-    return ocp.StandardCheckpointHandler().metadata(checkpoint / item).tree
+    names = {p.name for p in checkpoint.iterdir() if p.is_dir()}
+    return names - {checkpoint_digests.ITEM}
 
 
 def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
-    """Reads one item into the shapes, types and shardings of `abstract`."""
-    with ocp.StandardCheckpointer() as reader:
-        return reader.restore(checkpoint / item, abstract)
+    """Reads one item into the shapes, types and shardings of `abstract`; raises as read_items."""
+    return read_items(checkpoint, {item: abstract})[item]
 
 
-def read_json(checkpoint: epath.Path, item: str) -> dict:
-    """Reads one JSON item."""
-    return json.loads((checkpoint / item / "metadata").read_text())
-
-
-def _newest_complete(folder: epath.Path) -> tuple[epath.Path | None, dict[epath.Path, str]]:
+def _newest_complete(folder: epath.Path, before: float = math.inf) -> _Found:
     """The newest complete checkpoint of a run, and what each newer one lacks, newest first.
 
-    One that a process did not live to finish is neither.
+    before: of those of smaller steps. One that a process did not live to finish is neither.
     """
     damaged: dict[epath.Path, str] = {}
     steps = [p for p in folder.iterdir() if _is_finalized_step(p)] if folder.is_dir() else []
+    steps = [path for path in steps if int(path.name) < before]
     for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
         lacks = defect(path)
         if lacks is None:
@@ -284,13 +324,13 @@ class _Decision:
     damaged: Mapping[epath.Path, str]
 
 
-def _decided(directory: epath.Path, anew: bool) -> _Decision:
+def _decided(directory: epath.Path, find: Callable[[], _Found]) -> _Decision:
     """What the main process finds, in all: a view of their own might send them other ways."""
     complete, error = None, None
     damaged: Mapping[epath.Path, str] = {}
     if jax.process_index() == 0:
         try:
-            complete, damaged = _to_go_on_from(directory, anew)
+            complete, damaged = find()
         except Exception as raised:  # the others wait for an answer
             error = raised
     step = -1 if complete is None else int(complete.name)
@@ -303,9 +343,7 @@ def _decided(directory: epath.Path, anew: bool) -> _Decision:
     return _Decision(None if step < 0 else directory / str(step), num_damaged, damaged)
 
 
-def _to_go_on_from(
-    directory: epath.Path, anew: bool
-) -> tuple[epath.Path | None, dict[epath.Path, str]]:
+def _to_go_on_from(directory: epath.Path, anew: bool) -> _Found:
     """As `_newest_complete`; raises ValueError where a run can neither go on nor begin."""
     for path in (directory.parent, directory):
         if path.exists() and not path.is_dir():
@@ -328,7 +366,8 @@ def _set_aside(decision: _Decision) -> None:
         while target.exists():
             target = target.with_name(f"{target.name}.damaged")
         path.rename(target)
-    _warn(f"passed over as damaged, renamed to STEP.damaged: {_listing(decision.damaged)}")
+    renamed = f"passed over as DAMAGED, renamed to STEP.damaged: {_listing(decision.damaged)}"
+    warn_once(f"{renamed}; taken instead: {decision.complete or 'none'}")
     multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
 
@@ -336,45 +375,8 @@ def _listing(damaged: Mapping[epath.Path, str]) -> str:
     return ", ".join(f"{path} ({lacks})" for path, lacks in damaged.items())
 
 
-def _warn(line: str) -> None:
-    if jax.process_index() == 0:
-        logging.warning("%s", line)
-
-
-def _naming_items(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> dict[str, dict]:
-    """The JSON items, with the names of all items in `meta`."""
-    if "meta" not in json:
-        return dict(json)
-    return {**json, "meta": {**json["meta"], "items": sorted({*arrays, *json})}}
-
-
 def _absolute(path: str) -> epath.Path:
     """Orbax refuses relative paths, some of them only in the background."""
     if "://" in str(path):  # resolve() would take it for a relative path
         return epath.Path(path)
     return epath.Path(path).expanduser().resolve()
-
-
-def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
-    """Orbax's own, but that one process writes what its devices hold in copies from one of them.
-
-    Cutting it up among them would compile a program for each shape on each device, which takes
-    seconds at the first save and is of use among processes alone.
-    """
-    arrays = ocp.type_handlers.create_type_handler_registry(
-        (
-            jax.Array,
-            ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1),
-        )
-    )
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    writer = ocp.PyTreeCheckpointHandler(type_handler_registry=arrays)
-    registry.add(None, ocp.args.PyTreeSave, writer)
-    return registry
-
-
-def _save_args(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> ocp.args.Composite:
-    return ocp.args.Composite(
-        **{name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()},
-        **{name: ocp.args.JsonSave(value) for name, value in json.items()},
-    )

@@ -22,6 +22,7 @@ EVALUATE_TOKENIZER = "--mode=evaluate of a tokenizer"
 COMPILE_GENERATOR = "--mode=compile of a generator"
 COMPILE_TOKENIZER = "--mode=compile of a tokenizer"
 COMPILE_SAMPLER = "--mode=compile --target=sample"
+VERIFY = "--mode=verify"
 
 _TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
 _STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
@@ -30,13 +31,14 @@ _TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
 _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
 _SAMPLES = (SAMPLE, SWEEP, EVALUATOR)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
-JOBS = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
+_COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
+JOBS = (*_COMPUTING, VERIFY)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
     "kind": (*_STEP, *_EVALUATE, EVALUATOR),
     "seed": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
-    "mesh": JOBS,
+    "mesh": _COMPUTING,
     "compute.dtype": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
     "compute.remat": _STEP,
     "compute.on_oom": _TRAIN,
@@ -47,7 +49,7 @@ _READERS: dict[str, Collection[str]] = {
     "model": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
     "tokenizer": (*_TOKENIZER, COMPILE_SAMPLER),
     "data.source": (*_TRAIN, *_IMAGES),
-    "data.path": (*_TRAIN, EVALUATOR, *_IMAGES),
+    "data.path": (*_TRAIN, EVALUATOR, *_IMAGES, VERIFY),
     "data.split": (TRAIN_TOKENIZER, EXTRACT),
     "data.valid_path": _TRAIN,
     "data.valid_split": (TRAIN_TOKENIZER,),
@@ -200,7 +202,7 @@ def jobs_of(mode: str, target: str, kind: str, evaluates: bool) -> tuple[str, ..
     if mode == "compile":
         step = COMPILE_GENERATOR if generator else COMPILE_TOKENIZER
         return (step if target == "train" else COMPILE_SAMPLER,)
-    return ({"extract": EXTRACT, "sample": SAMPLE, "sweep": SWEEP}[mode],)
+    return ({"extract": EXTRACT, "sample": SAMPLE, "sweep": SWEEP, "verify": VERIFY}[mode],)
 
 
 def readers(key: str) -> tuple[str, ...]:

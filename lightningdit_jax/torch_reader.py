@@ -13,6 +13,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,18 @@ def read_torch(path: epath.PathLike, mapped: MappedFile | None = None) -> Any:
         raise ValueError(
             f"{path} ({size} bytes) is damaged or not a PyTorch file: {error!r}"
         ) from error
+
+
+def check_memory(file: Any) -> None:
+    """Raises ValueError for a pickle that asks for much memory by a few bytes; reads none of it.
+
+    An unpickler's table of what is memorized grows to the largest index.
+    """
+    begin = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > count:
+            raise _Unreadable(f"a pickle of {count} steps memorizes an object as {argument}")
+    file.seek(begin)
 
 
 class Foreign(type):
@@ -248,12 +261,8 @@ class _Unpickler(pickle.Unpickler):
         self._foreign: dict[str, Foreign] = {}
 
     def load(self) -> Any:
-        """The object. The unpickler's table of what is memorized grows to the largest index."""
-        begin = self._file.tell()
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self._file)):
-            if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > count:
-                raise _Unreadable(f"a pickle of {count} steps memorizes an object as {argument}")
-        self._file.seek(begin)
+        """The object."""
+        check_memory(self._file)
         return super().load()
 
     def load_checked(self) -> Any:
@@ -312,6 +321,8 @@ def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
         pickles = [n for n in entries if n.count("/") == 1 and n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise _Unreadable("a zip archive, but without the data.pkl of a PyTorch file")
+        if any(info.compress_size > path.stat().length for info in entries.values()):
+            raise _Unreadable("damaged, an entry claims to be larger than the file. Copy it again")
         packed = [i for i in entries.values() if i.compress_type != zipfile.ZIP_STORED]
         if sum(i.file_size for i in packed) > _MAX_INFLATION * path.stat().length:
             raise _Unreadable(
@@ -319,9 +330,23 @@ def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
                 "it again, uncompressed"
             )
         root = pickles[0].removesuffix("data.pkl")
-        if (order := root + "byteorder") in entries and archive.read(order) != b"little":
-            raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
         raw = np.frombuffer(path.read_bytes(), np.uint8) if mapped is None else mapped.data
+        # PyTorch can be told to compute no checksums (set_crc32_options): all are 0 then.
+        checked = any(info.CRC for info in entries.values())
+
+        def content(name: str) -> Any:
+            data = _entry_bytes(archive, entries[name], raw)
+            if checked and zlib.crc32(data) != entries[name].CRC:
+                raise _Unreadable(
+                    f"'{name}' is damaged: its bytes are not those that were saved (CRC-32). Copy "
+                    "the file again"
+                )
+            if mapped is not None:
+                mapped.release()  # asking has read it all
+            return data
+
+        if (order := root + "byteorder") in entries and bytes(content(order)) != b"little":
+            raise _Unreadable("saved on a big-endian machine; only little-endian files are read")
         storages: dict[tuple[str, np.dtype], np.ndarray] = {}
 
         def storage(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
@@ -332,11 +357,10 @@ def _read_zip(path: epath.Path, file: Any, mapped: MappedFile | None) -> Any:
                     raise _Unreadable(
                         f"storage '{key}' has {found} bytes, expected {numel * dtype.itemsize}"
                     )
-                data = _entry_bytes(archive, info, raw)
-                storages[key, dtype] = np.ndarray(numel, dtype, buffer=data)
+                storages[key, dtype] = np.ndarray(numel, dtype, buffer=content(info.filename))
             return storages[key, dtype]
 
-        return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load_checked()
+        return _Unpickler(io.BytesIO(content(pickles[0])), storage).load_checked()
 
 
 def _entry_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: np.ndarray) -> Any:

@@ -194,6 +194,8 @@ def test_a_checkpoint_of_before_items_were_named_counts(run):
     file = run / "checkpoints" / "30" / "meta" / "metadata"
     meta = json.loads(file.read_text())
     assert meta.pop("items") == ["ema", "loop", "meta", "params"]
+    del meta["digests"]  # which are younger still
+    shutil.rmtree(run / "checkpoints" / "30" / "digests")
     file.write_text(json.dumps(meta))
     assert find_checkpoint(str(run)).name == "30"
 

@@ -10,6 +10,7 @@ import pytest
 
 from lightningdit_jax.assembly.choices import solver_choice, source_choice
 from lightningdit_jax.assembly.images import open_image_batches
+from lightningdit_jax.assembly.verify import verify
 from lightningdit_jax.assembly.workdir import check_command_line, write_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
@@ -27,6 +28,7 @@ from lightningdit_jax.config_jobs import (
     SWEEP,
     TRAIN_GENERATOR,
     TRAIN_TOKENIZER,
+    VERIFY,
     check_given,
     is_read,
     is_taken,
@@ -154,6 +156,8 @@ def recorded(tmp_path_factory):
         sweep(dit, generator)
     with recording(seen[EVALUATE_SAMPLES]):
         evaluate(dit, generator)
+    with recording(seen[VERIFY]):
+        verify(dit, generator)
     whole = whole_loss(vae)
     both = dit.changed(tokenizer=dataclasses.asdict(vae.tokenizer))
     with pytest.MonkeyPatch.context() as patch:
@@ -365,7 +369,7 @@ def test_every_key_has_a_reader_and_every_command_its_jobs():
     assert all(readers(key) for key in KEYS)
     commands = {
         jobs_of(mode, target, kind, evaluates)
-        for mode in ("train", "extract", "sample", "sweep", "evaluate", "compile")
+        for mode in ("train", "extract", "sample", "sweep", "evaluate", "compile", "verify")
         for target in ("train", "sample")
         for kind in ("lightningdit", "vavae")
         for evaluates in (False, True)

@@ -9,21 +9,29 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
 BASE = {
+    "array_digest",
     "atomic_file",
     "averages",
+    "checkpoint_digests",
+    "checkpoint_reading",
+    "checkpoint_writing",
     "config_fields",
     "config_jobs",
     "config_ranges",
     "errors",
+    "file_digest",
     "foreign_names",
     "latent_scaling",
     "mapped_file",
+    "metrics_log",
+    "npz_reader",
     "path_patterns",
     "progress",
     "sampling_options",
     "square",
     "torch_reader",
     "tree_paths",
+    "verification",
     "whole_numbers",
 }
 LOWER = {

@@ -195,6 +195,11 @@ def bad_inputs(tmp, latents):
         "config file": ([f"--workdir={tmp}", "--config=configs/none.py"], "no such file"),
         "images as generator data": ([*dit, "--config.data.source=digits"], "trains on 'latents'"),
         "image folder": ([*vae, "--config.data.source=folder", f"{path}={empty}"], "no images"),
+        "nothing to verify": (["--mode=verify"], "give --workdir=WORKDIR, or --config.data.path"),
+        "key of a verification": (
+            ["--mode=verify", f"{path}={latents}", "--config.seed=1"],
+            "config.seed is given on the command line, but --mode=verify does not read it",
+        ),
         "nothing to sample from": ([*dit, "--mode=sample"], "no checkpoint at"),
         "nothing to evaluate": ([*dit, "--mode=evaluate"], "--mode=sample"),
     }

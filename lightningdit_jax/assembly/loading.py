@@ -29,6 +29,8 @@ from lightningdit_jax.checkpoint import (
     item_names,
     read_arrays,
     read_meta,
+    read_model_meta,
+    use_checkpoint,
 )
 from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.data.class_names import class_line
@@ -37,6 +39,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.tokenizer import Tokenizer
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
+from lightningdit_jax.verification import verifying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +134,7 @@ def load(
     use_ema: bool = True,
     ema_decay: float = 0.0,
     verbose: bool = False,
+    verify: bool = True,
 ) -> Any:
     """Loads a converted or trained checkpoint onto the first device.
 
@@ -138,13 +142,15 @@ def load(
     dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any;
     ema_decay: which, one of the run's train.ema_decays, 0 for its main average.
     verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
-    converted from. Returns the module of its kind, LightningDiT or VAVAE for the two that are
+    converted from. verify: compares each array with the digest that was saved with it.
+    Returns the module of its kind, LightningDiT or VAVAE for the two that are
     published: for a type checker the caller says which, `dit: ldj.LightningDiT = ldj.load(path)`.
-    Raises FileNotFoundError, and ValueError for an unknown kind and for an average that is not
-    there.
+    Raises FileNotFoundError, and ValueError for an unknown kind, for an average that is not there
+    and for a checkpoint that is damaged; of a run's then an older one is taken, with a line.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
-    loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay)
+    with verifying(verify):
+        loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay)
     if verbose:
         print(loaded.description())
     return loaded.module()
@@ -176,12 +182,15 @@ def load_functional(
 
     expect: the role or the kind that the caller needs. compute: how a config has models run; None
     is in `dtype`, and else as the module does by itself. Raises WrongKindError if the checkpoint is
-    of another kind, and ValueError if it lacks the average.
+    of another kind, and ValueError if it lacks the average or is damaged, as use_checkpoint.
     """
-    checkpoint = find_checkpoint(path)
-    loaded = _abstract(checkpoint, mesh, dtype=dtype, expect=expect, compute=compute)
-    item = weights_item(item_names(checkpoint), use_ema, ema_decay, str(checkpoint))
-    return dataclasses.replace(loaded, params=read_arrays(checkpoint, item, loaded.params))
+
+    def read(checkpoint: epath.Path) -> Loaded:
+        loaded = _abstract(checkpoint, mesh, dtype=dtype, expect=expect, compute=compute)
+        item = weights_item(item_names(checkpoint), use_ema, ema_decay, str(checkpoint))
+        return dataclasses.replace(loaded, params=read_arrays(checkpoint, item, loaded.params))
+
+    return use_checkpoint(path, read)
 
 
 def abstract_functional(
@@ -199,7 +208,7 @@ def _abstract(
     expect: Role | str | None,
     compute: ComputeConfig | None,
 ) -> Loaded:
-    meta = read_meta(checkpoint)
+    meta = read_model_meta(checkpoint)
     kind, model = meta["kind"], model_of(meta["kind"])
     if expect is not None and expect not in (kind, model.role):
         wanted = expect

@@ -133,8 +133,14 @@ def kinds_of(role: Role) -> tuple[str, ...]:
 
 
 def architecture(kind: str, fields: Mapping[str, Any]) -> Any:
-    """The config of a kind from its fields. Raises ValueError for an unknown kind."""
-    return model_of(kind).config(**fields)
+    """The config of a kind from its fields. Raises ValueError for an unknown kind or field."""
+    model = model_of(kind)
+    try:
+        return model.config(**fields)
+    except TypeError as error:
+        raise ValueError(
+            f"a checkpoint says what is no architecture of a {kind}: {error}"
+        ) from error
 
 
 def compute_options(kind: str, config: Any, compute: ComputeConfig, mesh: Mesh) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def read_diffusers_config(folder: epath.Path) -> DiffusersConfig | None:
     if not path.is_file():
         return None
     values = read_json(path)
-    kind = values.get("_class_name") if isinstance(values, dict) else None
+    kind = values.get("_class_name")
     if kind != "AutoencoderKL":
         raise ValueError(
             f"{path} is of {kind!r}; expected 'AutoencoderKL' as _class_name. Put the weights into "

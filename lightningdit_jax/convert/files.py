@@ -18,7 +18,7 @@ from lightningdit_jax.checkpoint import (
     find_checkpoint,
     item_names,
     read_arrays,
-    read_meta,
+    read_model_meta,
     save_checkpoint,
 )
 from lightningdit_jax.convert.convert import (
@@ -34,11 +34,12 @@ from lightningdit_jax.convert.diffusers_config import (
 )
 from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
-from lightningdit_jax.convert.source import Source, file_sha256, read_source
+from lightningdit_jax.convert.source import Source, read_source
 from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.training import convert_training
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN, diffusers_names
 from lightningdit_jax.data.latents import save_stats
+from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.tree_paths import named_leaves
 
@@ -242,7 +243,7 @@ def export_diffusers(
 def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[str, Any]]:
     """Of a checkpoint its kind, architecture, state dict, the item it is of, and meta."""
     checkpoint = find_checkpoint(src)
-    meta = read_meta(checkpoint)
+    meta = read_model_meta(checkpoint)
     kind, items = meta["kind"], item_names(checkpoint)
     config = architecture(kind, architecture_fields(meta))
     item = "ema" if "ema" in items else "params"

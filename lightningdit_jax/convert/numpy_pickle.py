@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lightningdit_jax.torch_reader import check_memory
+
 _ARRAY_NAMES = {
     (module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
 }
@@ -69,5 +71,7 @@ def read_numpy_pickle(data: bytes) -> dict[str, np.ndarray]:
         else:
             raise ValueError(f"{'.'.join(path)} is a {type(value).__name__}, not an array")
 
-    visit(_Unpickler(io.BytesIO(data)).load(), ())
+    file = io.BytesIO(data)
+    check_memory(file)
+    visit(_Unpickler(file).load(), ())
     return arrays

@@ -20,7 +20,7 @@ def read_shards(
     there, or the tensors that a file lacks or holds beyond the index, or where the sizes differ.
     """
     content = read_json(index)
-    places = content.get("weight_map") if isinstance(content, Mapping) else None
+    places = content.get("weight_map")
     if not isinstance(places, Mapping) or not places:
         raise ValueError(f"{index} is no index of shards: it has no weight_map")
     names = sorted({str(name) for name in places.values()})

@@ -1,7 +1,6 @@
 """A file or folder of PyTorch weights -> one state dict, without the names of wrappers."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -39,7 +38,6 @@ _DTYPES = {
     "BOOL": np.dtype("?"),
     "C64": np.dtype("<c8"),
 }
-_CHUNK = 2**24
 _HEAD = 2**12
 
 
@@ -198,13 +196,3 @@ def _read_numpy_pickle(path: epath.Path, mapped: MappedFile) -> dict[str, np.nda
     # A damaged pickle can make the unpickler raise nearly anything.
     except Exception as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def file_sha256(path: epath.Path, step: Callable[[int], None]) -> str:
-    """SHA-256 of a file, in hexadecimal. step: is told the bytes of each piece that is read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            step(len(chunk))
-    return digest.hexdigest()

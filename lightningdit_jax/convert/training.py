@@ -13,7 +13,8 @@ from lightningdit_jax.checkpoint import FORMAT_VERSION, save_checkpoint
 from lightningdit_jax.convert.convert import abstract_params, infer_config
 from lightningdit_jax.convert.keymap import ConversionError, Hints, KeyMap, Tensors
 from lightningdit_jax.convert.kinds import detect_kind, find_kind
-from lightningdit_jax.convert.source import Source, file_sha256, read_source
+from lightningdit_jax.convert.source import Source, read_source
+from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.mapped_file import MappedFile
 from lightningdit_jax.torch_reader import read_torch
@@ -158,10 +159,7 @@ def _meta(
         "architecture": dataclasses.asdict(config),
         "step": step,
         "source": {
-            "files": [
-                {"file": path.name, "sha256": file_sha256(path, lambda size: None)}
-                for path in raw.files
-            ],
+            "files": [{"file": path.name, "sha256": file_sha256(path)} for path in raw.files],
             "kind": _KIND,
             "weights": raw.weights.entry,
             "which": raw.weights.which,

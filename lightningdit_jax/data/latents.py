@@ -6,6 +6,7 @@ A folder holds `latents_rank{RR}_shard{SSS}.safetensors`, each with `latents` an
 batches keep it until they are on the device, where `LatentScaling.normalize` makes NHWC of them.
 """
 
+import hashlib
 import json
 import math
 import pathlib
@@ -17,6 +18,7 @@ from etils import epath
 from tqdm import tqdm
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.data.latents_digests import is_as_written, note_digest, read_digests
 from lightningdit_jax.data.latents_record import (
     RECORD,
     class_names,
@@ -28,6 +30,7 @@ from lightningdit_jax.errors import listed
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.square import REASON
 from lightningdit_jax.torch_reader import read_torch
+from lightningdit_jax.verification import is_verifying
 
 STATS_NAME = "latents_stats.safetensors"
 TORCH_STATS_NAME = "latents_stats.pt"
@@ -39,7 +42,7 @@ def load_stats(folder: epath.PathLike) -> LatentScaling:
     """Statistics of a latents folder: its latents_stats.safetensors, else its latents_stats.pt.
 
     Raises FileNotFoundError if there is neither, and ValueError naming the file if it does not
-    hold `mean` and `std`, or not as LatentScaling wants them.
+    hold `mean` and `std`, or not as LatentScaling wants them, or is not as it was written.
     """
     folder = epath.Path(folder)
     path = folder / STATS_NAME
@@ -57,6 +60,11 @@ def load_stats(folder: epath.PathLike) -> LatentScaling:
         )
     if not isinstance(tensors, dict) or not {"mean", "std"} <= tensors.keys():
         raise ValueError(f"{path} lacks 'mean' or 'std'; expected both, [1, C, 1, 1]")
+    if is_verifying() and is_as_written(path, read_digests(folder)) is False:
+        raise ValueError(
+            f"{path} is not as it was written (SHA-256); compute it again with --mode=extract, or "
+            "copy it again"
+        )
     try:
         return LatentScaling.of_arrays(tensors["mean"], tensors["std"])
     except ValueError as error:
@@ -69,7 +77,7 @@ def save_stats(folder: epath.PathLike, stats: LatentScaling) -> None:
         "mean": np.asarray(stats.mean, np.float32).reshape(1, -1, 1, 1),
         "std": np.asarray(stats.std, np.float32).reshape(1, -1, 1, 1),
     }
-    _write_parts(epath.Path(folder) / STATS_NAME, [safetensors.numpy.save(tensors)])
+    _write_parts(epath.Path(folder) / STATS_NAME, 0, [safetensors.numpy.save(tensors)])
 
 
 def compute_stats(shards: "LatentShards", sample: int | None = None) -> LatentScaling:
@@ -119,7 +127,7 @@ def write_shard(
 
     latents, latents_flip: [N, H, W, C], written as [N, C, H, W] of `dtype`: "float32", as the
     release, "bfloat16" or "float16". labels: [N], written as int64. The file appears under its name
-    only when it is complete.
+    only when it is complete, and its digest is kept in the folder.
     Raises ValueError if the three do not belong together.
     """
     if (
@@ -140,7 +148,7 @@ def write_shard(
     metadata = {"total_size": str(len(labels)), "dtype": f"torch.{dtype}", "device": "cpu"}
     path = epath.Path(folder) / shard_name(rank, shard)
     _write_parts(
-        path, [_header(tensors, metadata), *(t.view(np.uint8).data for t in tensors.values())]
+        path, rank, [_header(tensors, metadata), *(t.view(np.uint8).data for t in tensors.values())]
     )
     return path
 
@@ -168,10 +176,15 @@ def _header(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def _write_parts(path: epath.Path, parts: Iterable[bytes | memoryview]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for part in parts:
-            file.write(part)
+def _write_parts(path: epath.Path, rank: int, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes a file of process `rank`, and before it has its name its digest."""
+    digest = hashlib.sha256()
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+        note_digest(path.parent, rank, path.name, digest.hexdigest())
 
 
 class LatentShards:
@@ -185,8 +198,9 @@ class LatentShards:
     weights that made the latents, None where nobody knows.
 
     Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
-    the file that is truncated, damaged, lacks a tensor, or differs from the others, and for a
-    folder whose shards are all empty.
+    the file that is truncated, damaged, lacks a tensor, or differs from the others, for a folder
+    that lacks shards which were written to it, and for one whose shards are all empty. The bytes of
+    latents are not compared with their digests: --mode=verify does that.
     """
 
     def __init__(self, folder: epath.PathLike, resident: bool = False):
@@ -203,6 +217,12 @@ class LatentShards:
             raise FileNotFoundError(
                 f"{folder} holds no latents_rank*_shard*.safetensors. Run --mode=extract, or point "
                 "config.data.path to the folder it wrote"
+            )
+        lost = sorted(read_digests(epath.Path(folder)).keys() - {STATS_NAME, *names})
+        if lost and is_verifying():
+            raise ValueError(
+                f"{folder} lacks {len(lost)} of the files that were written to it: {listed(lost)}; "
+                "copy them, or go on with --mode=extract"
             )
         headers = {path: read_header(path) for path in self._paths}
         for path, header in headers.items():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lightningdit_jax.atomic_file import read_json
+from lightningdit_jax.atomic_file import field_of, read_json
 
 RECORD = "extraction.json"
 # These change neither latents nor their order.
@@ -23,11 +23,11 @@ def read_record(folder: epath.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record = read_json(path)
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} is damaged: it holds {type(record).__name__}, expected fields")
     names = record.get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} is damaged: class_names are {names!r:.50}; expected names")
+    field_of(path, record, "tokenizer", str, "")
+    field_of(path, field_of(path, record, "images", dict, {}), "count", int, 0)
     return record
 
 

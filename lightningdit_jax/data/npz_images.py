@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.npz_reader import DamagedNpzError, member, opened_npz
 
 
 class NpzImages:
@@ -17,23 +18,15 @@ class NpzImages:
     """
 
     def __init__(self, path: epath.PathLike, name: str = "arr_0"):
-        self.path, self._entry = epath.Path(path), f"{name}.npy"
+        self.path = epath.Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: there is no such .npz file of images")
-        with self.path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError(f"{self.path} is not an .npz file")
-            file.seek(0)
-            with zipfile.ZipFile(file) as archive:
-                if self._entry not in archive.namelist():
-                    raise ValueError(f"{self.path} lacks '{name}'; it has {archive.namelist()}")
-                with archive.open(self._entry) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read_header = getattr(
-                        np.lib.format, f"read_array_header_{version[0]}_{version[1]}"
-                    )
-                    self.shape, fortran, dtype = read_header(stream)
-                    self._begin = stream.tell()
+        with opened_npz(self.path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                raise DamagedNpzError(f"{self.path} lacks '{name}'; it has {archive.namelist()}")
+            found = member(archive, name, self.path.stat().length)
+        self.shape, self._entry, self._begin = found.shape, found.entry, found.begin
+        self._checksum, dtype, fortran = found.checksum, found.dtype, found.fortran
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran:
             raise ValueError(
                 f"{self.path} holds {dtype} of shape {self.shape}; expected uint8 [N, H, W, 3]"
@@ -44,23 +37,20 @@ class NpzImages:
 
     def checksum(self) -> int:
         """CRC-32 of the array, as the archive has it: no image is read."""
-        with self.path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            return archive.getinfo(self._entry).CRC
+        return self._checksum
 
     def batches(self, batch_size: int, start: int, stop: int) -> Iterator[np.ndarray]:
         """Images start ... stop - 1 in order; the last batch may be short."""
         size = int(np.prod(self.shape[1:]))
-        with (
-            self.path.open("rb") as file,
-            zipfile.ZipFile(file) as archive,
-            archive.open(self._entry) as stream,
-        ):
+        with opened_npz(self.path) as archive, archive.open(self._entry) as stream:
             stream.seek(self._begin + start * size)
             for first in range(start, stop, batch_size):
                 count = min(batch_size, stop - first)
                 data = stream.read(count * size)
                 if len(data) != count * size:
-                    raise ValueError(f"{self.path} ends within image {first + len(data) // size}")
+                    raise DamagedNpzError(
+                        f"{self.path} ends within image {first + len(data) // size}"
+                    )
                 yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
 
 

@@ -6,11 +6,12 @@ product of means loses all digits in float32, and many in float64.
 
 import dataclasses
 import json
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+
+from lightningdit_jax.npz_reader import npz_names, read_npz
 
 BLOCK = 4096  # features that are multiplied at once: 64 MB of 2048 numbers
 
@@ -131,17 +132,15 @@ def moments_from_npz(path: str) -> ReferenceMoments:
     )
     if not epath.Path(path).exists():
         raise FileNotFoundError(f"{path}: there is no such file; {advice}")
-    with epath.Path(path).open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is not an .npz file; {advice}")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            if missing := [name for name in _MOMENT_NAMES if name not in archive.files]:
-                raise ValueError(f"{path} lacks {missing} and has {archive.files}; {advice}")
-            arrays = [np.asarray(archive[name], np.float64) for name in _MOMENT_NAMES]
-            extractor = None
-            if "extractor" in archive.files:
-                extractor = json.loads(str(archive["extractor"]))
+    try:
+        read = read_npz(path, (*_MOMENT_NAMES, "extractor"))
+        if missing := [name for name in _MOMENT_NAMES if name not in read]:
+            raise ValueError(f"{path} lacks {missing} and has {npz_names(path)}")
+        arrays = [np.asarray(read[name], np.float64) for name in _MOMENT_NAMES]
+        extractor = json.loads(str(read["extractor"])) if "extractor" in read else None
+    except (ValueError, RecursionError) as error:
+        said = str(error) if str(path) in str(error) else f"{path} is damaged: {error}"
+        raise ValueError(f"{said}; {advice}") from error
     mu, sigma, mu_s, sigma_s = arrays
     for name, mean, covariance in (("mu, sigma", mu, sigma), ("mu_s, sigma_s", mu_s, sigma_s)):
         if mean.ndim != 1 or covariance.shape != 2 * mean.shape:

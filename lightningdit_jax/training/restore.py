@@ -7,7 +7,8 @@ from typing import Any
 from etils import epath
 
 from lightningdit_jax.averages import MAIN, is_average
-from lightningdit_jax.checkpoint import TrainingCheckpoints, array_metadata, item_names
+from lightningdit_jax.checkpoint import TrainingCheckpoints, item_names
+from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
 from lightningdit_jax.training.state import TrainState, fresh_average
 from lightningdit_jax.tree_paths import named_leaves
 
@@ -19,7 +20,7 @@ def restore_state(
 
     Averages that the run keeps and the checkpoint lacks start from its weights; those that the run
     does not keep stay behind. Both are said. abstract: shapes and shardings of the state. Raises
-    ValueError as check_optimizer.
+    ValueError as check_optimizer, and DamagedCheckpointError.
     """
     checkpoints.wait()
     step = checkpoints.latest_step()
@@ -30,6 +31,8 @@ def restore_state(
     check_optimizer(folder, wanted["opt_state"])
     restored = checkpoints.restore(wanted, ("loop",), step)
     state = TrainState.from_items(restored.arrays)
+    if (of_step := int(state.step)) != step:
+        raise DamagedCheckpointError(folder, f"it holds the state of step {of_step:,}")
     averages = {name: fresh_average(state.params, tree) for name, tree in fresh.items()}
     state = dataclasses.replace(state, averages=state.averages | averages)
     for name in fresh:

@@ -16,6 +16,7 @@ from lightningdit_jax import checkpoint
 from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.assembly.workdir import write_config
 from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.checkpoint_reading import DamagedCheckpointError
 from lightningdit_jax.config import HELD_OUT, Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import BatchSource, make_pipeline
@@ -54,7 +55,8 @@ def train(
 ) -> TrainState:
     """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
 
-    A run without one starts from fresh weights, or from those of config.train.init
+    Where that is damaged, from the one before, with a line; the damaged one is renamed. A run
+    without one starts from fresh weights, or from those of config.train.init
     (training.init), about which a table is printed before anything is computed.
 
     What the config leaves "auto" is planned for the devices that are there (training.plan). A plan
@@ -93,8 +95,13 @@ def train(
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = first_line(error)
+                reason, damaged = first_line(error), None
+            except DamagedCheckpointError as error:
+                damaged = DamagedCheckpointError(error.checkpoint, error.reason)
             # Outside of the handler, whose error holds the arrays of what has failed.
+            if damaged is not None:
+                checkpoint.set_aside(workdir, damaged)
+                continue
             candidates = next_plans(on_oom, plan, candidates, reason)
             print_once(f"out of memory: {reason}; going on with the next plan")
             gc.collect()

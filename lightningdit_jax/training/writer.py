@@ -3,10 +3,13 @@
 import json
 from collections.abc import Mapping
 
+from absl import logging
 from etils import epath
 from tensorboardX import SummaryWriter
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.errors import listed
+from lightningdit_jax.metrics_log import read_log
 
 EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
 
@@ -67,13 +70,12 @@ class MetricWriter:
 
 
 def _records_until(path: epath.Path, step: int) -> list[str]:
-    """Whole records up to a step; a record cut short by a kill is dropped."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    return kept
+    """Whole records up to a step.
+
+    Damaged lines, such as one cut short by a kill, are left out with a warning: it is only a log.
+    """
+    records, damaged = read_log(path) if path.exists() else ([], [])
+    if damaged:
+        numbers = listed([str(number) for number in damaged])
+        logging.warning("%s: damaged lines are left out: %s", path, numbers)
+    return [f"{line}\n" for of_step, line in records if of_step <= step]

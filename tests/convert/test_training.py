@@ -12,12 +12,12 @@ import pytest
 
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
-    array_metadata,
     find_checkpoint,
     item_names,
     read_arrays,
 )
 from lightningdit_jax.checkpoint import read_meta as meta_of
+from lightningdit_jax.checkpoint_reading import array_metadata
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch, params_to_torch
 from lightningdit_jax.convert.files import convert_run
 from lightningdit_jax.convert.keymap import ConversionError

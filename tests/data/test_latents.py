@@ -132,7 +132,8 @@ def test_written_shard_is_what_the_release_writes(tmp_path):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     shard = index()["latents_dataset"]["config"]["shards"]["latents_rank01_shard000.safetensors"]
     assert header["__metadata__"] == shard["metadata"]
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file stays
+    # No temporary file stays.
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, "extraction.rank01.json"}
     np.testing.assert_array_equal(LatentShards(tmp_path).labels, want["labels"])
 
 

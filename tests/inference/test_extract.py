@@ -60,6 +60,7 @@ def test_killed_extraction_goes_on_to_the_same_bits(config, tokenizer, whole, tm
     finally:
         processes.kill_all([process])
     written = contents(folder)
+    del written["extraction.rank00.json"]  # digests, more with each shard
     assert 3 <= len(written) - 1 < 89  # shards beside the record; 355 images make 89
     torn = folder / "latents_rank00_shard001.safetensors"  # what a power cut may leave
     torn.write_bytes(torn.read_bytes()[:-100])
@@ -166,4 +167,4 @@ def test_shards_are_fixed_ranges_of_images(tmp_path, size):
         found = LatentShards(tmp_path)
         np.testing.assert_array_equal(found.labels, np.arange(10))
         np.testing.assert_array_equal(found.read(np.arange(10), np.ones(10, bool)), -latents)
-        next(tmp_path.iterdir()).unlink()
+        next(tmp_path.glob("*.safetensors")).unlink()

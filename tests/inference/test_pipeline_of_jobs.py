@@ -410,6 +410,7 @@ def test_a_run_on_other_latents_is_refused(folder, generator, latents, tmp_path,
         save_stats(tmp_path / "latents", LatentScaling(stats.mean, np.multiply(stats.std, 2)))
     if changes.get("path") == "fewer latents":
         (tmp_path / "latents" / "latents_rank00_shard003.safetensors").unlink()
+        (tmp_path / "latents" / "extraction.rank00.json").unlink()  # which names the shard
     before = ldj.latent_stats(str(folder / "generator"))
     if "path" in changes:
         changes = {"path": str(tmp_path / "latents")}

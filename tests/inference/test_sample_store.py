@@ -54,3 +54,47 @@ def test_parts_of_other_samples_are_refused(tmp_path):
     open_store(tmp_path).write(0, IMAGES[:5])
     with pytest.raises(ValueError, match=r"cfg_scale 2.0, now 3.0\. Go on with"):
         open_store(tmp_path, {**SETTINGS, "cfg_scale": 3.0})
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "swap"])
+def test_a_damaged_part_is_drawn_again(tmp_path, harm, caplog):
+    store = open_store(tmp_path)
+    for first in (0, 8, 16):
+        store.write(first, IMAGES[first : first + 8])
+    parts = sorted((tmp_path / "samples.parts").glob("*.npy"))
+    content = parts[1].read_bytes()
+    flipped = bytearray(content)
+    flipped[-5] ^= 1
+    changed = {"flip": bytes(flipped), "cut": content[:-9], "empty": b"", "swap": None}
+    parts[1].write_bytes(parts[0].read_bytes() if harm == "swap" else changed[harm])
+    store = open_store(tmp_path)
+    assert store.missing() == [(8, 16)]
+    assert caplog.text.count(f"{parts[1]} is not as it was written") == 1
+    with pytest.raises(ValueError, match="samples 8 to 15 are missing"):
+        list(store.images())
+    store.write(8, IMAGES[8:16])
+    np.testing.assert_array_equal(np.concatenate(list(store.images())), IMAGES)
+    assert open_store(tmp_path).missing() == []
+    parts[2].write_bytes(b"later")
+    with pytest.raises(ValueError, match="is not as it was written"):
+        list(store.images())
+
+
+def test_parts_of_an_older_version_are_used_and_looked_at(tmp_path, caplog):
+    store = open_store(tmp_path)
+    store.write(0, IMAGES[:8])
+    [part] = (tmp_path / "samples.parts").glob("*.npy")
+    old = part.rename(part.with_name("00000000_8.npy"))
+    assert open_store(tmp_path).missing() == [(8, 23)]
+    np.save(old, IMAGES[:7])
+    assert open_store(tmp_path).missing() == [(0, 23)]
+    assert "00000000_8.npy holds uint8 of shape (7, 4, 4, 3): its samples are drawn" in caplog.text
+
+
+def test_parts_without_their_settings_are_not_used(tmp_path, caplog):
+    open_store(tmp_path, {**SETTINGS, "seed": 1}).write(0, IMAGES[8:16])
+    (tmp_path / "samples.parts" / "samples.json").unlink()
+    store = open_store(tmp_path)
+    assert store.missing() == [(0, 23)]
+    store.write(8, IMAGES[8:])
+    assert store.missing() == [(0, 8)] and "nobody knows which samples: removed" in caplog.text

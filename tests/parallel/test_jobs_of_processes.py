@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lightningdit_jax import checkpoint
+from lightningdit_jax.checkpoint_reading import array_metadata
 from lightningdit_jax.data.latents import LatentShards, shard_name, write_shard
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
 from tests import tiny
@@ -46,7 +47,7 @@ def arrays(workdir, items=("params", "ema", "opt_state", "step")):
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def read(item):
-        saved = checkpoint.array_metadata(found, item)
+        saved = array_metadata(found, item)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
         )
@@ -190,6 +191,29 @@ def test_a_damaged_checkpoint_is_set_aside_by_all(tmp_path, latents):
     assert "resumed from step 5 " in out and "(its item 'opt_state' is missing)" in out
     assert (tmp_path / "checkpoints" / "10.damaged").is_dir()
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), whole)
+
+
+@pytest.mark.slow
+def test_damaged_arrays_are_noticed_by_all_and_on_another_mesh(tmp_path, latents):
+    """A byte of what one of two processes reads; a third start, of one process, has them all."""
+    run(tmp_path, latents, 2, mesh__fsdp=2, train__num_steps=10)
+    whole = arrays(tmp_path)
+    files = list((tmp_path / "checkpoints" / "10" / "ema").rglob("d/*"))
+    largest = max(files, key=lambda path: path.stat().st_size)
+    for file in (f for f in files if f.stat().st_size == largest.stat().st_size):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    out = run(tmp_path, latents, 2, mesh__fsdp=2, train__num_steps=10)
+    assert "resumed from step 5 " in out
+    assert (tmp_path / "checkpoints" / "10.damaged").is_dir()
+    jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), whole)
+    assert {p.name for p in (tmp_path / "checkpoints" / "10" / "digests").iterdir()} >= {
+        "process_0.json",
+        "process_1.json",
+    }
+    out = run(tmp_path, latents, 1, devices=4, mesh__fsdp=4, train__num_steps=10)
+    assert "resumed from step 10 " in out, "the digests of two processes are those of one"
 
 
 @pytest.mark.slow

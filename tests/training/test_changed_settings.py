@@ -144,7 +144,10 @@ def test_companions_stay_when_averages_are_switched(tmp_path):
     companions = {"critic": ({"v": jnp.arange(3.0)}, {"mean": jnp.ones(2)})}
     params = {"w": jnp.full(2, 5.0)}
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    states = {on: create_state(params, adam, ema=on, companions=companions) for on in (True, False)}
+    states = {
+        on: create_state(params, adam, ema=on, companions=companions).replace(step=jnp.int32(3))
+        for on in (True, False)
+    }
     for on, state in states.items():
         checkpoints = TrainingCheckpoints(tmp_path / str(on), keep=1)
         checkpoints.save(3, state.items(), {"loop": {"nonfinite": 1}})

@@ -50,9 +50,11 @@ def test_sources_that_are_not_there(tmp_path, source):
     shutil.rmtree(damaged / "ema")
     meta = json.loads((damaged / "meta" / "metadata").read_text())
     meta["items"].remove("ema")
+    del meta["digests"]
+    shutil.rmtree(damaged / "digests")
     (damaged / "meta" / "metadata").write_text(json.dumps(meta))
     found = refusal(tmp_path, train__init=str(damaged))
-    assert "item 'params' of" in found and "cannot be read" in found
+    assert "item 'params' cannot be read" in found
     shutil.rmtree(damaged / "params")
     found = refusal(tmp_path, FileNotFoundError, train__init=str(damaged))
     assert "is no complete checkpoint: its item 'params' is missing" in found
@@ -64,7 +66,7 @@ def test_an_array_that_is_cut_short(tmp_path, data):
     [array] = (tmp_path / "s" / "ema" / "y_embedder.embedding").glob("0*")
     array.write_bytes(array.read_bytes()[:10])
     found = refusal(tmp_path, train__init=path, data__path=data)
-    assert f"item 'ema' of {path} cannot be read (" in found and str(array) in found
+    assert f"{path} is damaged: item 'ema' cannot be read (" in found and str(array) in found
 
 
 def test_a_source_of_another_kind(tmp_path, source):

@@ -3,20 +3,34 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from absl import logging
 from etils import epath
+from tqdm import tqdm
 
 from lightningdit_jax.data.latents import is_whole_shard, shard_name, write_shard
+from lightningdit_jax.data.latents_digests import is_as_written, read_digests
+from lightningdit_jax.verification import is_verifying
 
 
 def missing_shards(
     folder: epath.Path, rank: int, start: int, stop: int, size: int
 ) -> dict[int, tuple[int, int]]:
-    """Shards of a process's images [start, stop) that are not there: {number: its images}."""
-    return {
-        number: (first, min(first + size, stop))
-        for number, first in enumerate(range(start, stop, size))
-        if not is_whole_shard(folder / shard_name(rank, number))
-    }
+    """Shards of a process's images [start, stop) that are not there: {number: its images}.
+
+    What is there is compared with its digest; a damaged one counts as missing, with a line.
+    """
+    digests = read_digests(folder) if is_verifying() else {}
+    shards = list(enumerate(range(start, stop, size)))
+    missing = {}
+    for number, first in tqdm(shards, "shards looked at", unit=" files", delay=5, leave=False):
+        path = folder / shard_name(rank, number)
+        whole = is_whole_shard(path)
+        if whole and is_as_written(path, digests) is False:
+            logging.warning("%s is not as it was written (SHA-256): it is made again", path)
+            whole = False
+        if not whole:
+            missing[number] = (first, min(first + size, stop))
+    return missing
 
 
 class ShardWriter:

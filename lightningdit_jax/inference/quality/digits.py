@@ -16,6 +16,7 @@ from lightningdit_jax.evaluation.neighbors import nearest_distances, within_clas
 from lightningdit_jax.evaluation.recognition import DigitsJudge
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
 from lightningdit_jax.inference.quality.metric import Metric, Quality
+from lightningdit_jax.npz_reader import read_npz
 
 
 def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -86,13 +87,11 @@ def _samples(path: epath.Path, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, H, W, 3] and their labels [N], at most so many."""
     stored = NpzImages(path)
     count = min(len(stored), most)
-    with path.open("rb") as file, np.load(file) as archive:
-        if "arr_1" not in archive.files:
-            raise ValueError(
-                f"{path} lacks ['arr_1']; digits are judged by arr_0, images, and arr_1, "
-                "their labels"
-            )
-        labels = archive["arr_1"]
+    labels = read_npz(path, ["arr_1"]).get("arr_1")
+    if labels is None:
+        raise ValueError(
+            f"{path} lacks ['arr_1']; digits are judged by arr_0, images, and arr_1, their labels"
+        )
     side = stored.shape[1]
     if count < 2 or side % 8 or stored.shape[2] != side:
         raise ValueError(

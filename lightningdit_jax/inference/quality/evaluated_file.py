@@ -4,7 +4,7 @@ from typing import Any
 
 from etils import epath
 
-from lightningdit_jax.atomic_file import read_json
+from lightningdit_jax.atomic_file import field_of, read_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.npz_images import NpzImages
 
@@ -34,14 +34,12 @@ def samples_identity(path: epath.Path) -> dict[str, Any]:
     if described.exists():
         try:
             made_with = read_json(described)
+            checksum = field_of(described, made_with, "runtime", dict, {}).get("arr_0_crc32")
         except ValueError as error:
             raise ValueError(
                 f"{error}; it says what {path.name} was made with. Draw the samples again, or "
                 "delete it to evaluate them without"
             ) from error
-        if not isinstance(made_with, dict):
-            raise ValueError(f"{described} holds {made_with!r:.40}; expected what was drawn how")
-        checksum = made_with.get("runtime", {}).get("arr_0_crc32")
         if checksum is not None and checksum != NpzImages(path).checksum():
             raise ValueError(
                 f"{described} is of other samples than {path.name}: their checksums differ. Draw "

@@ -47,7 +47,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         **weights,
     }
     path, main = epath.Path(workdir) / "sweep.json", is_main_process()
-    rows: list[Row] = read_json(path) if path.exists() else []
+    rows = read_rows(path) if path.exists() else []
     done = []
     for number, sampling in enumerate(points):
         settings = json.loads(json.dumps({**dataclasses.asdict(sampling), **common}))
@@ -81,6 +81,19 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         plot_sweep(done, varied(config.sweep), path.with_name("sweep.png"))
         print(f"{len(done)} rows in {path}, a picture in {path.with_name('sweep.png')}")
     return done
+
+
+def read_rows(path: epath.Path) -> list[Row]:
+    """The rows of a sweep.json. Raises ValueError naming a damaged file."""
+    rows = read_json(path, list)
+    for row in rows:
+        numbers = row.get("numbers") if isinstance(row, dict) else None
+        if not isinstance(numbers, dict) or not isinstance(row.get("settings"), dict):
+            raise ValueError(
+                f"{path} is damaged: {row!r:.60} is no row of settings and numbers; delete it to "
+                "make all rows again"
+            )
+    return rows
 
 
 def varied(options: SweepConfig) -> list[str]:

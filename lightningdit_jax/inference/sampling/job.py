@@ -82,7 +82,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
 
 def _missing(store: SampleStore, total: int) -> list[tuple[int, int]]:
     mask = np.zeros(total, bool)
-    for start, stop in store.missing():
+    for start, stop in store.missing() if is_main_process() else ():
         mask[start:stop] = True
     edges = np.flatnonzero(np.diff(from_main_process(mask).astype(int), prepend=0, append=0))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

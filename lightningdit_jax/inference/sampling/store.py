@@ -1,29 +1,31 @@
 """Images on disk by sample index: a killed run goes on where it stopped, memory stays flat."""
 
 import json
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
-from lightningdit_jax.atomic_file import read_json, replacing, write_json
+from lightningdit_jax.atomic_file import field_of, read_json, write_json
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
+from lightningdit_jax.data.sample_parts import SamplePart, find_parts, write_part
 from lightningdit_jax.errors import difference
 from lightningdit_jax.inference.pictures import save_png
+from lightningdit_jax.verification import is_verifying
 
-_PART = re.compile(r"^(\d{8})_(\d+)\.npy$")
 _WRITERS = 8
 
 
 class SampleStore:
     """Parts of the samples of one description, and what is made of them once all are there.
 
-    While sampling, WORKDIR/samples.parts holds a file per batch, named by its first index and its
-    number of images, each written whole. description: everything that decides the images; parts of
-    another one are refused, so that no set of samples is a mixture.
+    While sampling, WORKDIR/samples.parts holds a file per batch (data.sample_parts), each written
+    whole. description: everything that decides the images; parts of another one are refused, so
+    that no set of samples is a mixture, and those of nobody knows what are not used. Damaged ones
+    are drawn again, with a line.
     """
 
     def __init__(self, workdir: epath.Path, description: dict[str, Any], total: int):
@@ -32,6 +34,7 @@ class SampleStore:
         self._workdir, self._description, self._total = workdir, description, total
         self._folder = workdir / "samples.parts"
         self._settings = self._folder / "samples.json"
+        self._looked_at: dict[epath.Path, bool] = {}  # parts, and whether they are whole
         if self._settings.exists():
             _check_same(read_json(self._settings), description, self._folder)
 
@@ -43,7 +46,7 @@ class SampleStore:
         found = read_json(path)
         if not all(found.get(key) == value for key, value in self._description.items()):
             return False
-        checksum = found.get("runtime", {}).get("arr_0_crc32")
+        checksum = field_of(path, found, "runtime", dict, {}).get("arr_0_crc32")
         if "samples.npz" not in outputs or checksum is None:
             return True
         return checksum == NpzImages(self._workdir / "samples.npz").checksum()
@@ -51,19 +54,20 @@ class SampleStore:
     def missing(self) -> list[tuple[int, int]]:
         """Ranges [start, stop) of samples that are in no part, in order."""
         gaps, position = [], 0
-        for start, count, _ in self._parts():
-            if start > position:
-                gaps.append((position, start))
-            position = max(position, start + count)
+        for part in self._parts():
+            if part.first > position:
+                gaps.append((position, part.first))
+            position = max(position, part.first + part.count)
         return [*gaps, *([(position, self._total)] if position < self._total else [])]
 
     def write(self, first: int, images: np.ndarray) -> None:
         """Stores samples first, first + 1, ...: uint8 [b, H, W, 3]."""
         if not self._settings.exists():
+            for part in find_parts(self._folder):
+                logging.warning("%s is of nobody knows which samples: removed", part.path)
+                part.path.unlink()
             write_json(self._settings, self._description)
-        path = self._folder / f"{first:08d}_{len(images)}.npy"
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, images)
+        self._looked_at[write_part(self._folder, first, images).path] = True
 
     def images(self) -> Iterator[np.ndarray]:
         """All samples in order, part by part: uint8 [b, H, W, 3]. Raises ValueError for a gap."""
@@ -72,10 +76,10 @@ class SampleStore:
                 f"{self._folder}: samples {gaps[0][0]} to {gaps[0][1] - 1} are missing"
             )
         position = 0
-        for start, count, path in self._parts():
-            with path.open("rb") as file:
-                images = np.load(file)[max(position - start, 0) : self._total - start]
-            position = max(position, start + count)
+        for part in self._parts():
+            images = part.read(is_verifying())
+            images = images[max(position - part.first, 0) : self._total - part.first]
+            position = max(position, part.first + part.count)
             if len(images):
                 yield images
 
@@ -103,11 +107,20 @@ class SampleStore:
         write_json(self._workdir / "samples.json", {**self._description, "runtime": runtime})
         self._folder.rmtree()
 
-    def _parts(self) -> list[tuple[int, int, epath.Path]]:
-        """(first index, number of images, file) of every part, in order."""
-        names = [p.name for p in self._folder.iterdir()] if self._folder.exists() else []
-        found = [match for match in map(_PART.match, names) if match]
-        return sorted((int(m[1]), int(m[2]), self._folder / m[0]) for m in found)
+    def _parts(self) -> list[SamplePart]:
+        """Every whole part, in order."""
+        parts = find_parts(self._folder) if self._settings.exists() else []
+        return [part for part in parts if self._is_whole(part)]
+
+    def _is_whole(self, part: SamplePart) -> bool:
+        if part.path not in self._looked_at:
+            try:
+                part.read(is_verifying())
+                self._looked_at[part.path] = True
+            except ValueError as error:
+                logging.warning("%s: its samples are drawn again", error)
+                self._looked_at[part.path] = False
+        return self._looked_at[part.path]
 
 
 def _check_same(found: dict, wanted: dict, folder: epath.Path) -> None:

@@ -10,11 +10,11 @@ from lightningdit_jax.assembly.registry import abstract_model, architecture
 from lightningdit_jax.averages import MAIN, WEIGHTS
 from lightningdit_jax.checkpoint import (
     architecture_fields,
-    array_metadata,
     find_checkpoint,
     item_names,
-    read_meta,
+    read_model_meta,
 )
+from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
 from lightningdit_jax.config import Config
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.multihost import print_once
@@ -66,24 +66,14 @@ class Source:
     def _metadata(self, item: str) -> Any:
         try:
             return array_metadata(self.checkpoint, item)
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(unreadable(self.checkpoint, item, error)) from error
+        except DamagedCheckpointError as error:
+            raise ValueError(f"config.train.init: {error}") from error
 
     def __str__(self) -> str:
         return (
             f"{self.checkpoint} ({self.kind}, step {self.meta['step']:,}, "
             f"{'averaged weights' if self.item == MAIN else 'weights'})"
         )
-
-
-def unreadable(checkpoint: epath.Path, item: str, error: Exception) -> str:
-    """What is said of a source whose item cannot be read."""
-    reason = str(error.__cause__ or error).strip().partition("\n")[0]
-    reason = reason.partition(" [tensorstore_spec")[0][:200]
-    return (
-        f"config.train.init: item '{item}' of {checkpoint} cannot be read ({reason}); copy the "
-        "checkpoint again, or name another"
-    )
 
 
 def open_source(config: Config) -> Source:
@@ -96,7 +86,7 @@ def open_source(config: Config) -> Source:
         checkpoint = find_checkpoint(config.train.init)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"config.train.init: {error}") from error
-    meta = read_meta(checkpoint)
+    meta = read_model_meta(checkpoint)
     if meta["kind"] != config.kind:
         raise ValueError(
             f"config.train.init: {checkpoint} holds a {meta['kind']}, but config.kind is "

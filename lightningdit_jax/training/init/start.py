@@ -9,12 +9,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.checkpoint import read_arrays
+from lightningdit_jax.checkpoint_reading import DamagedCheckpointError
 from lightningdit_jax.config import Config
-from lightningdit_jax.parallel.out_of_memory import is_out_of_memory
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.training.init import leaves
 from lightningdit_jax.training.init.leaves import built
-from lightningdit_jax.training.init.source import Source, unreadable
+from lightningdit_jax.training.init.source import Source
 from lightningdit_jax.training.init.takeover import Takeover
 from lightningdit_jax.training.job import Job, state_of
 from lightningdit_jax.training.state import TrainState
@@ -58,10 +58,8 @@ def begin(
 def _read(source: Source, item: str, abstract: Any) -> Any:
     try:
         return read_arrays(source.checkpoint, item, abstract)
-    except Exception as error:  # Orbax raises that very class where a file is cut
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(unreadable(source.checkpoint, item, error)) from error
+    except DamagedCheckpointError as error:
+        raise ValueError(f"config.train.init: {error}") from error
 
 
 def _read_companion(source: Source, name: str, mesh: Mesh) -> tuple[Arrays, Arrays]:

@@ -1,0 +1,79 @@
+"""What Orbax is told to write of a checkpoint: arrays, JSON, and digests of both.
+
+Imports nothing of ours but what digests are.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lightningdit_jax import checkpoint_digests
+from lightningdit_jax.checkpoint_digests import DigestsHandler, DigestsSave
+
+_CHUNK_BYTES = 2**25
+
+Tree = Any
+
+
+def device_handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+    """Orbax's own, but that one process writes what its devices hold in copies from one of them.
+
+    Cutting it up among them would compile a program for each shape on each device, which takes
+    seconds at the first save and is of use among processes alone.
+    """
+    arrays = ocp.type_handlers.create_type_handler_registry(
+        (
+            jax.Array,
+            ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1),
+        )
+    )
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    writer = ocp.PyTreeCheckpointHandler(type_handler_registry=arrays)
+    registry.add(None, ocp.args.PyTreeSave, writer)
+    registry.add(checkpoint_digests.ITEM, DigestsSave, DigestsHandler())
+    return registry
+
+
+def of_devices(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> ocp.args.Composite:
+    """Items of arrays on devices, and of JSON. Digests are begun: the arrays may be donated."""
+    json = _naming_items(arrays, json)
+    return ocp.args.Composite(
+        **{name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()},
+        **{name: ocp.args.JsonSave(value) for name, value in json.items()},
+        **{checkpoint_digests.ITEM: DigestsSave(arrays, json)},
+    )
+
+
+def of_host(
+    arrays: Mapping[str, Tree], json: Mapping[str, dict]
+) -> tuple[dict[str, Any], ocp.args.Composite]:
+    """Handlers by item, and items, of arrays on the host, which are not copied, and of JSON."""
+    json = _naming_items(arrays, json)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
+    )
+    chunks = ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES)
+    handlers: dict[str, Any] = {checkpoint_digests.ITEM: DigestsHandler()}
+    items: dict[str, Any] = {checkpoint_digests.ITEM: DigestsSave(arrays, json)}
+    for name, tree in arrays.items():
+        tree = jax.tree.map(np.asarray, tree)
+        save_args = jax.tree.map(lambda _: chunks, tree)
+        items[name] = ocp.args.PyTreeSave(tree, save_args=save_args)
+        handlers[name] = ocp.PyTreeCheckpointHandler(
+            use_ocdbt=False, type_handler_registry=registry
+        )
+    for name, value in json.items():
+        items[name] = ocp.args.JsonSave(value)
+        handlers[name] = ocp.JsonCheckpointHandler()
+    return handlers, ocp.args.Composite(**items)
+
+
+def _naming_items(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> dict[str, dict]:
+    """The JSON items, with the names of all items in `meta`."""
+    if "meta" not in json:
+        return dict(json)
+    named = {"items": sorted({*arrays, *json}), checkpoint_digests.ITEM: checkpoint_digests.VERSION}
+    return {**json, "meta": {**json["meta"], **named}}
