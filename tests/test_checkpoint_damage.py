@@ -27,6 +27,9 @@ from lightningdit_jax.training import run as run_module
 from lightningdit_jax.verification import verifying
 from tests.training.loop_cases import assert_same, records, run
 
+# TensorStore's other futures fail too, after the first of them has been told.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 TREES = {
     "params": {
         "w": np.arange(64, dtype=np.float32).reshape(8, 8),
