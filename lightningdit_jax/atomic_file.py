@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole; JSON. Imports nothing of ours."""
+"""Files that appear under their name only when they are whole; JSON."""
 
 import contextlib
 import json
@@ -7,18 +7,30 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.storage_errors import storage_error
+
 
 @contextlib.contextmanager
 def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
     """Yields a temporary name beside path and renames it at the end; makes the folder.
 
-    After an exception nothing has the name, and what had it before still has it.
+    After an exception nothing has the name, what had it before still has it, and the temporary
+    file is gone. Raises StorageError.
     """
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # Not what a check of ours, in between, says of another file.
+        refused = None if isinstance(error, ValueError) else storage_error(error, path)
+        if refused is None:
+            raise
+        raise refused from error
 
 
 def write_json(path: epath.PathLike, content: Any) -> None:

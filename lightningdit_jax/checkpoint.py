@@ -33,6 +33,7 @@ from lightningdit_jax.checkpoint_reading import (
     warn_once,
 )
 from lightningdit_jax.checkpoint_writing import device_handlers, of_devices, of_host
+from lightningdit_jax.storage_errors import StorageError, storage_error, storing
 
 FORMAT_VERSION = 1
 
@@ -58,7 +59,8 @@ class TrainingCheckpoints:
     Damaged ones that are newer than the newest complete one are renamed to STEP.damaged, with a
     line: the run is going to reach their steps again. Raises what `newest_of_run` raises; `anew`
     says that the run may begin without damaged ones. All processes must make it, and the main one
-    decides which are damaged.
+    decides which are damaged. What was never finished is removed. Whatever writes raises
+    StorageError.
     """
 
     def __init__(
@@ -73,15 +75,17 @@ class TrainingCheckpoints:
         self.directory = _absolute(workdir) / folder
         _set_aside(_decided(self.directory, lambda: _to_go_on_from(self.directory, anew)))
         policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            handler_registry=device_handlers(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(policies),
-                create=True,
-                enable_async_checkpointing=True,
-            ),
-        )
+        with storing(self.directory):
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                handler_registry=device_handlers(),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=AnyPreservationPolicy(policies),
+                    create=True,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=True,
+                ),
+            )
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, as `find_checkpoint` finds it."""
@@ -90,11 +94,20 @@ class TrainingCheckpoints:
     def save(self, step: int, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
         """Starts writing; the arrays may be donated and the JSON values changed afterwards."""
         # JSON is written later, by another thread.
-        self._manager.save(step, args=of_devices(arrays, copy.deepcopy(dict(json))))
+        arguments = of_devices(arrays, copy.deepcopy(dict(json)))
+        self.wait()
+        with storing(self.directory):
+            self._manager.save(step, args=arguments)
+
+    def check(self) -> None:
+        """Raises what went wrong in the background so far; waits for nothing."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def delete(self, step: int) -> None:
         """Removes a complete checkpoint."""
-        self._manager.delete(step)
+        with storing(self.directory):
+            self._manager.delete(step)
 
     def restore(
         self, abstract: Mapping[str, Tree], json: tuple[str, ...], step: int | None = None
@@ -113,11 +126,27 @@ class TrainingCheckpoints:
 
     def wait(self) -> None:
         """Blocks until everything started is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            # Of a folder that vanished, and of a bucket, it is said in many ways.
+            reason = (str(error) or repr(error)).splitlines()[0]
+            line = f"{self.directory}: a checkpoint could not be written: {reason}"
+            raise storage_error(error, self.directory) or StorageError(line) from error
 
     def close(self) -> None:
         """Waits and releases the writer."""
-        self._manager.close()
+        self.wait()
+        with storing(self.directory):
+            self._manager.close()
+
+    def __enter__(self) -> "TrainingCheckpoints":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Closes, but after StorageError: what waits for that storage might wait for long."""
+        if not isinstance(error, StorageError):
+            self.close()
 
 
 def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> None:
@@ -127,7 +156,7 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
     what it compresses unless told otherwise. In chunks, so that a device reads its shard alone.
     """
     handlers, args = of_host(arrays, json)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
+    with storing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
         writer.save(_absolute(path), args=args)
 
 
@@ -220,6 +249,11 @@ def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
         return complete, {path: damaged.reason, **others}
 
     _set_aside(_decided(directory, older))
+
+
+def is_saved(workdir: str, step: int) -> bool:
+    """Whether the checkpoint of this step of a run is on disk and complete."""
+    return _is_finalized_step(_absolute(workdir) / "checkpoints" / str(step))
 
 
 def defect(checkpoint: epath.Path) -> str | None:

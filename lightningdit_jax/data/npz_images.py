@@ -69,7 +69,6 @@ def write_npz_images(
         with temporary.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
             written = _write_arrays(archive, images, shape, others)
         if written != shape[0]:
-            temporary.unlink()
             raise ValueError(f"{path}: {written} images were given for an array of shape {shape}")
 
 

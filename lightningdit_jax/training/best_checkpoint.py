@@ -56,3 +56,10 @@ class BestCheckpoint:
     def close(self) -> None:
         """Releases the writer."""
         self._checkpoints.close()
+
+    def __enter__(self) -> "BestCheckpoint":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """As that of TrainingCheckpoints."""
+        self._checkpoints.__exit__(kind, error, traceback)

@@ -1,15 +1,21 @@
 """Metrics to TensorBoard and JSONL."""
 
 import json
+import os
+import time
 from collections.abc import Mapping
 
 from absl import logging
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import directory_check
+from tensorboardX.summary import scalar
 
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.errors import listed
 from lightningdit_jax.metrics_log import read_log
+from lightningdit_jax.storage_errors import storing
 
 EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
 
@@ -18,19 +24,19 @@ class MetricWriter:
     """Writes WORKDIR/metrics.jsonl (one record per line) and TensorBoard events.
 
     A resumed run first drops the records after its checkpoint, so that the file reads as if the
-    run had never stopped.
+    run had never stopped. Both are written at once, in no thread that could fail unheard. All
+    methods raise StorageError.
     """
 
     def __init__(self, workdir: str, *, start_step: int):
         self._path = epath.Path(workdir) / "metrics.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._can_append = "://" not in str(workdir)
         self._event_folder = str(epath.Path(workdir) / "tensorboard")
         self._open(start_step)
 
     def rewind(self, step: int) -> None:
         """Drops the records after a step, for a run that goes back to its checkpoint."""
-        self._events.close()
+        self.close()
         self._open(step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -38,13 +44,14 @@ class MetricWriter:
         line = json.dumps({"step": step, **scalars}) + "\n"
         self._lines.append(line)
         if self._can_append:
-            with open(self._path, "a") as file:
+            with storing(self._path), open(self._path, "a") as file:
                 file.write(line)
         else:
             self._flush()  # object stores cannot append
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
-        self._events.flush()
+        with storing(self._event_folder):
+            for name, value in scalars.items():
+                self._add(Event(step=step, summary=scalar(name, value)))
+            self._events.flush()
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether there is a record of this step whose names begin so."""
@@ -53,17 +60,28 @@ class MetricWriter:
 
     def close(self) -> None:
         """Ends the event file."""
-        self._events.close()
+        with storing(self._event_folder):
+            self._events.close()
 
     def _open(self, step: int) -> None:
         self._lines = _records_until(self._path, step)
         self._flush()
-        self._events = SummaryWriter(self._event_folder, purge_step=step + 1)
+        with storing(self._event_folder):
+            directory_check(self._event_folder)
+            self._events = EventsWriter(os.path.join(self._event_folder, "events"))
+            # TensorBoard hides what former files say of the steps from here on.
+            self._add(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._events.flush()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
 
     def _flush(self) -> None:
         text = "".join(self._lines)
         if not self._can_append:
-            self._path.write_text(text)  # an object appears whole or not at all
+            with storing(self._path):
+                self._path.write_text(text)  # an object appears whole or not at all
             return
         with replacing(self._path) as temporary:
             temporary.write_text(text)

@@ -116,7 +116,7 @@ def test_reconstructions_of_a_damaged_tokenizer_have_no_score(cannot_decode, tmp
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_no_measurement_are_not_written(tmp_path, monkeypatch, value):
     numbers = {"reconstruction_psnr": 20.0, "reconstruction_ssim": value}
-    monkeypatch.setattr(quality_job, "evaluate_tokenizer", lambda config, workdir: (numbers, {}))
+    monkeypatch.setattr(quality_job, "evaluate_tokenizer", lambda *given: (numbers, {}, None))
     with pytest.raises(FloatingPointError, match=r"reconstruction_ssim is (nan|inf)"):
         evaluate(tiny.config("digits_vavae"), str(tmp_path))
     assert not (tmp_path / "evaluation.json").exists()

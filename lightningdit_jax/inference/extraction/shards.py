@@ -63,6 +63,8 @@ class ShardWriter:
 
         Batches after the last shard are padding and ignored. Raises what writing raised.
         """
+        if self._writing is not None and self._writing.done():
+            self._wait()  # what failed is said now and not a shard later
         if self._left == 0:
             return
         self._rows.append((latents, flipped, labels))

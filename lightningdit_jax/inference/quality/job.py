@@ -7,22 +7,25 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
+from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.quality.metrics import metric_of
 from lightningdit_jax.inference.quality.tokenizer import evaluate_tokenizer
 from lightningdit_jax.parallel.multihost import is_main_process
 
 
 def evaluate(config: Config, workdir: str) -> dict[str, float]:
-    """Evaluates what the config trains and writes WORKDIR/evaluation.json.
+    """Evaluates what the config trains, prints the numbers and writes WORKDIR/evaluation.json.
 
     The file holds the numbers by name, which are returned, and `of`: which weights, images, samples
-    and networks they are of, with paths, steps and fingerprints.
+    and networks they are of, with paths, steps and fingerprints. Of a tokenizer there is also
+    WORKDIR/reconstructions.png.
     Raises FloatingPointError naming a number that is not finite; nothing is written then. (The PSNR
     of images that come back unchanged is infinite.)
     """
     if config.kind == "vavae":
-        numbers, of = evaluate_tokenizer(config, workdir)
+        numbers, of, picture = evaluate_tokenizer(config, workdir)
     else:
+        picture = None
         numbers, of = metric_of(config).file(config, workdir)
     for name, value in numbers.items():
         if not math.isfinite(value) and (name, value) != ("reconstruction_psnr", math.inf):
@@ -31,11 +34,16 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
                 "the reference are not what they should be: look at them"
             )
     if is_main_process():
+        # All of it before anything is written, which may fail.
         for name, facts in of.items():
             print(f"{name}: {_line(facts)}")
         for name, value in numbers.items():
-            print(f"{name:34s} {value:.4f}")
-        write_json(epath.Path(workdir) / "evaluation.json", {**numbers, "of": of})
+            print(f"{name:34s} {value:.4f}", flush=True)
+        folder = epath.Path(workdir)
+        if picture is not None:
+            save_png(folder / "reconstructions.png", picture)
+            print(f"originals above reconstructions in {folder / 'reconstructions.png'}")
+        write_json(folder / "evaluation.json", {**numbers, "of": of})
     return numbers
 
 

@@ -73,10 +73,9 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         rows.append(row)
         done.append(row)
         if main:
+            line = _line(sampling, numbers, config.sweep)
+            print(f"{number + 1}/{len(points)}  {line}", flush=True)  # before writing may fail
             write_json(path, rows)
-            print(
-                f"{number + 1}/{len(points)}  {_line(sampling, numbers, config.sweep)}", flush=True
-            )
     if main:
         plot_sweep(done, varied(config.sweep), path.with_name("sweep.png"))
         print(f"{len(done)} rows in {path}, a picture in {path.with_name('sweep.png')}")

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -23,7 +22,6 @@ from lightningdit_jax.inference.image_batches import (
     padded_batches,
     process_range,
 )
-from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.quality.features import gathered_moments
 from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.inference.reconstruct import make_reconstructor
@@ -37,15 +35,17 @@ from lightningdit_jax.progress import Progress
 POOL_DIM = 2048
 
 
-def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
+def evaluate_tokenizer(
+    config: Config, workdir: str
+) -> tuple[dict[str, float], dict[str, Any], np.ndarray]:
     """PSNR (dB), SSIM, and with their networks LPIPS and rFID, over evaluate.split.
 
     evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
     is left out. Reconstructions are decoded from posterior samples to uint8, as the release
     evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
-    Images that cannot be decoded and are skipped do not count. Writes originals above
-    reconstructions to WORKDIR/reconstructions.png, of ten images spread over the set. Returns the
-    numbers, and what they are of. Raises ValueError where no image could be read.
+    Images that cannot be decoded and are skipped do not count. Returns the numbers, what they are
+    of, and a picture of originals above reconstructions, of ten images spread over the set. Raises
+    ValueError where no image could be read.
     """
     mesh = inference_mesh(config.mesh)
     options = config.evaluate
@@ -88,15 +88,11 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
         done += len(indices)
         progress.update(done)
     numbers, grid = compare.result(), picture.grid()
-    if is_main_process():
-        png = epath.Path(workdir) / "reconstructions.png"
-        save_png(png, grid)
-        print(f"originals above reconstructions in {png}")
     images = {
         "path": config.data.path,
         **images_identity(config.data, source.source, options.split),
     }
-    return numbers, {
+    of = {
         "tokenizer": weights_identity(path, tokenizer),
         "images": images,
         "settings": {
@@ -106,6 +102,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[dict[str, float], 
         },
         **compare.networks(),
     }
+    return numbers, of, grid
 
 
 class _Comparison:
