@@ -1,6 +1,10 @@
 """Batches read by worker processes, through Grain; their iterator's state is one number."""
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -46,10 +50,13 @@ class WorkerIterator:
         return self
 
     def __next__(self) -> Any:
-        if self._running is None:
-            self._running = self._batches.from_batch(self._next)
         try:
-            element = next(self._running)
+            if self._running is None:
+                with _without_sigint():
+                    self._running = self._batches.from_batch(self._next)
+                    element = next(self._running)
+            else:
+                element = next(self._running)
         except Exception:
             self.close()  # after an error Grain would say that the batches have ended
             raise
@@ -70,3 +77,22 @@ class WorkerIterator:
         if self._running is not None:
             self._running.close()
         self._running = None
+
+
+@contextlib.contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Processes that are started within it do not get SIGINT.
+
+    A terminal sends it to them too, which would end them, each with a traceback, while the main
+    process still wants a batch. They end with it. What they share through memory is then removed by
+    Python's tracker of it, without a word.
+    """
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    sys.warnoptions.append(quiet)  # with which it is started
+    resource_tracker.ensure_running()  # which unblocks signals, so before
+    sys.warnoptions.remove(quiet)
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lightningdit_jax.config import HELD_OUT
+from lightningdit_jax.interruption import INTERRUPTION
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text, is_main_process
 from lightningdit_jax.parallel.run_ahead import RunAhead
@@ -43,7 +44,7 @@ class Loop:
         Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite, and
         Preempted once the state is saved.
         """
-        began = time.perf_counter()
+        began, num_steps = time.perf_counter(), self._config.num_steps
         state, step = self._start()
         writer = MetricWriter(self._run.workdir, start_step=step) if is_main_process() else None
         profile = ProfileWindow(self._config.profile_steps, self._run.workdir, self._say)
@@ -54,8 +55,14 @@ class Loop:
             profile.stop()
             if writer:
                 writer.close()
+        if step >= num_steps:
+            self._say(
+                f"this run was finished already, at step {step:,} of {num_steps:,}; "
+                "a larger --config.train.num_steps goes on with it"
+            )
+            return state
         total = duration(time.perf_counter() - began)
-        self._say(f"trained {self._config.num_steps:,} steps in {total}")
+        self._say(f"trained {num_steps:,} steps in {total}")
         return state
 
     def _train(
@@ -110,12 +117,14 @@ class Loop:
             # Before saving: a checkpoint holds what the records up to its step do not.
             if logs:
                 self._log(step, writer, progress)
+                self._run.checkpoints.check()
             if saves:
                 self._save(step, state)
             # Before evaluating, which takes longer than is left; the restart makes up for it.
             if ends:
                 self._run.checkpoints.wait()
-                self._say(f"saved step {step:,} and ending, as SIGTERM asks; restart to go on")
+                asked = INTERRUPTION.asked.name if INTERRUPTION.asked else "SIGTERM"
+                self._say(f"saved step {step:,} and ending, as {asked} asks; restart to go on")
                 raise Preempted(step)
             # After saving: no step is lost with an evaluation that fails.
             for prefix in evaluates:
@@ -194,7 +203,7 @@ class Loop:
         writer: MetricWriter | None,
         progress: Progress,
     ) -> None:
-        """Evaluates, keeps the weights if they are the best, then writes the record.
+        """Evaluates, says the numbers, keeps the weights if they are the best, writes the record.
 
         The record comes last: what has one needs no evaluation after a restart.
         """
@@ -202,14 +211,14 @@ class Loop:
         evaluator, best = self._evaluators[prefix], self._run.best
         assert evaluator is not None  # or it is not due
         numbers = evaluator(step, state)
-        if best is not None and best.metric.startswith(HELD_OUT) == (prefix == HELD_OUT):
-            self._keep_if_best(best, step, state, numbers)
-        if writer:
-            writer.write(step, {f"{prefix}{name}": value for name, value in numbers.items()})
         shown = {name: value for name, value in numbers.items() if not is_of_bin(name)}
         terms = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         what = "held out  " if prefix == HELD_OUT else ""
         self._say(f"step {step:,}: {what}{terms}  ({duration(time.perf_counter() - began)})")
+        if best is not None and best.metric.startswith(HELD_OUT) == (prefix == HELD_OUT):
+            self._keep_if_best(best, step, state, numbers)
+        if writer:
+            writer.write(step, {f"{prefix}{name}": value for name, value in numbers.items()})
         progress.mark(step)  # evaluation does not count as training
 
     def _keep_if_best(
@@ -236,5 +245,5 @@ class Loop:
         progress.mark(step)
         self._window = []
         if writer:
+            self._say(progress.line(step, rate, terms))  # before writing, which may fail
             writer.write(step, {**scalars, "images_per_second": rate})
-            self._say(progress.line(step, rate, terms))

@@ -1,5 +1,6 @@
 """Training from a config: checks everything, then hands over to the loop."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -67,8 +68,8 @@ def train(
     make_evaluator: what train.evaluate_every_steps calls, see Loop, for a config whose plan is
     made, and for the scaling of a generator's latents; it changes no bit of the run.
     Raises ValueError or FileNotFoundError for data, sizes, a source of weights or a workdir that do
-    not fit the config, before anything is computed or written. SIGTERM to any process saves and
-    raises Preempted in all.
+    not fit the config, before anything is computed or written. SIGTERM or SIGINT to any process
+    saves and raises Preempted in all (parallel.ending).
     """
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     hardware = training_hardware()
@@ -83,7 +84,8 @@ def train(
     if takeover is not None:
         print_once(*takeover.table())
     candidates, on_oom = fitting, config.compute.on_oom
-    with preemption_notice() as preempted:
+    is_saved = functools.partial(checkpoint.is_saved, workdir)
+    with preemption_notice(is_saved) as preempted:
         while True:
             plan = candidates[0]
             print_once(line(plan, hardware, fitting))
@@ -187,12 +189,8 @@ def _train(
         held_out=held_out,
         preempted=preempted,
     )
-    try:
+    with best or contextlib.nullcontext(), checkpoints:
         return Loop(run).run()
-    finally:
-        checkpoints.close()
-        if best:
-            best.close()
 
 
 def _held_out(

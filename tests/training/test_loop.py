@@ -63,9 +63,13 @@ def test_a_record_cut_short_is_dropped(whole, tmp_path):
 
 def test_finished_run_does_nothing_again(whole, tmp_path):
     run(tmp_path)
-    state, _ = run(tmp_path)
+    state, lines = run(tmp_path)
     assert_same(state, whole[0])
     assert records(tmp_path) == whole[1]
+    assert lines[-1] == (
+        "this run was finished already, at step 12 of 12; "
+        "a larger --config.train.num_steps goes on with it"
+    )
 
 
 class Scores:
