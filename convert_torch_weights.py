@@ -8,26 +8,29 @@ python convert_torch_weights.py --to-diffusers --src ckpts/vavae --dst vavae-dif
 """
 
 import argparse
+import contextlib
 import os
 import sys
+
+from lightningdit_jax.interruption import INTERRUPTION
+
+if __name__ == "__main__":
+    INTERRUPTION.listen()  # before what takes time to import
 
 from absl import logging
 
 
 def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
+    INTERRUPTION.listen()
+    INTERRUPTION.kept = "what --dst names is as it was; the same command begins again"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
-    from lightningdit_jax.convert.files import (
-        KIND_NAMES,
-        convert_files,
-        convert_run,
-        export_diffusers,
-        export_file,
-    )
-    from lightningdit_jax.convert.keymap import Hints
-    from lightningdit_jax.verification import verifying
+    from lightningdit_jax.background_noise import silence_background
+    from lightningdit_jax.convert.files import KIND_NAMES
+    from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError
 
+    silence_background()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,51 +91,76 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace dst if it is there")
     options = parser.parse_args()
     try:
-        if (options.to_torch or options.to_diffusers) and len(options.src) > 1:
-            raise ValueError(f"one checkpoint is written back; found {len(options.src)}")
-        hints = Hints(
-            options.num_heads, not options.no_null_class, options.norm_groups, options.act_fn
-        )
-        if options.to_workdir:
-            if options.kind != "auto" or options.weights or options.without or options.overwrite:
-                raise ValueError(
-                    "--to-workdir takes all of a generator's training into a new workdir; leave "
-                    "--kind, --weights, --without and --overwrite out"
-                )
-            convert_run(
-                options.src,
-                options.dst,
-                hints=hints,
-                latent_stats=options.latent_stats,
-                latent_multiplier=options.latent_multiplier,
+        with _sole_writer(options):
+            convert(options)
+    except StorageError as error:
+        INTERRUPTION.end(f"error: {error}; {INTERRUPTION.kept}", EXIT_STATUS)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _sole_writer(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Keeps other commands from what this one writes: a workdir, or a folder or file."""
+    from lightningdit_jax.sole_writer import sole_writer
+
+    if options.to_workdir:
+        return sole_writer(options.dst, "train", "a conversion")
+    folder, name = os.path.split(options.dst.rstrip("/"))
+    return sole_writer(folder or ".", f"{name}.convert", "a conversion", what=options.dst)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Does what the options say. Raises ValueError, OSError or ImportError."""
+    from lightningdit_jax.convert.files import (
+        convert_files,
+        convert_run,
+        export_diffusers,
+        export_file,
+    )
+    from lightningdit_jax.convert.keymap import Hints
+    from lightningdit_jax.verification import verifying
+
+    if (options.to_torch or options.to_diffusers) and len(options.src) > 1:
+        raise ValueError(f"one checkpoint is written back; found {len(options.src)}")
+    hints = Hints(options.num_heads, not options.no_null_class, options.norm_groups, options.act_fn)
+    if options.to_workdir:
+        if options.kind != "auto" or options.weights or options.without or options.overwrite:
+            raise ValueError(
+                "--to-workdir takes all of a generator's training into a new workdir; leave "
+                "--kind, --weights, --without and --overwrite out"
             )
-        elif options.to_torch:
-            with verifying(options.verify == "on"):
-                export_file(options.src[0], options.dst)
-        elif options.to_diffusers:
-            with verifying(options.verify == "on"):
-                export_diffusers(
-                    options.src[0],
-                    options.dst,
-                    latent_stats=options.latent_stats,
-                    latent_multiplier=options.latent_multiplier,
-                    overwrite=options.overwrite,
-                )
-        else:
-            convert_files(
-                options.src,
+        convert_run(
+            options.src,
+            options.dst,
+            hints=hints,
+            latent_stats=options.latent_stats,
+            latent_multiplier=options.latent_multiplier,
+        )
+    elif options.to_torch:
+        with verifying(options.verify == "on"):
+            export_file(options.src[0], options.dst)
+    elif options.to_diffusers:
+        with verifying(options.verify == "on"):
+            export_diffusers(
+                options.src[0],
                 options.dst,
-                kind=options.kind,
-                weights=options.weights,
-                hints=hints,
-                without=options.without,
                 latent_stats=options.latent_stats,
                 latent_multiplier=options.latent_multiplier,
                 overwrite=options.overwrite,
             )
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    else:
+        convert_files(
+            options.src,
+            options.dst,
+            kind=options.kind,
+            weights=options.weights,
+            hints=hints,
+            without=options.without,
+            latent_stats=options.latent_stats,
+            latent_multiplier=options.latent_multiplier,
+            overwrite=options.overwrite,
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python main.py --config=configs/dit_xl.py --workdir=runs/dit_xl --config.data.path=LATENTS
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,15 +13,31 @@ import traceback
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from lightningdit_jax.interruption import INTERRUPTION
+
+if __name__ == "__main__":
+    INTERRUPTION.listen()  # before what takes time to import
+
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError, storage_error
 
 if TYPE_CHECKING:
     from lightningdit_jax.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OUR_CODE = ("main.py", "configs", "lightningdit_jax")
-MODES = ("train", "extract", "sample", "sweep", "evaluate", "compile", "verify")
+# What an end at any moment leaves, and how to go on.
+KEPT = {
+    "train": "the same command goes on from the newest checkpoint, or begins again without one",
+    "extract": "finished shards are kept, and the same command makes the rest",
+    "sample": "finished batches are kept, and the same command draws the rest",
+    "sweep": "finished rows are kept, and the same command makes the rest",
+    "evaluate": "nothing is written yet; the same command begins again",
+    "compile": "nothing is written yet; the same command begins again",
+}
+MODES = (*KEPT, "verify")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
@@ -42,18 +59,22 @@ def main(argv: list[str]) -> None:
     import jax
 
     from lightningdit_jax.assembly.workdir import check_taken
+    from lightningdit_jax.background_noise import silence_background
     from lightningdit_jax.parallel import multihost
     from lightningdit_jax.parallel.ending import failing_together
     from lightningdit_jax.verification import verifying
 
-    logging.set_verbosity(
-        flags.FLAGS.verbosity if flags.FLAGS["verbosity"].present else logging.WARNING
-    )
+    if flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(flags.FLAGS.verbosity)
+    else:
+        logging.set_verbosity(logging.WARNING)
+        silence_background()
     config, given, jobs = checked(argv)
+    INTERRUPTION.kept = KEPT.get(MODE.value, INTERRUPTION.kept)
     if config.compute.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compilation_cache)
     multihost.initialize()
-    with failing_together(), verifying(VERIFY.value == "on"):
+    with failing_together(), verifying(VERIFY.value == "on"), _sole_writer(config):
         if path := _checkpoint_path(config):
             check_taken(config, given, jobs[0], path, multihost.print_once)
         run_mode(config)
@@ -84,6 +105,25 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     choices = (source_choice(), solver_choice(), metric_choice())
     check_command_line(config, given, jobs, WORKDIR.value, choices, _defaults())
     return config, given, jobs
+
+
+def _sole_writer(config: "Config") -> contextlib.AbstractContextManager[None]:
+    """Keeps other commands from what this one writes; on the main process, which ends them all.
+
+    Each mode has an output of its own: samples are drawn beside the training that they are of.
+    """
+    from lightningdit_jax.parallel.multihost import is_main_process
+    from lightningdit_jax.sole_writer import sole_writer
+
+    mode, folder = MODE.value, WORKDIR.value
+    if mode == "extract":
+        folder = config.extract.path or f"{folder}/latents"
+    # Reports of compile are of one target each, verify writes nothing, extract refuses a bucket.
+    nothing = mode in ("compile", "verify") or (mode == "extract" and "://" in folder)
+    if nothing or not is_main_process():
+        return contextlib.nullcontext()
+    # Numbers of a workdir that cannot be written are printed all the same.
+    return sole_writer(folder, mode, f"--mode={mode}", needed=mode != "evaluate")
 
 
 def _checkpoint_path(config: "Config") -> str:
@@ -206,20 +246,36 @@ def _written(values: dict) -> str:
 
 
 def run() -> None:
-    """Runs main; what the user can mend is one line on standard error and exit status 2."""
+    """Runs main; what the user can mend is one line on standard error and exit status 2.
+
+    SIGINT and SIGTERM: lightningdit_jax.interruption.
+    """
+    INTERRUPTION.listen()
     # XLA and TensorStore warn about things no user can act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A GPU is this command's alone; JAX would leave a quarter of its memory (chips.GPU_SHARE).
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     try:
         app.run(main, flags_parser=parse_flags)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        ours = any(raised_in.is_relative_to(ROOT / part) for part in OUR_CODE)
-        if not ours or isinstance(error, ModuleNotFoundError):
+    except Exception as error:
+        if not isinstance(error, StorageError) and _is_ours(error):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        refused = storage_error(error)
+        if refused is None:
             raise  # not one of our own checks: the traceback is needed
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        logging.info("%s", refused, exc_info=True)
+        # In threads of Orbax and Grain may be what waits for the same storage.
+        INTERRUPTION.end(f"error: {refused}; {INTERRUPTION.kept}", EXIT_STATUS)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is one of our own checks, whose message says it all."""
+    if not isinstance(error, ValueError | FileNotFoundError | FloatingPointError | ImportError):
+        return False
+    raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    ours = any(raised_in.is_relative_to(ROOT / part) for part in OUR_CODE)
+    return ours and not isinstance(error, ModuleNotFoundError)
 
 
 if __name__ == "__main__":
