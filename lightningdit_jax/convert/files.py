@@ -11,7 +11,7 @@ from etils import epath
 from tqdm import tqdm
 
 from lightningdit_jax.assembly.registry import MODELS, Role, architecture
-from lightningdit_jax.atomic_file import replacing, write_json
+from lightningdit_jax.atomic_file import read_json, replacing, write_json
 from lightningdit_jax.checkpoint import (
     FORMAT_VERSION,
     architecture_fields,
@@ -34,6 +34,7 @@ from lightningdit_jax.convert.diffusers_config import (
 )
 from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
+from lightningdit_jax.convert.replacement import check_replaceable, replace
 from lightningdit_jax.convert.source import Source, read_source
 from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.training import convert_training
@@ -75,7 +76,7 @@ def convert_files(
     generator's latent statistics, "none" where it was trained on raw latents; they are stored with
     it.
     Raises ValueError listing every tensor that does not fit, and FileExistsError if dst is there
-    and overwrite is off; nothing is written then.
+    and overwrite is off, or it is no converted checkpoint; nothing is written then.
     """
     target = epath.Path(dst)
     read = [read_source(path, weights) for path in sources]
@@ -85,8 +86,7 @@ def convert_files(
     if kind == STATISTICS:
         _convert_statistics(read[0], tensors, target, say)
         return
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
+    check_replaceable(target, overwrite)
     entry = find_kind(kind)
     entry.check_hints(hints)
     is_generator = MODELS[entry.model].role is Role.GENERATOR
@@ -154,9 +154,7 @@ def convert_files(
     items = {"params": params}
     if buffers := {k: np.array(tensors[k], np.float32) for k in keymap.buffers if k in tensors}:
         items["buffers"] = buffers
-    if target.exists():
-        target.rmtree()
-    save_checkpoint(dst, items, {"meta": meta})
+    replace(target, lambda path: save_checkpoint(str(path), items, {"meta": meta}))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count:,} parameters in {target}")
 
@@ -218,8 +216,14 @@ def export_diffusers(
     """
     target = epath.Path(dst)
     weights, settings = target / "diffusion_pytorch_model.safetensors", target / "config.json"
-    if not overwrite and (weights.exists() or settings.exists() or target.is_file()):
-        raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
+    if weights.exists() or settings.exists() or target.is_file():
+        if not _is_diffusers(target):
+            raise FileExistsError(
+                f"{target} is there already and no autoencoder of diffusers, which alone "
+                "--overwrite replaces; choose another --dst"
+            )
+        if not overwrite:
+            raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
     kind, config, tensors, item, meta = _state_dict(src)
     if kind != "vavae":
         raise ValueError(f"{src} is a {kind}; diffusers' AutoencoderKL takes a tokenizer, vavae")
@@ -238,6 +242,18 @@ def export_diffusers(
     say(f"  scaled latents: {scaling}")
     if known is None and given is None:
         say("  not known: how its latents are scaled; --latent-stats writes that into config.json")
+
+
+def _is_diffusers(folder: epath.Path) -> bool:
+    """Whether a folder holds what export_diffusers writes, or the half that it writes first."""
+    settings = folder / "config.json"
+    if folder.is_file() or not settings.exists():
+        return folder.is_dir()
+    try:
+        content = read_json(settings)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("_class_name") == "AutoencoderKL"
 
 
 def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[str, Any]]:

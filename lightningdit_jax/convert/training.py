@@ -13,6 +13,7 @@ from lightningdit_jax.checkpoint import FORMAT_VERSION, save_checkpoint
 from lightningdit_jax.convert.convert import abstract_params, infer_config
 from lightningdit_jax.convert.keymap import ConversionError, Hints, KeyMap, Tensors
 from lightningdit_jax.convert.kinds import detect_kind, find_kind
+from lightningdit_jax.convert.replacement import is_unfinished, replace
 from lightningdit_jax.convert.source import Source, read_source
 from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -54,7 +55,7 @@ def convert_training(
     everything that does not fit, and FileExistsError where the workdir holds checkpoints.
     """
     folder = epath.Path(workdir) / "checkpoints"
-    if folder.exists():
+    if folder.exists() and not all(map(is_unfinished, folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; choose another workdir")
     raw = read_source(src, "model")
     if raw.weights.which != "model" or detect_kind(raw.tensors) != _KIND:
@@ -90,7 +91,7 @@ def convert_training(
     meta = _meta(config, raw, step, content.get("config"), scaling)
     loop = {"data": {"next_index": step}, "window": [], "nonfinite": 0}
     target = folder / str(step)
-    save_checkpoint(str(target), items, {"meta": meta, "loop": loop})
+    replace(target, lambda path: save_checkpoint(str(path), items, {"meta": meta, "loop": loop}))
     say(f"{raw.name}: step {step:,}, {', '.join(sources)} and AdamW after {adam.count:,} steps")
     settings = ", ".join(f"{name} {value}" for name, value in adam.settings.items())
     say(f"  its optimizer: {settings}; the config has to say the same")

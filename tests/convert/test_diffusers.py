@@ -334,6 +334,13 @@ def test_statistics_go_into_the_config_of_a_tokenizer_that_has_none(tmp_path):
         export_diffusers(str(tmp_path / "vae"), str(tmp_path / "b"), say=str)
     export_diffusers(str(tmp_path / "vae"), str(tmp_path / "b"), overwrite=True, say=str)
 
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"seed": 0}')  # a run's
+    for path in ("run", "run/config.json"):
+        with pytest.raises(FileExistsError, match="no autoencoder of diffusers, which alone"):
+            export_diffusers(str(tmp_path / "vae"), str(tmp_path / path), overwrite=True, say=str)
+    assert (tmp_path / "run" / "config.json").read_text() == '{"seed": 0}'
+
 
 def test_what_diffusers_does_not_have_is_refused(tmp_path):
     source = str(golden.GOLDEN / "checkpoints" / "release_full.pt")

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
 from lightningdit_jax.assembly.loading import load_functional
-from lightningdit_jax.checkpoint import find_checkpoint, read_meta
+from lightningdit_jax.checkpoint import find_checkpoint, read_meta, save_checkpoint
+from lightningdit_jax.convert import files
 from lightningdit_jax.convert.files import convert_files, export_file
 from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.source import read_source
@@ -153,6 +155,58 @@ def test_existing_target_is_kept_unless_asked(tmp_path):
     convert("no_prefix.pt", tmp_path / "dit", overwrite=True)
     meta = read_meta(find_checkpoint(str(tmp_path / "dit")))
     assert meta["source"]["files"][0]["file"] == "no_prefix.pt"
+
+
+def fingerprint(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_conversion_that_fails_while_it_writes_leaves_the_old_one(tmp_path, monkeypatch):
+    convert("release_full.pt", tmp_path / "dit")
+    before = fingerprint(tmp_path / "dit")
+
+    def fail(path, items, json):
+        (tmp_path / "half").mkdir()
+        (tmp_path / "half").rename(f"{path}.orbax-checkpoint-tmp")  # as Orbax leaves it
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_checkpoint", fail)
+        with pytest.raises(OSError, match="No space left"):
+            convert("no_prefix.pt", tmp_path / "dit", overwrite=True)
+    assert fingerprint(tmp_path / "dit") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["dit"]
+    (tmp_path / ".dit.new.orbax-checkpoint-tmp").mkdir()  # of one that was killed
+    convert("no_prefix.pt", tmp_path / "dit", overwrite=True)
+    meta = read_meta(find_checkpoint(str(tmp_path / "dit")))
+    assert meta["source"]["files"][0]["file"] == "no_prefix.pt"
+    assert [path.name for path in tmp_path.iterdir()] == ["dit"]
+
+
+def test_one_killed_between_two_names_is_put_back(tmp_path):
+    convert("release_full.pt", tmp_path / "dit")
+    before = fingerprint(tmp_path / "dit")
+    (tmp_path / "dit").rename(tmp_path / ".dit.former")
+    shutil.copytree(tmp_path / ".dit.former", tmp_path / ".dit.new")
+    with pytest.raises(FileExistsError, match=r"dit is there already, complete, converted from re"):
+        convert("no_prefix.pt", tmp_path / "dit")
+    assert fingerprint(tmp_path / "dit") == before
+    convert("no_prefix.pt", tmp_path / "dit", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["dit"]
+
+
+def test_nothing_but_a_converted_checkpoint_is_replaced(tmp_path):
+    arrays = {"params": {"w": np.ones(2)}}
+    meta = {"format_version": 1, "kind": "lightningdit", "step": 4}
+    save_checkpoint(str(tmp_path / "w" / "checkpoints" / "4"), arrays, {"meta": meta, "loop": {}})
+    (tmp_path / "file").write_text("x")
+    before = fingerprint(tmp_path)
+    for name in ("w", "w/checkpoints", "w/checkpoints/4", "file"):
+        with pytest.raises(FileExistsError, match="no converted checkpoint, which alone --overw"):
+            convert("release_full.pt", tmp_path / name, overwrite=True)
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    convert("release_full.pt", tmp_path / "empty", overwrite=True)
 
 
 def test_unknown_file_and_suffix_are_named(tmp_path):

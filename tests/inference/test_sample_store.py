@@ -50,6 +50,33 @@ def test_finished_samples_are_known_by_their_description(tmp_path):
     assert not open_store(tmp_path, {**SETTINGS, "seed": 1}).is_finished(["samples.npz"])
 
 
+def test_what_is_written_over_is_not_said_to_be_there(tmp_path):
+    outputs = {"runtime": {"outputs": ["samples.npz", "samples"]}}
+    first = open_store(tmp_path)
+    first.write(0, IMAGES)
+    first.write_npz(np.arange(23))
+    first.write_pngs()
+    first.finish(outputs["runtime"])
+    assert first.is_finished(["samples.npz", "samples"])
+
+    second = open_store(tmp_path, {**SETTINGS, "seed": 1}, total=9)
+    second.write(0, IMAGES[9:18])
+    second.retract()  # and is killed while it writes
+    assert not open_store(tmp_path, {**SETTINGS, "seed": 1}).is_finished(["samples"])
+    for left in (tmp_path / "samples.parts").iterdir():
+        left.unlink()  # as a refusal of other samples advises
+    assert not open_store(tmp_path).is_finished(["samples"]), "the pictures may be of either"
+
+    second.write(0, IMAGES[9:18])
+    (tmp_path / "samples" / "mine.png").write_bytes(b"")
+    second.write_pngs()
+    second.finish({"outputs": ["samples"]})
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == [*(f"{i:06d}.png" for i in range(9)), "mine.png"]
+    assert second.is_finished(["samples"])
+    assert not second.is_finished(["samples", "samples.npz"]), "that is of the first"
+
+
 def test_parts_of_other_samples_are_refused(tmp_path):
     open_store(tmp_path).write(0, IMAGES[:5])
     with pytest.raises(ValueError, match=r"cfg_scale 2.0, now 3.0\. Go on with"):

@@ -96,7 +96,12 @@ def _finish(
     outputs: list[str],
     seconds: float,
 ) -> None:
-    runtime = {"seconds": round(seconds, 1), "device": jax.devices()[0].device_kind}
+    store.retract()
+    runtime: dict[str, Any] = {
+        "seconds": round(seconds, 1),
+        "device": jax.devices()[0].device_kind,
+        "outputs": outputs,
+    }
     if "samples.npz" in outputs:
         store.write_npz(labels)
         runtime["arr_0_crc32"] = NpzImages(folder / "samples.npz").checksum()

@@ -1,6 +1,7 @@
 """Images on disk by sample index: a killed run goes on where it stopped, memory stays flat."""
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from lightningdit_jax.errors import difference
 from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.verification import is_verifying
 
+_PNG = re.compile(r"^(\d{6,})\.png$")
 _WRITERS = 8
 
 
@@ -46,7 +48,10 @@ class SampleStore:
         found = read_json(path)
         if not all(found.get(key) == value for key, value in self._description.items()):
             return False
-        checksum = field_of(path, found, "runtime", dict, {}).get("arr_0_crc32")
+        runtime = field_of(path, found, "runtime", dict, {})
+        if not set(outputs) <= set(runtime.get("outputs", outputs)):
+            return False  # what has that name is of a request before
+        checksum = runtime.get("arr_0_crc32")
         if "samples.npz" not in outputs or checksum is None:
             return True
         return checksum == NpzImages(self._workdir / "samples.npz").checksum()
@@ -83,6 +88,10 @@ class SampleStore:
             if len(images):
                 yield images
 
+    def retract(self) -> None:
+        """Removes samples.json: what it says is there is going to be written over."""
+        (self._workdir / "samples.json").unlink(missing_ok=True)
+
     def write_npz(self, labels: np.ndarray) -> None:
         """samples.npz: arr_0 images, uint8 [N, H, W, 3], as the ADM evaluator reads; arr_1 labels.
 
@@ -93,9 +102,12 @@ class SampleStore:
         write_npz_images(path, self.images(), shape, {"arr_1": labels})
 
     def write_pngs(self) -> None:
-        """samples/000000.png, samples/000001.png, ..."""
+        """samples/000000.png, samples/000001.png, ...; those of a larger number are removed."""
         folder, first = self._workdir / "samples", 0
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if (number := _PNG.match(path.name)) and int(number[1]) >= self._total:
+                path.unlink()
         with ThreadPoolExecutor(_WRITERS) as threads:
             for images in self.images():
                 paths = [folder / f"{first + i:06d}.png" for i in range(len(images))]
