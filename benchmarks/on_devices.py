@@ -99,8 +99,8 @@ def sample_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     )
     structure = Structure(dit_graph, vae_graph, architecture, LatentScaling())
     sampling, batch_size = Sampling.of(config.sample), config.train.batch_size
-    weights = {"dit": dit_params, "vae": vae_params}
-    sampler = Sampler(structure, weights, make_mesh(), batch_size)
+    networks = {"dit": nnx.to_pure_dict(dit_params), "vae": nnx.to_pure_dict(vae_params)}
+    sampler = Sampler(structure, structure.weights(networks), make_mesh(), batch_size)
     indices = np.arange(batch_size)
 
     def run(batches: int) -> None:
