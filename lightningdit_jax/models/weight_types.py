@@ -1,4 +1,4 @@
-"""Weights in the types that products take them in, for those who use them and train them not."""
+"""Weights in the types that products take them in, cast once for many uses."""
 
 import functools
 from typing import Any

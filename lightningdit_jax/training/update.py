@@ -17,12 +17,14 @@ def accumulate_gradients(
     params: Any,
     batch: tuple[jax.Array, ...],
     steps: int,
+    as_used: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], Any]:
     """((loss, metrics), gradients) of a batch, computed in `steps` parts one after another.
 
     loss_fn(params, *batch) -> (loss, metrics), means over the rows of arrays [B, ...]; steps
     divides B. As jax.value_and_grad(loss_fn, has_aux=True) on the whole batch, up to rounding, with
-    the activations of one part at a time. Sums are float32, as the parameters are.
+    the activations of one part at a time. Sums are float32, as the parameters are. as_used: casts
+    parameters as loss_fn would, once for all parts.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if steps == 1:
@@ -36,8 +38,12 @@ def accumulate_gradients(
         """
         return jnp.swapaxes(x.reshape(-1, steps, *x.shape[1:]), 0, 1)
 
+    used = as_used(params)
+
     def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+        value, grads = value_and_grad(used, *part)
+        # In the types of the sums before anything is added.
+        return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, (value, grads)), None
 
     parts = jax.tree.map(cut, batch)
     abstract = jax.eval_shape(value_and_grad, params, *jax.tree.map(lambda x: x[0], parts))
