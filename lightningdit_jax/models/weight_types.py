@@ -7,11 +7,12 @@ import jax
 import numpy as np
 from flax import nnx
 
+from lightningdit_jax.models.float8 import Float8Linear
 from lightningdit_jax.tree_paths import map_named, named_leaves
 
 # Exactly these cast kernel and bias to their dtype before anything else; norms and tables of
 # embeddings are used in float32.
-_LAYERS = (nnx.Linear, nnx.LinearGeneral, nnx.Conv)
+_LAYERS = (nnx.Linear, nnx.LinearGeneral, Float8Linear, nnx.Conv)
 
 
 def as_used(graphdef: nnx.GraphDef, params: Any) -> Any:

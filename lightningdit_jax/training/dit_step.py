@@ -15,6 +15,7 @@ from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
 from lightningdit_jax.flow.timesteps import sample_timesteps
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.float8 import with_scales, without_scales
 from lightningdit_jax.models.weight_types import as_used
 from lightningdit_jax.training.schedules import make_schedule
 from lightningdit_jax.training.state import TrainState
@@ -110,13 +111,14 @@ def make_dit_step(
         y = jnp.where(dropped, config.model.num_classes, y)
         (loss, metrics), grads = accumulate_gradients(
             loss_fn,
-            state.params,
+            with_scales(state.params, state.float8),
             (x1, x0, t, y),
             config.number("train.accumulate_steps"),
             functools.partial(as_used, graphdef),
         )
+        grads, largest = without_scales(grads)
         state, update_metrics = apply_gradients(
-            state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays
+            state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays, largest
         )
         return state, {**metrics, **update_metrics, "learning_rate": rate}
 
