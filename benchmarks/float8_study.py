@@ -89,17 +89,19 @@ def _distance(got: Any, want: Any) -> float:
     return (off / size) ** 0.5
 
 
-def digits(latents: str, steps: int, seeds: int) -> dict[str, Any]:
+def digits(options: argparse.Namespace) -> dict[str, Any]:
     """Losses of windows of 50 steps, by products and seed."""
+    steps = options.steps
     losses: dict[str, list[list[float]]] = {"dtype": [], "float8": []}
-    for seed in range(seeds):
+    for seed in range(options.seeds):
         for products, rows in losses.items():
             config = configs.from_dict(digits_dit.get_config()).changed(
                 compute={"dtype": "bfloat16", "products": products},
-                data={"path": latents},
+                model={"depth": options.depth},
+                data={"path": options.latents},
                 train={
                     **{"num_steps": steps, "checkpoint_every_steps": steps},
-                    **{"log_every_steps": 50, "accumulate_steps": 1},
+                    **{"batch_size": options.batch_size, "log_every_steps": 50},
                 },
             )
             config = dataclasses.replace(config, seed=seed)
@@ -125,14 +127,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("accuracy", "digits"))
     parser.add_argument("--latents", default="outputs/demo/latents")
+    parser.add_argument("--depth", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", default="outputs/benchmarks/float8_study.json")
     options = parser.parse_args()
-    if options.what == "accuracy":
-        result = accuracy()
-    else:
-        result = digits(options.latents, options.steps, options.seeds)
+    result = accuracy() if options.what == "accuracy" else digits(options)
     write_json(options.output, {options.what: result})
 
 

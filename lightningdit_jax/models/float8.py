@@ -64,7 +64,7 @@ class Float8Linear(nnx.LinearGeneral):
 def through_float8(x: jax.Array, scale: jax.Array) -> jax.Array:
     """x as e4m3 holds it at a scale, in x's type; what does not fit is clipped.
 
-    The gradient passes; that of scale is the largest magnitude in x.
+    x: of two axes or more. The gradient passes; that of scale is the largest magnitude in x.
     """
     return _rounded(x, scale, E4M3)
 
@@ -82,10 +82,7 @@ through_float8.defvjp(_through_forward, _through_backward)
 
 @jax.custom_vjp
 def float8_gradient(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """x itself; its gradient is rounded to e5m2 at a scale, whose own is the largest magnitude.
-
-    x: [B, N, ...].
-    """
+    """x itself; its gradient is rounded to e5m2 at a scale, whose own is the largest magnitude."""
     return x
 
 
@@ -94,9 +91,7 @@ def _gradient_forward(x: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _gradient_backward(scale: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Over tokens first, by itself: XLA then sums the bias's gradient in the same pass.
-    by_image = jax.lax.optimization_barrier(jnp.max(jnp.abs(grad), axis=1))
-    return _rounded(grad, scale, E5M2), _largest(by_image)
+    return _rounded(grad, scale, E5M2), _largest(grad)
 
 
 float8_gradient.defvjp(_gradient_forward, _gradient_backward)
@@ -109,7 +104,9 @@ def _rounded(x: jax.Array, scale: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def _largest(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(x)).astype(jnp.float32)
+    # Of [B, N, ...] over tokens first, by itself: so XLA sums a bias's gradient in the same pass.
+    by_image = jax.lax.optimization_barrier(jnp.max(jnp.abs(x), axis=1))
+    return jnp.max(by_image).astype(jnp.float32)
 
 
 def scales_of(history: jax.Array) -> jax.Array:

@@ -132,15 +132,15 @@ def state_of(
         ema=config.train.ema_decay > 0,
         ema_decays=config.train.ema_decays,
         companions=companions,
-        float8=_fresh_histories(config) if config.compute.products == "float8" else {},
+        float8=_fresh_histories(config) if config.kind == "lightningdit" else {},
     )
 
 
 def _fresh_histories(config: Config) -> dict[str, Any]:
-    architecture = generator_config(config)
+    architecture, products = generator_config(config), config.compute.products
 
     def build() -> LightningDiT:
-        return LightningDiT(architecture, attention="xla", products="float8", rngs=nnx.Rngs(0))
+        return LightningDiT(architecture, attention="xla", products=products, rngs=nnx.Rngs(0))
 
     return fresh_histories(nnx.eval_shape(build))
 

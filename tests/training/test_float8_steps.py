@@ -110,7 +110,7 @@ def test_of_the_parts_of_a_batch_the_largest_count():
         return jnp.mean(rounded * params["layer"]["w"]), {}
 
     params = {"layer": {"w": jnp.ones(()), "scales": jnp.ones(1)}}
-    x = jnp.array([1.0, -7.0, 3.0, 2.0])
+    x = jnp.array([[1.0], [-7.0], [3.0], [2.0]])
     for steps in (1, 2, 4):
         (loss, _), grads = accumulate_gradients(loss_fn, params, (x,), steps)
         assert loss == grads["layer"]["w"] == -0.25
