@@ -22,12 +22,12 @@ def as_used(graphdef: nnx.GraphDef, params: Any) -> Any:
     nested dict of arrays, or of ShapeDtypeStructs. Shardings stay; what has its type already is
     not copied.
     """
-    dtypes = {
-        "/".join(map(str, (*path, name))): np.dtype(layer.dtype)
-        for path, layer in nnx.iter_modules(nnx.merge(graphdef, params))
-        if type(layer) in _LAYERS and layer.dtype is not None
-        for name in ("kernel", "bias")
-    }
+    dtypes = {}
+    for path, layer in nnx.iter_modules(nnx.merge(graphdef, params)):
+        dtype = getattr(layer, "dtype", None)
+        if type(layer) in _LAYERS and dtype is not None:
+            for name in ("kernel", "bias"):
+                dtypes["/".join(map(str, (*path, name)))] = np.dtype(dtype)
     named = named_leaves(params)
     others = {name: leaf for name, leaf in named if dtypes.get(name, leaf.dtype) != leaf.dtype}
     wanted = tuple(dtypes[name] for name in others)

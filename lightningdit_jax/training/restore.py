@@ -29,7 +29,7 @@ def restore_state(
     found = item_names(folder)
     fresh = {name: tree for name, tree in abstract.averages.items() if name not in found}
     starts = bool(abstract.float8) and "float8" not in found
-    held = abstract.replace(float8={}) if starts else abstract
+    held = dataclasses.replace(abstract, float8={}) if starts else abstract
     wanted = {name: tree for name, tree in held.items().items() if name not in fresh}
     check_optimizer(folder, wanted["opt_state"])
     restored = checkpoints.restore(wanted, ("loop",), step)
@@ -39,7 +39,7 @@ def restore_state(
     averages = {name: fresh_average(state.params, tree) for name, tree in fresh.items()}
     state = dataclasses.replace(state, averages=state.averages | averages)
     if starts:
-        state = state.replace(float8=no_histories(abstract.float8))
+        state = dataclasses.replace(state, float8=no_histories(abstract.float8))
         say(f"step {step:,} has no float8 products: their scales begin anew")
     for name in fresh:
         say(f"step {step:,} has no {_called(name)}: they start as a copy of its weights")

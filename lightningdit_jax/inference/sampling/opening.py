@@ -44,7 +44,7 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
         )
     meaning = GeneratorMeaning(generator, flow, scaling)
     loaded = {"dit": dit, **load_companions(config, mesh, meaning, dit.meta.get("tokenizer"))}
-    graphdefs = {name: part.graphdef for name, part in loaded.items()}
+    graphdefs: dict[str, Any] = {name: part.graphdef for name, part in loaded.items()}
     structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
     weights = structure.weights({name: part.params for name, part in loaded.items()})
     tokenizer = loaded["vae"].as_tokenizer()
