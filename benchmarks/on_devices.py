@@ -2,16 +2,18 @@
 
     python -m benchmarks.on_devices train
     python -m benchmarks.on_devices train --variants=XL/1 --batch-sizes=256 --attention=xla,cudnn
-    python -m benchmarks.on_devices sample
+    python -m benchmarks.on_devices train --batch-sizes=1024 --accumulate=8 --products=dtype,float8
+    python -m benchmarks.on_devices sample --recipe=xl_800ep_ucgm
 
 Random weights and data of the published sizes; nothing is read, and only the table is written. A
 row of `train` is the median of --rounds times --steps steps, one of `sample` that of whole batches
-of the 800-epoch recipe, decoded, through --num-steps points of time. MFU is of the model's FLOPs:
-recomputation does not count. What does not fit into memory is a row that says so. Made to take a
-few minutes on one GPU.
+of a recipe of configs/paper.py, decoded, through its points of time or --num-steps. MFU is of the
+model's FLOPs: recomputation does not count. What does not fit into memory is a row that says so.
+Made to take a few minutes on one GPU.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from flax import nnx
 
 from benchmarks.arguments import names, numbers
 from benchmarks.gpu_profile import milliseconds_by_kind
-from configs import dit_xl_800ep, vavae_f16d32
+from configs import paper, vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.atomic_file import write_json
@@ -99,8 +101,8 @@ def sample_row(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     )
     structure = Structure(dit_graph, vae_graph, architecture, LatentScaling())
     sampling, batch_size = Sampling.of(config.sample), config.train.batch_size
-    weights = {"dit": dit_params, "vae": vae_params}
-    sampler = Sampler(structure, weights, make_mesh(), batch_size)
+    networks = {"dit": nnx.to_pure_dict(dit_params), "vae": nnx.to_pure_dict(vae_params)}
+    sampler = Sampler(structure, structure.weights(networks), make_mesh(), batch_size)
     indices = np.arange(batch_size)
 
     def run(batches: int) -> None:
@@ -136,30 +138,29 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for every variant, batch size, attention and remat."""
     peak, rows = peak_flops(), []
     print(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
-    print("| variant | batch | attention | remat | images/s | TFLOP/s | MFU | GiB | compile s |")
-    print("|" + "---|" * 9)
-    asked = [
-        (variant, batch, attention, remat)
-        for variant in options.variants
-        for batch in options.batch_sizes
-        for attention in options.attention
-        for remat in options.remat
-    ]
-    for variant, batch, attention, remat in asked:
-        config = configs.from_dict(dit_xl_800ep.get_config()).changed(
+    heads = ("variant", "batch", "attention", "remat", "products", "images/s", "TFLOP/s", "MFU")
+    print(f"| {' | '.join([*heads, 'GiB', 'compile s'])} |\n|{'---|' * (len(heads) + 2)}")
+    asked = itertools.product(
+        *(options.variants, options.batch_sizes, options.attention, options.remat, options.products)
+    )
+    for variant, batch, attention, remat, products in asked:
+        config = configs.from_dict(paper.get_config(options.recipe)).changed(
             model={"variant": variant, "depth": options.depth},
             compute={
                 "attention": attention,
                 "remat": remat,
+                "products": products,
                 "dtype": options.dtype,
                 "scan_unroll": options.unroll,
             },
             mesh={"data": -1, "fsdp": options.fsdp},
-            train={"batch_size": batch, "accumulate_steps": 1},
-            sample={"num_steps": options.num_steps},
+            train={"batch_size": batch, "accumulate_steps": options.accumulate},
         )
-        label = f"| {variant} | {batch} | {attention} | {remat} |"
+        if options.num_steps:
+            config = config.changed(sample={"num_steps": options.num_steps})
+        label = f"| {variant} | {batch} | {attention} | {remat} | {products} |"
         row = {"variant": variant, "batch_size": batch, "attention": attention, "remat": remat}
+        row |= {"products": products, "accumulate_steps": options.accumulate}
         try:
             row |= (train_row if options.what == "train" else sample_row)(config, options)
         except jax.errors.JaxRuntimeError as error:
@@ -195,14 +196,17 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--depth", type=int, help="default: the variant's")
-    parser.add_argument("--num-steps", type=int, default=250, help="points of time of a sample")
+    parser.add_argument("--products", type=names, default=["dtype"], help="of train; or float8")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch of train")
+    parser.add_argument("--recipe", default="xl_800ep_cfg", help="a row of configs/paper.py")
+    parser.add_argument("--num-steps", type=int, help="points of time; default: the recipe's")
     parser.add_argument("--steps", type=int, help="a round; default 10 of train, 1 of sample")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="a step of train by kernels, GPU")
     parser.add_argument("--output", default="outputs/benchmarks/on_devices.json")
     options = parser.parse_args()
     if options.what == "sample":
-        options.remat = ["none"]  # there is no backward pass
+        options.remat, options.products = ["none"], ["dtype"]  # there is no backward pass
     options.steps = options.steps or (10 if options.what == "train" else 1)
     rows = measure(options)
     device = jax.devices()[0].device_kind

@@ -17,13 +17,13 @@ import time
 import torch
 
 from benchmarks.arguments import names, numbers
-from benchmarks.on_devices import GPU_PEAKS
 from benchmarks.release_model import release_generator, release_train_step
 from configs import dit_xl_800ep
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.parallel.chips import GPUS
 
 
 def seconds_per_step(variant: str, batch_size: int, options: argparse.Namespace) -> float:
@@ -60,7 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.insert(0, options.release)
     device = torch.cuda.get_device_name()
-    peak = next((peak for name, peak in GPU_PEAKS.items() if name in device), None)
+    chip = next((chip for name, chip in GPUS.items() if name in device.lower()), None)
+    peak = chip and chip.peak_flops
     print(f"the release on {device}, torch {torch.__version__}")
     print("| variant | batch | images/s | TFLOP/s | MFU | GiB |")
     print("|" + "---|" * 6)

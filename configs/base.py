@@ -41,6 +41,8 @@ def get_config() -> ConfigDict:
     c.compute.scan_unroll = 0  # of a generator's blocks, an iteration; 0 is all on GPUs, else 1
     # Of a generator: "xla", "cudnn" (NVIDIA GPUs), "pallas" (TPUs; both bfloat16), or "auto"
     c.compute.attention = "auto"
+    # Of a generator's blocks in training: in "dtype", or of "float8" numbers, docs/training.md
+    c.compute.products = "dtype"
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
     c.compute.compile_effort = "full"  # "quick": a train step for TPUs compiles in a fraction of
     # the time and is slower; for reports of memory and for tests, docs/tokenizer_step.md

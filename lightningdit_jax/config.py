@@ -33,6 +33,7 @@ class ComputeConfig:
     on_oom: Literal["retry", "stop"]
     scan_unroll: int
     attention: Literal["auto", "xla", "cudnn", "pallas"]
+    products: Literal["dtype", "float8"]
     compilation_cache: str
     compile_effort: Literal["full", "quick"]
 

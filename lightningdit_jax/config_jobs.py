@@ -44,6 +44,7 @@ _READERS: dict[str, Collection[str]] = {
     "compute.on_oom": _TRAIN,
     "compute.scan_unroll": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
     "compute.attention": (*_GENERATOR, *_SAMPLES, COMPILE_SAMPLER),
+    "compute.products": _GENERATOR,
     "compute.compilation_cache": JOBS,
     "compute.compile_effort": _STEP,
     "model": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
@@ -109,6 +110,8 @@ _REASONS = {
     "compute.scan_unroll": "only a generator has a loop over blocks",
     "compute.compile_effort": "it is of the train step",
     "compute.attention": "a tokenizer's attention has one implementation",
+    "compute.products": "float8 products are of a generator's train step; all else multiplies in "
+    "compute.dtype",
     "data.split": "latents have none, and a tokenizer is evaluated on evaluate.split",
     "data.augment": "only the training of a tokenizer crops at random",
     "data.stats": "other jobs scale latents as their generator's checkpoint says",

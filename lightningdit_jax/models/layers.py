@@ -5,6 +5,8 @@ tensor parallelism cuts heads and hidden width and never across the parts. They 
 checkpoint alone: a product for each part is what XLA fuses its neighbors into.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,8 +15,11 @@ from jax.typing import DTypeLike
 
 from lightningdit_jax.models.attention import attention
 from lightningdit_jax.models.embeddings import apply_rotary, rotary_tables
+from lightningdit_jax.models.float8 import Float8Linear
 from lightningdit_jax.models.pallas_attention import Shard, pallas_attention
 from lightningdit_jax.models.product import dot_general, product
+
+PRODUCTS = ("dtype", "float8")  # in a layer's dtype, or of float8 numbers (models/float8.py)
 
 xavier_uniform = nnx.initializers.xavier_uniform()
 
@@ -26,13 +31,17 @@ def linear(
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     kernel_init: nnx.Initializer = xavier_uniform,
+    products: str = PRODUCTS[0],
+    parts: int = 1,
 ) -> nnx.LinearGeneral:
     """A linear layer over the last axes, with bias; the kernel is [*in_features, *out_features].
 
-    kernel_init sees the matrix, all inputs by all outputs, as in the release.
+    kernel_init sees the matrix, all inputs by all outputs, as in the release. products: one of
+    PRODUCTS; parts: of a fused projection.
     """
     inputs = (in_features,) if isinstance(in_features, int) else in_features
-    return nnx.LinearGeneral(
+    float8 = functools.partial(Float8Linear, parts=parts)
+    return (float8 if products == "float8" else nnx.LinearGeneral)(
         inputs,
         out_features,
         axis=tuple(range(-len(inputs), 0)),
@@ -59,7 +68,11 @@ def _unbiased_parts(
     """The products, P times [..., F] with F all that is behind the parts, and their biases."""
     kernel, bias = (p[...].astype(layer.dtype) for p in (layer.kernel, layer.bias))
     x = x.astype(layer.dtype)
+    if isinstance(layer, Float8Linear):
+        x, kernel = layer.rounded(x, kernel)
     parts = [product(x, part.reshape(len(part), -1)) for part in jnp.unstack(kernel, axis=1)]
+    if isinstance(layer, Float8Linear):
+        parts = layer.with_rounded_gradients(parts)
     return parts, jnp.unstack(bias)
 
 
@@ -138,6 +151,7 @@ class Attention(nnx.Module):
         use_rmsnorm: bool,
         implementation: str,
         shard: Shard,
+        products: str,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -145,11 +159,12 @@ class Attention(nnx.Module):
         self.grid, self.head_dim = grid, head_dim
         self.use_qknorm, self.use_rope = use_qknorm, use_rope
         self.implementation, self.shard = implementation, shard
-        self.qkv = linear(dim, (3, num_heads, head_dim), dtype=dtype, rngs=rngs)
+        options = {"dtype": dtype, "products": products, "rngs": rngs}
+        self.qkv = linear(dim, (3, num_heads, head_dim), parts=3, **options)
         if use_qknorm:
             self.q_norm = head_norm(head_dim, use_rmsnorm, dtype=dtype, rngs=rngs)
             self.k_norm = head_norm(head_dim, use_rmsnorm, dtype=dtype, rngs=rngs)
-        self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
+        self.proj = linear((num_heads, head_dim), dim, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.implementation == "pallas":
@@ -182,15 +197,19 @@ class Attention(nnx.Module):
         grid = self.grid if self.use_rope else None
         x = pallas_attention(q, k, v, bias, self.head_dim, grid, self.shard)
         kernel, bias = (p[...].astype(x.dtype) for p in (self.proj.kernel, self.proj.bias))
-        return product(x, kernel.reshape(-1, kernel.shape[-1])) + bias
+        multiply = self.proj.product if isinstance(self.proj, Float8Linear) else product
+        return multiply(x, kernel.reshape(-1, kernel.shape[-1])) + bias
 
 
 class SwiGLU(nnx.Module):
     """w3(silu(gate) * value) with gate and value from the fused w12. Shazeer 2020."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.w12 = linear(dim, (2, hidden), dtype=dtype, rngs=rngs)
-        self.w3 = linear(hidden, dim, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, dim: int, hidden: int, *, products: str = "dtype", dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        options = {"dtype": dtype, "products": products, "rngs": rngs}
+        self.w12 = linear(dim, (2, hidden), parts=2, **options)
+        self.w3 = linear(hidden, dim, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D]."""
@@ -201,9 +220,11 @@ class SwiGLU(nnx.Module):
 class GeluMlp(nnx.Module):
     """Linear, GELU (tanh approximation), linear. DiT."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, dim: int, hidden: int, *, products: str = "dtype", dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.fc1 = linear(dim, hidden, dtype=dtype, products=products, rngs=rngs)
+        self.fc2 = linear(hidden, dim, dtype=dtype, products=products, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D]."""

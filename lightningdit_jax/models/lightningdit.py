@@ -19,6 +19,7 @@ from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.attention import IMPLEMENTATIONS, choose_implementation
 from lightningdit_jax.models.embeddings import TimestepEmbedder, sincos_position_table
 from lightningdit_jax.models.layers import (
+    PRODUCTS,
     Attention,
     GeluMlp,
     SwiGLU,
@@ -166,6 +167,7 @@ class Block(nnx.Module):
         *,
         attention: str,
         shard: Shard,
+        products: str,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -181,12 +183,13 @@ class Block(nnx.Module):
             use_rmsnorm=config.use_rmsnorm,
             implementation=attention,
             shard=shard,
+            products=products,
             dtype=dtype,
             rngs=rngs,
         )
         self.norm2 = token_norm(dim, config.use_rmsnorm, dtype=dtype, rngs=rngs)
         mlp = SwiGLU if config.use_swiglu else GeluMlp
-        self.mlp = mlp(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
+        self.mlp = mlp(dim, config.mlp_hidden, products=products, dtype=dtype, rngs=rngs)
         self.adaLN_modulation = linear(
             dim,
             (4 if config.wo_shift else 6, dim),
@@ -239,9 +242,10 @@ class LightningDiT(nnx.Module):
     Parameters are float32; dtype is that of matmuls and activations, while norm statistics,
     softmax and the timestep sinusoid stay float32. Blocks are stacked along a leading axis and
     scanned, scan_unroll at a time. remat: one of REMAT. attention: one of IMPLEMENTATIONS, "pallas"
-    on a mesh cut by shard. constrain(x) pins activations [B, N, D] to a sharding. `flow` and
-    `latent_scaling` are what its checkpoint says of its training, for those who sample; None where
-    nobody does. Raises ValueError for an unknown remat or attention.
+    on a mesh cut by shard. products: one of PRODUCTS, of the blocks' linear layers but adaLN's; if
+    "float8" these have Scales beside their parameters. constrain(x) pins activations [B, N, D] to a
+    sharding. `flow` and `latent_scaling` are what its checkpoint says of its training, for those
+    who sample; None where nobody does. Raises ValueError for an unknown remat or attention.
     """
 
     def __init__(
@@ -253,6 +257,7 @@ class LightningDiT(nnx.Module):
         scan_unroll: int = 1,
         attention: str = "auto",
         shard: Shard = unsharded,
+        products: str = PRODUCTS[0],
         constrain: Callable[[jax.Array], jax.Array] = _unconstrained,
         rngs: nnx.Rngs,
     ):
@@ -277,7 +282,14 @@ class LightningDiT(nnx.Module):
         self.pos_embed = nnx.Param(jnp.asarray(sincos_position_table(dim, config.grid)))
 
         def make_block(rngs: nnx.Rngs) -> Block:
-            return Block(config, attention=attention, shard=shard, dtype=dtype, rngs=rngs)
+            return Block(
+                config,
+                attention=attention,
+                shard=shard,
+                products=products,
+                dtype=dtype,
+                rngs=rngs,
+            )
 
         self.blocks = make_stack(make_block, config.depth, rngs)
         self.final_layer = FinalLayer(config, dtype=dtype, rngs=rngs)

@@ -25,7 +25,7 @@ def make_stack(
     As jax.vmap over the keys would give, bit for bit, in a third of the compile time.
     """
     keys = jax.random.split(rngs.params(), depth)
-    stacked = jax.lax.map(lambda key: nnx.state(make_block(nnx.Rngs(key)), nnx.Param), keys)
+    stacked = jax.lax.map(lambda key: nnx.state(make_block(nnx.Rngs(key))), keys)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))
     return nnx.merge(graphdef, stacked)
 

@@ -104,3 +104,10 @@ def chip_of(device: jax.Device) -> Chip | None:
     """The chip that a device is, if it is one of CHIPS."""
     name = chip_name(device)
     return CHIPS[name] if name else None
+
+
+def has_float8(device: jax.Device) -> bool:
+    """Whether it has float8 products of its own: NVIDIA GPUs from Ada and Hopper on, and tpu7x."""
+    if "NVIDIA" in device.device_kind:
+        return float(device.compute_capability) >= 8.9
+    return chip_name(device) == "tpu7x"

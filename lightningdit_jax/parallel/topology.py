@@ -20,18 +20,25 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
 }
 
+# XLA's own products are made before it looks for float8 ones: the library's are found nowhere then,
+# and numbers that go to float8 and back stay as they were.
+_GPU_FLOAT8_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+
 
 def compiler_options(
-    mesh: Mesh, effort: Literal["full", "quick"] = "full"
+    mesh: Mesh, effort: Literal["full", "quick"] = "full", *, float8: bool = False
 ) -> dict[str, str | bool | float] | None:
     """The options of jax.jit that suit the devices of a mesh; None where none are known.
 
     effort "quick": for TPUs small kernels, the first that fit. They compile in a fraction of the
-    time and are estimated to take up to 2.5 times as long (docs/tokenizer_step.md).
+    time and are estimated to take up to 2.5 times as long (docs/tokenizer_step.md). float8: of a
+    program with float8 products (models.float8).
     """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         return dict(_CPU_OPTIONS)
+    if float8 and device.platform == "gpu":
+        return dict(_GPU_FLOAT8_OPTIONS)
     chip = chip_of(device)
     if chip is None:
         return None

@@ -14,9 +14,11 @@ from lightningdit_jax.planning.plan import MARGIN
 _AT_MOST = {"tpu": 64, "gpu": 64, "cpu": 16}
 _DECODED_AT_MOST = 16
 # What one evaluation works with, a token, over its width and its MLP's (docs/planning.md).
-_WORKING = 12.0
+_WORKING = {"tpu": 12.0, "gpu": 4.0, "cpu": 12.0}
 # Arrays as large as the decoder's largest, that decoding one image needs.
-_DECODING = 6.0
+_DECODING = {"tpu": 6.0, "gpu": 4.0, "cpu": 6.0}
+# Weights, which are cast already, with what is arranged anew of them.
+_WEIGHTS = {"tpu": 1.5, "gpu": 1.25, "cpu": 1.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Drawing:
     weight_bytes: int
     dtype: str
     shards: int
+    platform: str
     num_images: int | None = None
     resident_bytes: int = 0
 
@@ -60,10 +63,12 @@ class Drawing:
         dit, pixels = self.generator, self.resolution**2
         # Both halves of guidance.
         tokens = 2 * each * dit.grid**2
-        drawing = tokens * _WORKING * (dit.hidden_size + dit.mlp_hidden) * item
-        decoding = min(decode_batch_size, each) * _DECODING * pixels * self.decoder_width * item
+        working, decoding = _WORKING[self.platform], _DECODING[self.platform]
+        working *= tokens * (dit.hidden_size + dit.mlp_hidden) * item
+        decoding *= min(decode_batch_size, each) * pixels * self.decoder_width * item
+        weights = _WEIGHTS[self.platform] * self.weight_bytes
         images = 3 * batch_size * pixels  # whole on every device
-        return self.resident_bytes + 1.5 * self.weight_bytes + images + max(drawing, decoding)
+        return self.resident_bytes + weights + images + max(working, decoding)
 
 
 def sampler_plan(options: SampleConfig, hardware: Hardware, drawing: Drawing) -> SamplerPlan:

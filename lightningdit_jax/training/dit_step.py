@@ -1,5 +1,6 @@
 """The generator's train step: flow matching on latents with dropped labels."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
 from lightningdit_jax.flow.timesteps import sample_timesteps
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.float8 import with_scales, without_scales
+from lightningdit_jax.models.weight_types import as_used
 from lightningdit_jax.training.schedules import make_schedule
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.update import accumulate_gradients, apply_gradients
@@ -107,10 +110,15 @@ def make_dit_step(
         dropped = jax.random.bernoulli(drop_key, config.model.class_dropout_prob, y.shape)
         y = jnp.where(dropped, config.model.num_classes, y)
         (loss, metrics), grads = accumulate_gradients(
-            loss_fn, state.params, (x1, x0, t, y), config.number("train.accumulate_steps")
+            loss_fn,
+            with_scales(state.params, state.float8),
+            (x1, x0, t, y),
+            config.number("train.accumulate_steps"),
+            functools.partial(as_used, graphdef),
         )
+        grads, largest = without_scales(grads)
         state, update_metrics = apply_gradients(
-            state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays
+            state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays, largest
         )
         return state, {**metrics, **update_metrics, "learning_rate": rate}
 

@@ -21,8 +21,10 @@ from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.float8 import fresh_histories
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE
+from lightningdit_jax.parallel.chips import has_float8
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import Rules, constrain_tokens
 from lightningdit_jax.training.companions import tokenizer_companions
@@ -130,12 +132,22 @@ def state_of(
         ema=config.train.ema_decay > 0,
         ema_decays=config.train.ema_decays,
         companions=companions,
+        float8=_fresh_histories(config) if config.kind == "lightningdit" else {},
     )
 
 
+def _fresh_histories(config: Config) -> dict[str, Any]:
+    architecture, products = generator_config(config), config.compute.products
+
+    def build() -> LightningDiT:
+        return LightningDiT(architecture, attention="xla", products=products, rngs=nnx.Rngs(0))
+
+    return fresh_histories(nnx.eval_shape(build))
+
+
 def state_rules(kind: str) -> Rules:
-    """Of a run's state: companions, 2.8 M parameters at most, are replicated."""
-    return ((r"^companions/", PartitionSpec()), *MODELS[kind].rules)
+    """Of a run's state: companions, 2.8 M parameters at most, and histories are replicated."""
+    return ((r"^(companions|float8)/", PartitionSpec()), *MODELS[kind].rules)
 
 
 def abstract_generator_job(
@@ -143,24 +155,38 @@ def abstract_generator_job(
     mesh: Mesh,
     scaling: LatentScaling = LatentScaling(),  # noqa: B008, frozen
 ) -> Job:
-    """A generator's job without data: enough to compile its step, for latents scaled so."""
+    """A generator's job without data: enough to compile its step, for latents scaled so.
+
+    Raises ValueError as compute_options, and for float8 products that do not fit compute.dtype.
+    """
     architecture, compute = generator_config(config), config.compute
     options = compute_options("lightningdit", architecture, compute, mesh)
+    if compute.products == "float8" and compute.dtype != "bfloat16":
+        raise ValueError(
+            f"config.compute.products is 'float8' and config.compute.dtype '{compute.dtype}'; "
+            "float8 products give bfloat16: set compute.dtype to 'bfloat16', or products to 'dtype'"
+        )
 
-    def build(rngs: nnx.Rngs) -> LightningDiT:
+    def build(rngs: nnx.Rngs, products: str = "dtype") -> LightningDiT:
         return LightningDiT(
             architecture,
             remat=compute.remat,
             constrain=constrain_tokens(mesh),
+            products=products,
             rngs=rngs,
             **options,
         )
+
+    def make_step(graphdef: nnx.GraphDef, config: Config, *more: Any) -> StepFn:
+        # Whoever else uses the model, as on held-out examples, multiplies in its dtype.
+        if config.compute.products == "float8":
+            graphdef = _graphdef(functools.partial(build, products="float8"))
+        return make_dit_step(graphdef, config, *more, scaling=scaling)
 
     description = {
         "architecture": dataclasses.asdict(architecture),
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
     }
-    make_step = functools.partial(make_dit_step, scaling=scaling)
     make_held_out = functools.partial(make_dit_held_out, scaling=scaling)
     return Job(build, make_step, make_held_out, None, description)
 
@@ -201,7 +227,9 @@ def _open_latents(config: Config, scaling: LatentScaling | None) -> LatentBatche
 
 def _generator_job(config: Config, mesh: Mesh, source: LatentBatches) -> Job:
     shards, scaling = source.shards, source.scaling
-    job = abstract_generator_job(config, mesh, scaling)
+    job, device = abstract_generator_job(config, mesh, scaling), mesh.devices.flat[0]
+    if config.compute.products == "float8" and not has_float8(device):
+        print_once(f"float8 products are emulated on {device.device_kind}, slower than bfloat16")
     return dataclasses.replace(
         job,
         source=source,

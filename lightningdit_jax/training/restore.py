@@ -9,7 +9,7 @@ from etils import epath
 from lightningdit_jax.averages import MAIN, is_average
 from lightningdit_jax.checkpoint import TrainingCheckpoints, item_names
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
-from lightningdit_jax.training.state import TrainState, fresh_average
+from lightningdit_jax.training.state import TrainState, fresh_average, no_histories
 from lightningdit_jax.tree_paths import named_leaves
 
 
@@ -19,15 +19,18 @@ def restore_state(
     """(state, step, the loop's own values) of the newest checkpoint; there has to be one.
 
     Averages that the run keeps and the checkpoint lacks start from its weights; those that the run
-    does not keep stay behind. Both are said. abstract: shapes and shardings of the state. Raises
-    ValueError as check_optimizer, and DamagedCheckpointError.
+    does not keep stay behind. Both are said. Histories of float8 products that it lacks begin
+    empty. abstract: shapes and shardings of the state. Raises ValueError as check_optimizer, and
+    DamagedCheckpointError.
     """
     checkpoints.wait()
     step = checkpoints.latest_step()
     folder = checkpoints.directory / str(step)
     found = item_names(folder)
     fresh = {name: tree for name, tree in abstract.averages.items() if name not in found}
-    wanted = {name: tree for name, tree in abstract.items().items() if name not in fresh}
+    starts = bool(abstract.float8) and "float8" not in found
+    held = dataclasses.replace(abstract, float8={}) if starts else abstract
+    wanted = {name: tree for name, tree in held.items().items() if name not in fresh}
     check_optimizer(folder, wanted["opt_state"])
     restored = checkpoints.restore(wanted, ("loop",), step)
     state = TrainState.from_items(restored.arrays)
@@ -35,6 +38,9 @@ def restore_state(
         raise DamagedCheckpointError(folder, f"it holds the state of step {of_step:,}")
     averages = {name: fresh_average(state.params, tree) for name, tree in fresh.items()}
     state = dataclasses.replace(state, averages=state.averages | averages)
+    if starts:
+        state = dataclasses.replace(state, float8=no_histories(abstract.float8))
+        say(f"step {step:,} has no float8 products: their scales begin anew")
     for name in fresh:
         say(f"step {step:,} has no {_called(name)}: they start as a copy of its weights")
     for name in sorted(filter(is_average, found - wanted.keys())):

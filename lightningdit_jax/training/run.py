@@ -251,7 +251,9 @@ def compile_ready(
         ),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(mesh, config.compute.compile_effort),
+        compiler_options=compiler_options(
+            mesh, config.compute.compile_effort, float8=bool(shapes.float8)
+        ),
     )
     return jax.jit(create, out_shardings=shardings), step_fn, abstract
 

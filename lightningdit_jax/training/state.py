@@ -1,5 +1,6 @@
 """The state of a training run: a plain pytree, sharded and saved as one."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ class TrainState:
     """step: int32 []; params: nested dicts of arrays; opt_state: optax.
 
     averages: of params, by name (averages.py); companions: by name. Both are items of their own in
-    a checkpoint, whose `params` are the model alone.
+    a checkpoint, whose `params` are the model alone. float8: histories of its products
+    (models.float8), {} and no item without such.
     """
 
     step: jax.Array
@@ -36,6 +38,7 @@ class TrainState:
     averages: dict[str, Any]
     opt_state: Any
     companions: dict[str, Companion] = flax.struct.field(default_factory=dict)
+    float8: dict[str, Any] = flax.struct.field(default_factory=dict)
 
     @property
     def ema(self) -> Any:
@@ -45,6 +48,7 @@ class TrainState:
     def items(self) -> dict[str, Any]:
         """The array trees of a checkpoint, by item name."""
         trees = {"step": {"step": self.step}, "params": self.params, "opt_state": self.opt_state}
+        trees |= {"float8": self.float8} if self.float8 else {}
         return trees | self.averages | self.companions
 
     @classmethod
@@ -56,6 +60,7 @@ class TrainState:
             params=items.pop("params"),
             averages={name: items.pop(name) for name in list(items) if is_average(name)},
             opt_state=items.pop("opt_state"),
+            float8=items.pop("float8", {}),
             companions=items,
         )
 
@@ -67,11 +72,12 @@ def create_state(
     ema: bool,
     ema_decays: Sequence[float] = (),
     companions: Mapping[str, tuple[Any, Any]] | None = None,
+    float8: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """A state at step 0; averages start as exact copies of the weights.
 
     ema: whether there is the main one; ema_decays: of further ones. companions: parameters and
-    statistics by name; each has a state of the same optimizer.
+    statistics by name; each has a state of the same optimizer. float8: fresh histories.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -84,6 +90,7 @@ def create_state(
             name: Companion(weights, stats, optimizer.init(weights))
             for name, (weights, stats) in (companions or {}).items()
         },
+        float8=dict(float8 or {}),
     )
 
 
@@ -99,6 +106,15 @@ def fresh_average(params: Any, abstract: Any) -> Any:
     """A copy of the weights, sharded as `abstract`: ShapeDtypeStructs of the average."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
+
+
+def no_histories(abstract: Any) -> Any:
+    """Empty ones, sharded as `abstract`: ShapeDtypeStructs."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    zeros = functools.partial(
+        jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract
+    )
+    return jax.jit(zeros, out_shardings=shardings)()
 
 
 def keep_finite(new: Any, old: Any, finite: jax.Array) -> Any:

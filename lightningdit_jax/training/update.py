@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from lightningdit_jax.averages import average_decays
+from lightningdit_jax.models.float8 import is_scales, remembered
 from lightningdit_jax.training.ema import update_ema
 from lightningdit_jax.training.state import TrainState, keep_finite
+from lightningdit_jax.tree_paths import map_named
 
 
 def accumulate_gradients(
@@ -17,12 +19,15 @@ def accumulate_gradients(
     params: Any,
     batch: tuple[jax.Array, ...],
     steps: int,
+    as_used: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], Any]:
     """((loss, metrics), gradients) of a batch, computed in `steps` parts one after another.
 
     loss_fn(params, *batch) -> (loss, metrics), means over the rows of arrays [B, ...]; steps
     divides B. As jax.value_and_grad(loss_fn, has_aux=True) on the whole batch, up to rounding, with
-    the activations of one part at a time. Sums are float32, as the parameters are.
+    the activations of one part at a time. Sums are float32, as the parameters are; of scales of
+    float8 products (models.float8) the largest is taken instead. as_used: casts parameters as
+    loss_fn would, once for all parts.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     if steps == 1:
@@ -36,14 +41,20 @@ def accumulate_gradients(
         """
         return jnp.swapaxes(x.reshape(-1, steps, *x.shape[1:]), 0, 1)
 
+    used = as_used(params)
+
+    def together(name: str, total: jax.Array, part: jax.Array) -> jax.Array:
+        part = part.astype(total.dtype)  # before anything is added
+        return jnp.maximum(total, part) if is_scales(name) else total + part
+
     def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+        return map_named(together, total, value_and_grad(used, *part)), None
 
     parts = jax.tree.map(cut, batch)
     abstract = jax.eval_shape(value_and_grad, params, *jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
     total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda x: x / steps, total)
+    return map_named(lambda name, x: x if is_scales(name) else x / steps, total)
 
 
 def update_at(
@@ -69,19 +80,24 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     ema_decays: Sequence[float] = (),
+    largest: Any = {},  # noqa: B006 (empty)
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step, and `grad_norm` (before clipping) and `finite` for the loop.
 
-    ema_decay: of the main average; ema_decays: of the others, as in create_state.
-    If the loss or any gradient is not finite, everything but the step counter stays as it was: bad
-    numbers never enter the state, whatever the loop decides to do about them.
+    ema_decay: of the main average; ema_decays: of the others, as in create_state. largest: what the
+    products of state.float8 saw.
+    If the loss, any gradient or any of these is not finite, everything but the step counter stays
+    as it was: bad numbers never enter the state, whatever the loop decides to do about them.
     """
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    for seen in jax.tree.leaves(largest):  # rounded to float8 an infinity is a number
+        finite &= jnp.isfinite(seen).all()
     updates, opt_state = update_at(state.step, optimizer, grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decays = average_decays(ema_decay, ema_decays)
     averages = {n: update_ema(ema, params, decays[n]) for n, ema in state.averages.items()}
-    new = TrainState(state.step, params, averages, opt_state)
+    histories = jax.tree.map(remembered, state.float8, largest)
+    new = TrainState(state.step, params, averages, opt_state, float8=histories)
     guarded = keep_finite(new, state, finite)
     return guarded.replace(step=state.step + 1), {"grad_norm": grad_norm, "finite": finite}

@@ -97,7 +97,7 @@ ARCHITECTURE = variant_config(
 
 
 def drawing(**changes):
-    return Drawing(ARCHITECTURE, 256, 128, 3 * 10**9, "bfloat16", 16, **changes)
+    return Drawing(ARCHITECTURE, 256, 128, 3 * 10**9, "bfloat16", 16, "tpu", **changes)
 
 
 def test_a_sampler_takes_what_fits_what_helps_and_what_is_asked_for():
@@ -114,3 +114,14 @@ def test_a_sampler_takes_what_fits_what_helps_and_what_is_asked_for():
         sampler_plan(options, hardware, drawing(resident_bytes=15 * 10**9))
     said = roomy.line(hardware)
     assert "1,024 images at a time, decoded 16 at once on each" in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("depth", "images", "decoded", "compiled"),
+    [(28, 64, 16, 2_561_942_102), (2, 256, 4, 3_604_490_198), (2, 16, 16, 1_001_522_750)],
+)
+def test_a_samplers_memory_on_a_gpu_is_that_of_compiled_programs(depth, images, decoded, compiled):
+    """XL/1 and its decoder in bfloat16 on an H100, by --mode=compile; it may be more, not less."""
+    weights = {28: 1_436_428_926, 2: 193_041_534}[depth]
+    there = Drawing(ARCHITECTURE, 256, 128, weights, "bfloat16", 1, "gpu")
+    assert 1 <= there.peak_bytes(images, decoded) / compiled < 1.35

@@ -1,19 +1,26 @@
 """Gradient accumulation: the loss and gradients of the whole batch, with the memory of a part."""
 
+import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from lightningdit_jax.assembly.registry import abstract_model
+from lightningdit_jax.models.weight_types import as_used
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
+from lightningdit_jax.training.dit_step import make_dit_loss
 from lightningdit_jax.training.job import abstract_generator_job
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import training_hardware, training_plans
 from lightningdit_jax.training.run import compile_ready, train
 from lightningdit_jax.training.update import accumulate_gradients
 from tests import tiny
+from tests.inference.tiny_generator import random_generator
 
 BATCH = 64
 
@@ -34,6 +41,27 @@ def test_equals_the_whole_batch(steps):
     np.testing.assert_allclose(loss, np.mean(residual**2), rtol=1e-6)
     np.testing.assert_allclose(metrics["twice"], 2 * loss, rtol=1e-6)
     np.testing.assert_allclose(grads["w"], want, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_cast_once_for_all_parts_are_those_cast_in_each():
+    """Bit for bit; sums of the gradients stay float32."""
+    dit = random_generator(tiny.dit_config(depth=1))
+    weights = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
+    graphdef, _ = abstract_model("lightningdit", dit.config, jnp.bfloat16)
+    loss_fn = make_dit_loss(graphdef, 1.0)
+    rng = np.random.default_rng(0)
+    x1, x0 = (jnp.asarray(rng.normal(size=(4, 4, 4, 8)), jnp.float32) for _ in range(2))
+    batch = (x1, x0, jnp.asarray(rng.random(4), jnp.float32), jnp.arange(4))
+    once = functools.partial(as_used, graphdef)
+    assert any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(once(weights)))
+    found = [
+        jax.jit(functools.partial(accumulate_gradients, loss_fn, steps=2, **options))(
+            weights, batch=batch
+        )
+        for options in ({}, {"as_used": once})
+    ]
+    chex.assert_trees_all_equal_shapes_and_dtypes(found[1][1], weights)
+    chex.assert_trees_all_equal(*found)
 
 
 def one_step(accumulate_steps, mesh):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import generator_config
@@ -85,8 +86,8 @@ def make_training_evaluator(
         scaling=scaling,
         flow=flow,
     )
-    weights = {name: part.params for name, part in loaded.items()}
-    tokenizer = loaded["vae"].as_tokenizer()
+    others = structure.weights({name: part.params for name, part in loaded.items()})
+    tokenizer = nnx.merge(structure.vae, others["vae"])  # not the float32 weights, which may go
     sampling = Sampling.of(options)
     structure.check(sampling)
     count = config.evaluate.train_samples
@@ -96,7 +97,9 @@ def make_training_evaluator(
 
     def evaluator(step: int, state: Weights) -> dict[str, float]:
         params = {WEIGHTS: state.params, **state.averages}[chosen(state.averages)]
-        networks = weights | {"dit": params}
+        # A copy, as the run trains on in float32: it is half as large as the gradients, which
+        # are not there now, and spares the cast in every evaluation of the network.
+        networks = others | structure.weights({"dit": params})
         held = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
         plan = plan_sampler(config, mesh, generator, tokenizer, networks, count, held)
         planned = dataclasses.replace(structure, decode_batch_size=plan.decode_batch_size)

@@ -1,5 +1,6 @@
 """--mode=compile --target=sample: the sampler of a config compiled for TPUs that are not there."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -69,20 +70,21 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
         abstract_model(kind, network, **compute_options(kind, network, compute, mesh))
         for kind, network in (("lightningdit", dit_config), ("vavae", vae_config))
     )
-    weights = {
-        "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),
-        "vae": abstract_on_mesh(vae_params, mesh, MODELS["vavae"].rules),
-    }
+    ones = (1.0,) * dit_config.in_channels
+    scaling = LatentScaling(ones, ones)  # its numbers cost nothing
+    structure = Structure(dit, vae, dit_config, scaling, flow)
+    weights = structure.weights(
+        {
+            "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),
+            "vae": abstract_on_mesh(vae_params, mesh, MODELS["vavae"].rules),
+        }
+    )
     tokenizer, hardware = nnx.merge(vae, vae_params), Hardware.of(where.devices)
     plan = plan_sampler(config, mesh, dit_config, tokenizer, weights)
     print(plan.line(hardware))
     shards = num_batch_shards(mesh)
     batch_size = -(-plan.batch_size // shards) * shards
-    ones = (1.0,) * dit_config.in_channels
-    scaling = LatentScaling(ones, ones)  # its numbers cost nothing
-    structure = Structure(
-        dit, vae, dit_config, scaling, flow, decode_batch_size=plan.decode_batch_size
-    )
+    structure = dataclasses.replace(structure, decode_batch_size=plan.decode_batch_size)
     indices, labels = (
         jax.ShapeDtypeStruct((batch_size,), dtype, sharding=batch_sharding(mesh))
         for dtype in (jnp.uint32, jnp.int32)

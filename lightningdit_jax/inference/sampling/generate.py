@@ -87,7 +87,7 @@ def generate(
         flow=flow,
         decode_batch_size=decode_batch_size,
     )
-    weights = {name: params for name, (_, params) in split.items()}
+    weights = structure.weights({n: nnx.to_pure_dict(params) for n, (_, params) in split.items()})
     sampler = Sampler(structure, jax.device_put(weights, replicated(mesh)), mesh, batch_size)
     indices = np.arange(start_index, start_index + len(labels))
     batches = sampler.batches(indices, labels, Sampling(**sampling), seed=seed)

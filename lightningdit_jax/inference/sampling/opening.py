@@ -44,18 +44,13 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
         )
     meaning = GeneratorMeaning(generator, flow, scaling)
     loaded = {"dit": dit, **load_companions(config, mesh, meaning, dit.meta.get("tokenizer"))}
-    graphdefs = {name: part.graphdef for name, part in loaded.items()}
-    weights = {name: part.params for name, part in loaded.items()}
+    graphdefs: dict[str, Any] = {name: part.graphdef for name, part in loaded.items()}
+    structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
+    weights = structure.weights({name: part.params for name, part in loaded.items()})
     tokenizer = loaded["vae"].as_tokenizer()
     plan = plan_sampler(config, mesh, generator, tokenizer, weights, num_images)
     print_once(plan.line(Hardware.of(list(mesh.devices.flat))))
-    structure = Structure(
-        **graphdefs,
-        config=generator,
-        scaling=scaling,
-        flow=flow,
-        decode_batch_size=plan.decode_batch_size,
-    )
+    structure = dataclasses.replace(structure, decode_batch_size=plan.decode_batch_size)
     paths = {"dit": path, "vae": options.tokenizer, "weak": options.weak_checkpoint}
     description = {
         "weights": {name: weights_identity(paths[name], part) for name, part in loaded.items()},

@@ -38,6 +38,7 @@ def plan_sampler(
         decoder_width=tokenizer.config.ch if isinstance(tokenizer, VAVAE) else _WIDTH,
         weight_bytes=held_bytes(weights, hardware.platform),
         dtype=config.compute.dtype,
+        platform=hardware.platform,
         shards=num_batch_shards(mesh),
         num_images=num_images,
         resident_bytes=held_bytes(resident, hardware.platform),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from lightningdit_jax.inference.sampling.options import Method, Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.pixels import to_uint8
+from lightningdit_jax.models.weight_types import as_used
 from lightningdit_jax.parallel.mesh import (
     BATCH_AXES,
     batch_sharding,
@@ -63,6 +64,14 @@ class Structure:
     def __post_init__(self):
         self.scaling.check_channels(self.config.in_channels, "the generator")
 
+    def weights(self, networks: Mapping[str, Any]) -> dict[str, Any]:
+        """What a program takes: parameters by name, cast once (models.weight_types), not each time.
+
+        networks: as loaded or trained, "dit", "vae" and with autoguidance "weak", or
+        ShapeDtypeStructs.
+        """
+        return {name: as_used(getattr(self, name), params) for name, params in networks.items()}
+
     def check(self, sampling: Sampling) -> None:
         """Raises ValueError for guidance by a null class that the generator does not have."""
         has_null_class = self.config.num_labels > self.config.num_classes
@@ -78,8 +87,8 @@ class Structure:
 class Sampler:
     """Generator, tokenizer and their weights on a mesh, ready to draw samples.
 
-    weights: parameters by name, "dit", "vae" and with autoguidance "weak". batch_size: images of
-    all devices at once, rounded up to fill the mesh. class_names: of the generator's classes by
+    weights: as structure.weights gives them. batch_size: images of all devices at once, rounded up
+    to fill the mesh. class_names: of the generator's classes by
     number, empty where its checkpoint does not know them.
     """
 
