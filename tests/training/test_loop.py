@@ -52,6 +52,12 @@ def test_interrupted_run_ends_with_the_same_bits(whole, tmp_path, fail_at):
         assert lines[0].startswith(f"resumed from step {(fail_at - 1) // 3 * 3}")
 
 
+def test_logging_and_saving_at_other_steps_change_no_bit(whole, tmp_path):
+    state, _ = run(tmp_path, log_every_steps=5, checkpoint_every_steps=12)
+    assert_same(state, whole[0])
+    assert [r["step"] for r in records(tmp_path)] == [5, 10, 12]
+
+
 def test_a_record_cut_short_is_dropped(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, fail_at=8)
