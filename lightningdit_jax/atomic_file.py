@@ -11,14 +11,15 @@ from lightningdit_jax.storage_errors import storage_error
 
 
 @contextlib.contextmanager
-def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
+def replacing(path: epath.PathLike, by: str = "") -> Iterator[epath.Path]:
     """Yields a temporary name beside path and renames it at the end; makes the folder.
 
     After an exception nothing has the name, what had it before still has it, and the temporary
-    file is gone. Raises StorageError.
+    file is gone. by: tells this writer from others who may write the same file at the same time.
+    Raises StorageError.
     """
     path = epath.Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{by}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -116,5 +116,5 @@ class Lease:
         if "://" in str(self._path):
             self._path.write_text(text)  # an object appears whole or not at all
             return
-        with replacing(self._path) as temporary:
+        with replacing(self._path, by=self._content["token"]) as temporary:
             temporary.write_text(text)

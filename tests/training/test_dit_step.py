@@ -25,7 +25,8 @@ class Scale(nnx.Module):
         return self.weight * x
 
 
-GRAPHDEF, PARAMS = nnx.split(Scale(), nnx.Param)
+GRAPHDEF, _STATE = nnx.split(Scale(), nnx.Param)
+PARAMS = nnx.to_pure_dict(_STATE)
 
 
 def latents(batch=8):
