@@ -130,7 +130,7 @@ def test_clocks_are_not_compared(tmp_path):
 
 def test_of_many_that_find_no_lease_one_has_it(tmp_path):
     # Longer than any of them may take between looking and writing, on a busy machine.
-    times = QUICK | {"settle": 1.0}
+    times = QUICK | {"settle": 1.0, "expire": 5.0}
     leases = [Lease(epath.Path(tmp_path / "lease"), {"pid": i}, **times) for i in range(5)]
     answers = [None] * len(leases)
 
