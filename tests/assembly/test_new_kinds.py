@@ -97,7 +97,8 @@ def test_a_new_tokenizer_decodes_samples(tokenizer, tmp_path):
     np.testing.assert_array_equal(image, images[0])
 
 
-@pytest.mark.parametrize("shown", [pytest.param("parity", marks=pytest.mark.slow), "trained"])
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", ["parity", "trained"])
 def test_a_new_foundation_model_is_aligned_with(shown, monkeypatch, tmp_path):
     toy_models.register(monkeypatch)
     path, matrix = toy_models.convert(tmp_path, "patches")

@@ -46,6 +46,7 @@ def cannot_encode(tmp_path_factory):
     return damaged_tokenizer(tmp_path_factory.mktemp("damaged"), "quant_conv")
 
 
+@pytest.mark.slow
 def test_pixels_of_a_damaged_tokenizer_are_no_samples(cannot_decode):
     """They used to be black pictures: NaN clamped to 0."""
     vae = ldj.load(str(cannot_decode))

@@ -43,6 +43,7 @@ def test_equals_the_whole_batch(steps):
     np.testing.assert_allclose(grads["w"], want, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_weights_cast_once_for_all_parts_are_those_cast_in_each():
     """Bit for bit; sums of the gradients stay float32."""
     dit = random_generator(tiny.dit_config(depth=1))

@@ -52,6 +52,7 @@ def scales(state, *layer):
     return np.asarray(state.float8["blocks"][layer[0]][layer[1]]["scales"])
 
 
+@pytest.mark.slow
 def test_histories_hold_what_every_step_saw():
     states, metrics = steps_on(1, 3)
     assert metrics["finite"]

@@ -41,6 +41,7 @@ def planned(monkeypatch, request):
     monkeypatch.setattr(run, "compile_ready", failing)
 
 
+@pytest.mark.slow
 def test_the_next_plan_goes_on_as_if_it_had_been_the_first(config, planned, tmp_path, capsys):
     state = train(config, str(tmp_path / "retried"))
     said = capsys.readouterr().out
