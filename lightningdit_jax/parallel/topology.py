@@ -31,7 +31,7 @@ def compiler_options(
     """The options of jax.jit that suit the devices of a mesh; None where none are known.
 
     effort "quick": for TPUs small kernels, the first that fit. They compile in a fraction of the
-    time and are estimated to take up to 2.5 times as long (docs/tokenizer_step.md). float8: of a
+    time and are estimated to take up to 3.6 times as long (docs/tokenizer_step.md). float8: of a
     program with float8 products (models.float8).
     """
     device = mesh.devices.flat[0]
