@@ -3,31 +3,36 @@
 A checkpoint is a directory with one Orbax item per array tree (`params`, and where they exist
 `ema`, `opt_state`) and JSON items (`meta`: kind, architecture, step, config, names of all items;
 `loop`: data position, metrics of the unfinished logging window), and their digests
-(checkpoint_digests). It is complete if all of that is there (`defect`); a copy that was cut off is
-not, and counts nowhere. Arrays are compared with their digests when they are read
+(checkpoint_digests). It is complete if all of that is there (checkpoint_choice); a copy that was
+cut off is not, and counts nowhere. Arrays are compared with their digests when they are read
 (checkpoint_reading). A training run keeps checkpoints as WORKDIR/checkpoints/STEP, and the weights
 of its best evaluation as WORKDIR/best/STEP; a converted checkpoint is one such directory alone.
 """
 
 import copy
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from lightningdit_jax import checkpoint_digests
 from lightningdit_jax.atomic_file import field_of
+from lightningdit_jax.checkpoint_choice import (
+    Found,
+    decided,
+    defect,
+    is_finalized_step,
+    listing,
+    newest_complete,
+    rename_damaged,
+    to_go_on_from,
+)
 from lightningdit_jax.checkpoint_reading import (
     DamagedCheckpointError,
-    digests_of,
     read_items,
     read_json,
     warn_once,
@@ -39,8 +44,6 @@ FORMAT_VERSION = 1
 
 Tree = Any
 Result = TypeVar("Result")
-# The newest complete checkpoint, and what newer ones lack.
-_Found = tuple[epath.Path | None, dict[epath.Path, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ class TrainingCheckpoints:
         anew: bool = False,
     ):
         self.directory = _absolute(workdir) / folder
-        _set_aside(_decided(self.directory, lambda: _to_go_on_from(self.directory, anew)))
+        rename_damaged(decided(self.directory, lambda: to_go_on_from(self.directory, anew)))
         policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
         with storing(self.directory):
             self._manager = ocp.CheckpointManager(
@@ -185,14 +188,14 @@ def find_checkpoint(path: str) -> epath.Path:
             raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; copy it again")
         return root
     for folder in (root / "checkpoints", root):
-        complete, damaged = _newest_complete(folder)
+        complete, damaged = newest_complete(folder)
         if complete is None and damaged:
             raise FileNotFoundError(
-                f"no complete checkpoint in {folder}: {_listing(damaged)}; copy them again"
+                f"no complete checkpoint in {folder}: {listing(damaged)}; copy them again"
             )
         if complete is not None:
             if damaged:
-                warn_once(f"taken {complete}, passed over as damaged: {_listing(damaged)}")
+                warn_once(f"taken {complete}, passed over as damaged: {listing(damaged)}")
             return complete
     raise FileNotFoundError(
         f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or a workdir with "
@@ -213,11 +216,11 @@ def use_checkpoint(path: str, use: Callable[[epath.Path], Result]) -> Result:
         except DamagedCheckpointError as error:
             if checkpoint == _absolute(path) or error.checkpoint != checkpoint:
                 raise
-            older, damaged = _newest_complete(checkpoint.parent, before=int(checkpoint.name))
+            older, damaged = newest_complete(checkpoint.parent, before=int(checkpoint.name))
             if older is None:
                 raise
             damaged = {checkpoint: error.reason, **damaged}
-        warn_once(f"taken {older}, passed over as damaged: {_listing(damaged)}")
+        warn_once(f"taken {older}, passed over as damaged: {listing(damaged)}")
         checkpoint = older
 
 
@@ -229,7 +232,7 @@ def newest_of_run(workdir: str) -> epath.Path | None:
     raises what it meets, OSError too, and the others a ValueError.
     """
     directory = _absolute(workdir) / "checkpoints"
-    return _decided(directory, lambda: _to_go_on_from(directory, anew=False)).complete
+    return decided(directory, lambda: to_go_on_from(directory, anew=False)).complete
 
 
 def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
@@ -242,53 +245,18 @@ def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
     if path.parent != directory:
         raise damaged
 
-    def older() -> _Found:
-        complete, others = _newest_complete(directory, before=int(path.name))
+    def older() -> Found:
+        complete, others = newest_complete(directory, before=int(path.name))
         if complete is None:
             raise damaged
         return complete, {path: damaged.reason, **others}
 
-    _set_aside(_decided(directory, older))
+    rename_damaged(decided(directory, older))
 
 
 def is_saved(workdir: str, step: int) -> bool:
     """Whether the checkpoint of this step of a run is on disk and complete."""
-    return _is_finalized_step(_absolute(workdir) / "checkpoints" / str(step))
-
-
-def defect(checkpoint: epath.Path) -> str | None:
-    """What a checkpoint directory lacks, in words; None for a complete one.
-
-    The arrays themselves are not read. What the file system refuses to tell (permissions, a mount
-    that is gone, a passing error) is no defect and raises its OSError.
-    """
-    if not any(checkpoint.iterdir()):
-        return "it is empty"
-    item = "meta"
-    try:
-        meta = read_json(checkpoint, item)
-        values = {item: meta}
-        step = checkpoint.name
-        if step.isdigit() and str(meta.get("step", step)) != step:
-            return f"it says that it is of step {meta['step']}"
-        # Orbax writes what an item holds, and JSON itself, into a file of one of these names.
-        for item in meta.get("items", ["params"]):  # older checkpoints name none
-            try:
-                values[item] = read_json(checkpoint, item)
-            except FileNotFoundError:
-                # Opened, since exists() takes every error for absence.
-                with (checkpoint / item / "_METADATA").open("rb") as file:
-                    file.read(1)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"its item '{item}' is missing"
-    except (ValueError, TypeError, AttributeError) as error:
-        return f"its JSON cannot be read ({str(error).splitlines()[0]})"
-    try:
-        digests = digests_of(checkpoint)
-    except ValueError as error:
-        return str(error)
-    changed = digests.changed_json(values) if digests else []
-    return f"its JSON is not as it was saved ({', '.join(changed)})" if changed else None
+    return is_finalized_step(_absolute(workdir) / "checkpoints" / str(step))
 
 
 def read_meta(checkpoint: epath.Path) -> dict:
@@ -326,87 +294,6 @@ def item_names(checkpoint: epath.Path) -> set[str]:
 def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
     """Reads one item into the shapes, types and shardings of `abstract`; raises as read_items."""
     return read_items(checkpoint, {item: abstract})[item]
-
-
-def _newest_complete(folder: epath.Path, before: float = math.inf) -> _Found:
-    """The newest complete checkpoint of a run, and what each newer one lacks, newest first.
-
-    before: of those of smaller steps. One that a process did not live to finish is neither.
-    """
-    damaged: dict[epath.Path, str] = {}
-    steps = [p for p in folder.iterdir() if _is_finalized_step(p)] if folder.is_dir() else []
-    steps = [path for path in steps if int(path.name) < before]
-    for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
-        lacks = defect(path)
-        if lacks is None:
-            return path, damaged
-        damaged[path] = lacks
-    return None, damaged
-
-
-def _is_finalized_step(path: epath.Path) -> bool:
-    """An object store has no renaming: there a checkpoint has its name before it is complete."""
-    return path.name.isdigit() and path.is_dir() and ocp.utils.is_checkpoint_finalized(path)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decision:
-    """complete: the newest. num_damaged: how many are newer; only the main process has them."""
-
-    complete: epath.Path | None
-    num_damaged: int
-    damaged: Mapping[epath.Path, str]
-
-
-def _decided(directory: epath.Path, find: Callable[[], _Found]) -> _Decision:
-    """What the main process finds, in all: a view of their own might send them other ways."""
-    complete, error = None, None
-    damaged: Mapping[epath.Path, str] = {}
-    if jax.process_index() == 0:
-        try:
-            complete, damaged = find()
-        except Exception as raised:  # the others wait for an answer
-            error = raised
-    step = -1 if complete is None else int(complete.name)
-    answer = np.array([-1 if error else len(damaged), step], np.int32)
-    num_damaged, step = map(int, multihost_utils.broadcast_one_to_all(answer))
-    if error:
-        raise error
-    if num_damaged < 0:
-        raise ValueError(f"the main process cannot go on from {directory}; its output says why")
-    return _Decision(None if step < 0 else directory / str(step), num_damaged, damaged)
-
-
-def _to_go_on_from(directory: epath.Path, anew: bool) -> _Found:
-    """As `_newest_complete`; raises ValueError where a run can neither go on nor begin."""
-    for path in (directory.parent, directory):
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; expected a folder, or nothing, for checkpoints")
-    complete, damaged = _newest_complete(directory)
-    if damaged and complete is None and not anew:
-        raise ValueError(
-            f"{directory} holds no complete checkpoint, but damaged ones: {_listing(damaged)}; "
-            "copy them again, or remove them or choose another --workdir to start anew"
-        )
-    return complete, damaged
-
-
-def _set_aside(decision: _Decision) -> None:
-    """Renames the damaged: Orbax takes a folder of a later step for a reason not to save."""
-    if not decision.num_damaged:
-        return
-    for path in decision.damaged:
-        target = path.with_name(f"{path.name}.damaged")
-        while target.exists():
-            target = target.with_name(f"{target.name}.damaged")
-        path.rename(target)
-    renamed = f"passed over as DAMAGED, renamed to STEP.damaged: {_listing(decision.damaged)}"
-    warn_once(f"{renamed}; taken instead: {decision.complete or 'none'}")
-    multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-
-
-def _listing(damaged: Mapping[epath.Path, str]) -> str:
-    return ", ".join(f"{path} ({lacks})" for path, lacks in damaged.items())
 
 
 def _absolute(path: str) -> epath.Path:

@@ -15,11 +15,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
-    defect,
     find_checkpoint,
     read_meta,
     save_checkpoint,
 )
+from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 

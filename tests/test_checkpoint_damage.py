@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
-    defect,
     find_checkpoint,
     newest_of_run,
     read_arrays,
@@ -21,6 +20,7 @@ from lightningdit_jax.checkpoint import (
     set_aside,
     use_checkpoint,
 )
+from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, read_json
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import run as run_module

@@ -13,6 +13,7 @@ BASE = {
     "atomic_file",
     "averages",
     "background_noise",
+    "checkpoint_choice",
     "checkpoint_digests",
     "checkpoint_reading",
     "checkpoint_writing",

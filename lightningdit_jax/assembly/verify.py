@@ -9,7 +9,8 @@ import jax
 from etils import epath
 
 from lightningdit_jax.atomic_file import field_of, read_json
-from lightningdit_jax.checkpoint import defect, read_arrays, read_meta
+from lightningdit_jax.checkpoint import read_arrays, read_meta
+from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata, digests_of
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import STATS_NAME, LatentShards, load_stats

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from etils import epath
 
-from lightningdit_jax.checkpoint import defect, item_names, read_meta
+from lightningdit_jax.checkpoint import item_names, read_meta
+from lightningdit_jax.checkpoint_choice import defect
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
