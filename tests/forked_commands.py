@@ -45,6 +45,21 @@ MODULES = (
 SECONDS = 120  # a command that takes longer hangs
 
 
+def answers(of, environment, *, within=()):
+    """What a process of this module answers to a list. within: a command that it runs in."""
+    answer = subprocess.run(
+        [*within, sys.executable, "-m", "tests.forked_commands"],
+        input=json.dumps(of),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=500,
+        check=True,
+    )
+    return json.loads(answer.stdout)
+
+
 def execute(command):
     """Runs a command in this process, which is a fork, and ends it."""
     status = 1

@@ -15,6 +15,7 @@ import pytest
 
 from lightningdit_jax import checkpoint
 from tests import tiny
+from tests.forked_commands import answers
 from tests.test_main import ROOT, environment, final_arrays, records
 
 ENDING = "{}: ending when this step is done and saved; a second one ends at once\n"
@@ -24,17 +25,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # where one may
 
 def tell(stories, *, mounts=False):
     """The answers of each story, see forked_commands."""
-    answer = subprocess.run(
-        [*(NAMESPACE if mounts else ()), sys.executable, "-m", "tests.forked_commands"],
-        input=json.dumps(stories),
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment(devices=1),
-        timeout=500,
-        check=True,
-    )
-    return json.loads(answer.stdout)
+    return answers(stories, environment(devices=1), within=NAMESPACE if mounts else ())
 
 
 def may_mount():

@@ -19,6 +19,7 @@ from lightningdit_jax import checkpoint
 from lightningdit_jax.data.latents import save_stats, write_shard
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
+from tests.forked_commands import answers
 from tests.xla_flags import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -211,17 +212,7 @@ def test_bad_input_is_one_clear_line(tmp_path, latents):
         name: ([a.replace(f"{tmp_path}/w", f"{tmp_path}/w{i}") for a in arguments], said)
         for i, (name, (arguments, said)) in enumerate(bad_inputs(tmp_path, latents).items())
     }
-    answer = subprocess.run(
-        [sys.executable, "-m", "tests.forked_commands"],
-        input=json.dumps([arguments for arguments, _ in cases.values()]),
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment(devices=2),
-        timeout=300,
-        check=True,
-    )
-    results = json.loads(answer.stdout)
+    results = answers([arguments for arguments, _ in cases.values()], environment(devices=2))
     for (name, (_, said)), (status, out, err) in zip(cases.items(), results, strict=True):
         assert status == 2, f"{name}: {err[-2000:]}"
         assert said in err, f"{name}: {err[-2000:]}"
