@@ -25,6 +25,7 @@ from lightningdit_jax.models.inception import Inception, InceptionConfig
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
 from lightningdit_jax.models.linear_proj import LinearProj, LinearProjConfig
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.models.vit import DINOV2_LARGE, MAE_LARGE, ViT, ViTConfig
 from lightningdit_jax.parallel.sharding import Rules
@@ -169,12 +170,8 @@ def abstract_model(
 def _abstract(
     module: Callable[..., nnx.Module], config: Any, dtype: Any, options: tuple[tuple[str, Any], ...]
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Kept, since tracing a module takes time that grows with the square of its parameters.
-
-    flax.nnx.Rngs compares shardings of its counts, which JAX answers for a traced value with an
-    error that tells where it comes from.
-    """
+    """Kept, since tracing a module takes a fifth of a second and a start asks several times."""
     abstract = nnx.eval_shape(
-        lambda: module(config, dtype=dtype, rngs=nnx.Rngs(0), **dict(options))
+        lambda: module(config, dtype=dtype, rngs=CountedRngs(0), **dict(options))
     )
     return nnx.split(abstract, (nnx.Param, nnx.BatchStat))

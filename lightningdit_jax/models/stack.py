@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lightningdit_jax.models.arrangement import parts_as_saved, parts_first
+from lightningdit_jax.models.rngs import CountedRngs
 
 Activations = dict[int, jax.Array]
 
@@ -25,8 +26,8 @@ def make_stack(
     As jax.vmap over the keys would give, bit for bit, in a third of the compile time.
     """
     keys = jax.random.split(rngs.params(), depth)
-    stacked = jax.lax.map(lambda key: nnx.state(make_block(nnx.Rngs(key))), keys)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(nnx.Rngs(0))))
+    stacked = jax.lax.map(lambda key: nnx.state(make_block(CountedRngs(key))), keys)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(CountedRngs(0))))
     return nnx.merge(graphdef, stacked)
 
 

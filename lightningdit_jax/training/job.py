@@ -23,6 +23,7 @@ from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatc
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.float8 import fresh_histories
 from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.chips import has_float8
 from lightningdit_jax.parallel.multihost import print_once
@@ -72,14 +73,14 @@ class Job:
 
     def init_params(self, seed: int) -> Any:
         """Fresh parameters as a nested dict."""
-        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(seed)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self.build(CountedRngs(seed)), nnx.Param))
 
     def init_companions(self, seed: int) -> dict[str, tuple[Any, Any]]:
         """Fresh parameters and running statistics of each companion, as nested dicts."""
         fresh = {}
         for index, (name, build) in enumerate(sorted(self.companions.items())):
             # Keys apart from the model's own.
-            rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), index))
+            rngs = CountedRngs(jax.random.fold_in(jax.random.key(seed), index))
             _, params, stats = nnx.split(build(rngs), nnx.Param, nnx.BatchStat)
             fresh[name] = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
         return fresh
@@ -140,7 +141,7 @@ def _fresh_histories(config: Config) -> dict[str, Any]:
     architecture, products = generator_config(config), config.compute.products
 
     def build() -> LightningDiT:
-        return LightningDiT(architecture, attention="xla", products=products, rngs=nnx.Rngs(0))
+        return LightningDiT(architecture, attention="xla", products=products, rngs=CountedRngs(0))
 
     return fresh_histories(nnx.eval_shape(build))
 
@@ -275,4 +276,4 @@ def _tokenizer_step_job(config: Config, frozen: Mapping[str, Loaded], mesh: Mesh
 
 
 def _graphdef(build: Build) -> nnx.GraphDef:
-    return nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: build(CountedRngs(0))))
