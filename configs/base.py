@@ -215,7 +215,7 @@ def get_config() -> ConfigDict:
     c.evaluate = ConfigDict()
     c.evaluate.metric = "fid"  # of a generator: "fid", or "digits" (recognized by a classifier)
     c.evaluate.split = "test"  # images a tokenizer is evaluated on, of digits and of TFDS
-    c.evaluate.samples = ""  # .npz file that is evaluated; empty is WORKDIR/samples.npz
+    c.evaluate.samples = ""  # .npz file, or folder of pictures; empty: those in WORKDIR
     c.evaluate.num_images = 50_000  # at most
     c.evaluate.train_samples = 10_000  # drawn at each evaluation within a generator's training
     c.evaluate.lpips = ""  # converted LPIPS; without it a tokenizer's LPIPS is left out

@@ -58,7 +58,7 @@ def judge_file(config, workdir):
     found = Moments.of(network.features(samples, len(samples))["tokens"]).gaussian
     distance = frechet_distance(*real_moments(config, network), *found)
     return {"vit_distance": distance}, {
-        "samples": samples_identity(samples.path),
+        "samples": samples_identity(samples),
         "vit": network.identity,
     }
 

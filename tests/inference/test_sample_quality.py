@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import lightningdit_jax as ldj
 from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.convert.files import convert_files
+from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.models.inception import InceptionConfig
 from tests import golden, tiny
@@ -86,3 +87,9 @@ def test_metrics_of_samples(tmp_path):
     assert numbers["same"]["precision"] == numbers["same"]["recall"] == 1
     assert numbers["other"]["precision"] < 1
     assert numbers["same"]["num_samples"] == numbers["other"]["num_samples"] == 18
+    # The same as pictures, as --mode=sample leaves them where it writes no .npz.
+    (tmp_path / "samples.npz").unlink()
+    (tmp_path / "samples").mkdir()
+    for number, image in enumerate(real):
+        save_png(tmp_path / "samples" / f"{number:06d}.png", image)
+    assert evaluate(config, str(tmp_path)) == numbers["same"]

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
@@ -33,32 +32,36 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
     are known to be of other classes.
     """
     path = samples_path(config, workdir)
-    identity = samples_identity(path)
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder of pictures, which have no labels; digits are judged by those of "
+            "an .npz file, so draw them with --config.sample.output=npz or both"
+        )
+    samples = NpzImages(path)
+    identity = samples_identity(samples)
     check_digits((identity["made_with"] or {}).get("class_names", ()))
-    images, labels = _samples(path, config.evaluate.num_images)
+    images, labels = _labeled(samples, config.evaluate.num_images)
     train_x, _ = real_digits("train")
     test_x, test_y = real_digits("test")
     judge = digits_judge()
-    samples = digits_to_8x8(images)
+    drawn = digits_to_8x8(images)
     # As many samples per class as held-out digits: what a set's distances are depends on its size.
     chosen = np.concatenate(
         [np.flatnonzero(labels == c)[: np.sum(test_y == c)] for c in np.unique(labels)]
     )
     numbers = {
-        "recognised_share": judge.recognised_share(samples, labels),
+        "recognised_share": judge.recognised_share(drawn, labels),
         "classifier_accuracy": judge.recognised_share(test_x, test_y),
-        "digits_fid": judge.frechet_distance(samples[chosen]),
+        "digits_fid": judge.frechet_distance(drawn[chosen]),
         "digits_fid_real": judge.frechet_distance(test_x),
-        "distance_to_train": float(nearest_distances(samples, train_x).mean()),
+        "distance_to_train": float(nearest_distances(drawn, train_x).mean()),
         "distance_to_train_real": float(nearest_distances(test_x, train_x).mean()),
-        "distance_within_class": float(
-            within_class_nearest(samples[chosen], labels[chosen]).mean()
-        ),
+        "distance_within_class": float(within_class_nearest(drawn[chosen], labels[chosen]).mean()),
         "distance_within_class_real": float(within_class_nearest(test_x, test_y).mean()),
-        "num_samples": len(samples),
+        "num_samples": len(drawn),
     }
     reference = {"source": "digits", "train": len(train_x), "test": len(test_x)}
-    return numbers, {"samples": {**identity, "count": len(samples)}, "reference": reference}
+    return numbers, {"samples": {**identity, "count": len(drawn)}, "reference": reference}
 
 
 def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
@@ -83,10 +86,9 @@ def check_digits(class_names: Sequence[str]) -> None:
         )
 
 
-def _samples(path: epath.Path, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _labeled(stored: NpzImages, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, H, W, 3] and their labels [N], at most so many."""
-    stored = NpzImages(path)
-    count = min(len(stored), most)
+    path, count = stored.path, min(len(stored), most)
     labels = read_npz(path, ["arr_1"]).get("arr_1")
     if labels is None:
         raise ValueError(

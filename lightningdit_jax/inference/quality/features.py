@@ -108,6 +108,7 @@ class FeatureNetwork:
         start, stop = process_range(total)
         longest = -(-total // jax.process_count())
         progress = Progress(verb, stop - start, quiet=not (verb and is_main_process()))
+        progress.compiling()
         first = start
 
         def started() -> Iterator[tuple[dict[str, jax.Array], int]]:

@@ -18,7 +18,11 @@ from lightningdit_jax.evaluation.frechet import (
 )
 from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.evaluation.precision_recall import precision_recall
-from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
+from lightningdit_jax.inference.quality.evaluated_file import (
+    open_samples,
+    samples_identity,
+    samples_path,
+)
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.metric import Metric, Quality
@@ -27,7 +31,7 @@ from lightningdit_jax.planning.mesh import inference_mesh
 
 
 def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics of evaluate.samples, or WORKDIR/samples.npz, against evaluate.reference.
+    """The metrics of evaluate.samples, or those in WORKDIR, against evaluate.reference.
 
     The first evaluate.num_images samples count; labels are not needed. Precision and recall compare
     with the images inside the reference file. All processes read the files and share the work.
@@ -36,7 +40,8 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], di
     """
     options = config.evaluate
     check_inception_options(options)
-    samples = NpzImages(samples_path(config, workdir))
+    samples = open_samples(samples_path(config, workdir))
+    identity = samples_identity(samples)
     reference_images = NpzImages(options.reference)
     mesh = inference_mesh(config.mesh)
     network = InceptionNetwork(options.inception, options.batch_size, mesh)
@@ -54,7 +59,7 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], di
         "num_samples": len(found["pool"]),
     }
     return numbers, {
-        "samples": {**samples_identity(samples.path), "count": len(found["pool"])},
+        "samples": {**identity, "count": len(found["pool"])},
         "reference": {"path": options.reference, "count": len(reference_images)},
         "inception": {"path": options.inception, **network.identity},
     }

@@ -18,7 +18,7 @@ Quality = Callable[[Iterator[np.ndarray], np.ndarray], Numbers]
 class Metric:
     """A yardstick for samples, in a file or as they are drawn. All processes call it alike.
 
-    file(config, workdir): the numbers of evaluate.samples, or WORKDIR/samples.npz, and what they
+    file(config, workdir): the numbers of evaluate.samples, or those in WORKDIR, and what they
         are of.
     stream(config, mesh, class_names): a Quality; class_names are the generator's, () where they are
         not known. What is missing or does not fit is said here, before anything is drawn.

@@ -64,6 +64,7 @@ def evaluate_tokenizer(
     total = min(len(source), options.num_images)
     start, stop = process_range(total)
     progress, done = Progress("rebuilt", stop - start, quiet=not is_main_process()), 0
+    progress.compiling()
     batches = padded_batches(
         source,
         [(start, stop)],
