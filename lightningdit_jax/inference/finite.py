@@ -32,9 +32,13 @@ def check_finite(
 
 
 def damaged_weights(weights: Mapping[str, Any]) -> str | None:
-    """A sentence naming the first weights here that are not finite; None where all are."""
+    """A sentence naming the first weights here that are not finite; None where all are.
+
+    They are looked at on the host: a device would compile a program for each shape.
+    """
     for name, params in weights.items():
         for where, leaf in named_leaves(params):
-            if not all(jnp.isfinite(shard.data).all() for shard in leaf.addressable_shards):
+            shards = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+            if not all(np.isfinite(values).all() for values in shards):
                 return f"the weights of {name} hold values that are not finite, in {where}"
     return None
