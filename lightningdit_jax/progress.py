@@ -32,6 +32,16 @@ class Progress:
         """What came before this moment no longer counts in the rate, such as compilation."""
         self._marked = (done, time.perf_counter())
 
+    def compiling(self) -> None:
+        """Says before the first batch why it is silent for so long."""
+        if not self._quiet:
+            done = self._marked[0]
+            print(
+                f"{self._verb} {done:,}/{self._total:,}  compiling for the first batch, minutes "
+                "where a network is large",
+                flush=True,
+            )
+
     def rate(self, done: int) -> float:
         """Images a second since the last mark."""
         marked, began = self._marked

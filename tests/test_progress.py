@@ -32,10 +32,13 @@ def test_lines_come_every_ten_seconds_and_leave_compilation_out(clock, capsys):
 
 def test_a_job_of_one_update_counts_from_its_beginning(clock, capsys):
     shown = Progress("extracted", 30, done=10)
+    shown.compiling()
+    assert capsys.readouterr().out.startswith("extracted 10/30  compiling for the first batch")
     clock.now += 4
     shown.update(30)
     assert capsys.readouterr().out == "extracted 30/30  5.0 images/s\n"
     quiet = Progress("extracted", 30, quiet=True)
+    quiet.compiling()
     quiet.update(30)
     assert capsys.readouterr().out == ""
 

@@ -78,6 +78,8 @@ class Loop:
         for prefix in self._evaluates(step):
             if not from_main_process(writer is not None and writer.has(step, prefix)):
                 self._evaluate(prefix, step, state, writer, progress)
+        if step < config.num_steps:
+            self._say("compiling the train step, a minute or two where the model is large")
         # The order below is what makes a restart exact. Where it says why, it may not change.
         while step < config.num_steps:
             profile.before(step + 1, list(ahead))

@@ -75,6 +75,7 @@ def extract(config: Config, workdir: str) -> epath.Path:
     writer = ShardWriter(folder, rank, shards, rows, options.dtype)
     todo = sum(stop - start for start, stop in ranges)
     progress, done = Progress("extracted", todo, quiet=not (is_main_process() and todo)), 0
+    progress.compiling()
 
     def to_store(encoded: jax.Array, indices: np.ndarray) -> np.ndarray:
         """This process's rows in the type of the files, where finite is asked of them."""

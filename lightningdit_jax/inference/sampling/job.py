@@ -63,6 +63,8 @@ def sample(config: Config, workdir: str) -> epath.Path:
     if main and done:
         print(f"{done:,} of {len(labels):,} samples are there already")
     progress = Progress("sampled", len(labels), quiet=not main, done=done)
+    if missing:
+        progress.compiling()
     for start, stop in missing:
         batches = sampler.batches(
             np.arange(start, stop),
