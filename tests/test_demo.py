@@ -1,6 +1,7 @@
 """The demo from end to end."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,9 +13,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_demo_makes_what_it_says(tmp_path):
-    subprocess.run(
-        [sys.executable, ROOT / "scripts" / "demo.py", f"--output={tmp_path / 'demo'}"], check=True
-    )
+    # As a user runs it: on one device. On the eight of these tests the adversary goes another way.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, ROOT / "scripts" / "demo.py", f"--output={tmp_path / 'demo'}"]
+    subprocess.run(command, check=True, env=environment)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary["recognised_share"] >= 0.95
     assert summary["classifier_accuracy"] > 0.97
