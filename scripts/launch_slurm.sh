@@ -49,10 +49,14 @@ if [[ $dry_run ]]; then
     exit 0
 fi
 
+trap : TERM # Slurm may send it to this shell as well, which has to outlive main.py
 "${command[@]}"
 status=$?
 if ((status == 75)); then # saved after SIGTERM: try again
-    scontrol requeue "$SLURM_JOB_ID" ||
-        echo "error: saved, but not back in the queue; submit the same command again" >&2
+    for pause in 0 5 10 15; do # well within the 180 s
+        sleep "$pause"
+        scontrol requeue "$SLURM_JOB_ID" && exit "$status"
+    done
+    echo "error: saved, but not back in the queue; submit the same command again" >&2
 fi
 exit "$status"

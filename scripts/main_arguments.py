@@ -38,3 +38,15 @@ def check_arguments(arguments: Sequence[str]) -> str:
             f"be read from here: {reason}; for gs:// install the extra `gcs`"
         )
     return given if "://" in given else given.partition(":")[0]
+
+
+def check_lasting(machine: str) -> None:
+    """Ends with one line where the workdir, checked before, would go with the machine's disks."""
+    import main
+
+    workdir = main.WORKDIR.value
+    if "://" not in workdir and not pathlib.Path(workdir).is_absolute():
+        sys.exit(
+            f"error: --workdir={workdir} would lie on the disks of {machine}, and go with them; "
+            "expected gs://BUCKET/FOLDER, or the absolute path of a folder that is mounted there"
+        )
