@@ -4,20 +4,32 @@ PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 WILL_DO := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 DEMO := outputs/demo
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version=3.11 \
+	--constraints=constraints.txt --generate-hashes --no-annotate --no-header
 
-.PHONY: setup demo test test-slow bench lint clean
+.PHONY: setup requirements demo test test-slow bench lint clean
 
 setup: .venv/installed
 
-.venv/installed: setup.py constraints.txt
+# Nothing is taken that has not the SHA-256 of requirements*.txt. What comes without a wheel is built
+# with the setuptools of the first of them, and so is this package, which cannot have a hash.
+.venv/installed: setup.py requirements-build.txt requirements.txt
 	@for python in $(PYTHONS); do \
 		if "$$python" -c '$(WILL_DO)' 2>/dev/null; then exec "$$python" -m venv .venv; fi; \
 	done; \
 	echo "Python 3.11 or newer with the modules venv and ensurepip is needed; found none as" \
 		"$(PYTHONS); install one, or set PYTHON=/path/to/python3.12" >&2; exit 1
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[digits,test]'
+	$(INSTALL) --require-hashes -r requirements-build.txt
+	$(INSTALL) --require-hashes --no-build-isolation -r requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
+
+# Both files anew, after a change of setup.py or constraints.txt: for all platforms and Pythons.
+requirements: setup
+	$(INSTALL) uv==0.13.9
+	echo setuptools | $(COMPILE) - -o requirements-build.txt
+	$(COMPILE) setup.py --extra=digits --extra=test -o requirements.txt
 
 demo: setup
 	JAX_PLATFORMS=cpu $(BIN)/python scripts/demo.py --output=$(DEMO)
@@ -33,8 +45,7 @@ test: lint
 
 # The other implementations that metrics are compared with; torch among them.
 .venv/parity: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[parity]'
+	$(INSTALL) -c constraints.txt -e '.[parity]'
 	@touch $@
 
 test-slow: .venv/parity

@@ -31,7 +31,7 @@ def setup(tmp_path):
     folder, programs = tmp_path / "tree", tmp_path / "bin"
     folder.mkdir()
     programs.mkdir()
-    for name in ("Makefile", "setup.py", "constraints.txt"):
+    for name in ("Makefile", "setup.py", "requirements-build.txt", "requirements.txt"):
         shutil.copy(ROOT / name, folder)
     for name in ("cp", "make", "mkdir", "sh", "touch"):
         (programs / name).symlink_to(shutil.which(name))
@@ -65,7 +65,10 @@ def test_the_first_that_will_do_is_taken(setup, pythons, taken):
     status, _, calls = setup(pythons)
     assert status == 0
     assert calls.splitlines()[0] == f"{taken} -m venv .venv"
-    assert "pip install" in calls and "-c constraints.txt" in calls
+    build, every, this = [line for line in calls.splitlines() if "pip install" in line]
+    assert build.endswith("--require-hashes -r requirements-build.txt")
+    assert every.endswith("--require-hashes --no-build-isolation -r requirements.txt")
+    assert this.endswith("--no-deps --no-build-isolation -e .")
 
 
 def test_the_one_that_is_asked_for_is_taken(setup):

@@ -1,4 +1,4 @@
-"""setup.py's ranges, constraints.txt's pins and the Pythons under test tell the same story."""
+"""setup.py's ranges, constraints.txt's pins, the hashes and the Pythons under test say the same."""
 
 import ast
 import importlib.metadata
@@ -50,6 +50,68 @@ def test_every_requirement_is_pinned_inside_its_range(python):
         pin = pinned.get(canonical(requirement.name))
         assert pin is not None, f"{requirement.name} is not in constraints.txt"
         assert pin in requirement.specifier, f"{requirement} does not admit {pin}"
+
+
+def hashed(name):
+    """The requirements of a file, each with its SHA-256s."""
+    entries = (ROOT / name).read_text().replace("\\\n", "").splitlines()
+    parts = [entry.split(" --hash=sha256:") for entry in entries]
+    return {Requirement(first.strip()): [h.strip() for h in hashes] for first, *hashes in parts}
+
+
+HASHED = ("requirements.txt", "requirements-build.txt")
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_every_hashed_version_is_the_pinned_one(name):
+    for requirement, hashes in hashed(name).items():
+        assert hashes and all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes), requirement
+    for python in PYTHONS:
+        there = {"python_version": python, "python_full_version": f"{python}.0"}
+        linux = there | {"sys_platform": "linux", "platform_python_implementation": "CPython"}
+        pinned, seen = pins(python), set()
+        for requirement in hashed(name):
+            if requirement.marker is None or requirement.marker.evaluate(linux):
+                wanted = pinned.get(canonical(requirement.name))
+                assert str(requirement.specifier) == f"=={wanted}", requirement
+                assert requirement.name not in seen
+                seen.add(requirement.name)
+
+
+def test_what_make_setup_installs_is_hashed_and_complete():
+    """setup.py's requirements with the extras, and what the installed ones of them require."""
+    covered = {canonical(requirement.name) for requirement in hashed("requirements.txt")}
+    own = importlib.metadata.requires("lightningdit_jax")
+    extras = ("", "digits", "test")
+    queue, seen = [r for r in map(Requirement, own) if wanted(r, extras)], set()
+    assert {"jax", "pytest", "scikit-learn"} <= {r.name for r in queue}
+    while queue:
+        requirement = queue.pop()
+        key = (canonical(requirement.name), *sorted(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        assert key[0] in covered, f"{requirement} has no hash: make requirements"
+        further = importlib.metadata.requires(requirement.name) or ()
+        queue += [r for r in map(Requirement, further) if wanted(r, ("", *requirement.extras))]
+
+
+def wanted(requirement, extras):
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def test_the_hashed_files_name_no_index():
+    for name in HASHED:
+        assert not re.search("https?:|file:|index|find-links", (ROOT / name).read_text())
+
+
+def test_actions_are_pinned_by_commit_and_may_only_read():
+    workflow = (ROOT / ".github/workflows/test.yml").read_text()
+    used = re.findall(r"uses: (\S+)", workflow)
+    assert used and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used)
+    assert "permissions:\n  contents: read\n\n" in workflow
+    assert workflow.count("permissions:") == 1 and "secrets." not in workflow
 
 
 def test_the_oldest_python_is_the_one_that_setup_and_make_ask_for():
