@@ -3,18 +3,23 @@
 python scripts/download_weights.py vavae-f16d32-dinov2 lightningdit-xl-64ep --dst ckpts
 
 Needs `pip install -e '.[convert]'`. Without a connection it says which files to put where, and
-converts what is there.
+converts what is there. Every file has the SHA-256 that the hub names, and keeps the one that it had
+at first: it stands beside it, in FILE.sha256.
 """
 
 import argparse
 import dataclasses
+import gzip
 import io
 import os
 import pathlib
+import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
+import checked_downloads
 from absl import logging
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -64,10 +69,26 @@ LATENTS = "latents-f16d32-dinov2"  # of the ImageNet training set, 84 GB
 
 
 def fetch(files: Sequence[File], folder: pathlib.Path) -> None:
-    """Downloads what is not there. Raises ConnectionError saying what to put where instead."""
+    """Downloads what is not there, and checks it all.
+
+    Raises ConnectionError saying what to put where instead, ValueError for a file that is not what
+    it has to be.
+    """
     missing = [file for file in files if not file.local(folder).exists()]
-    if not missing:
-        return
+    if missing:
+        _download(missing, folder)
+    for file in files:
+        _check(file.local(folder), file.repository, file.name, "model")
+
+
+def _check(path: pathlib.Path, repository: str, name: str, kind: str) -> None:
+    """Against what the hub says, the first time, and against what it was then."""
+    known = checked_downloads.record_of(path).exists()
+    published = {} if known else checked_downloads.published_by_hub(repository, [name], kind)
+    checked_downloads.check(path, published.get(name))
+
+
+def _download(missing: Sequence[File], folder: pathlib.Path) -> None:
     by_hand = "download by hand, then run this again:\n" + "\n".join(
         f"  https://huggingface.co/{file.repository}/resolve/main/{file.name}\n"
         f"    as {file.local(folder)}"
@@ -121,29 +142,62 @@ class _Joined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        while not (count := self._file.readinto(buffer)):
+        while self._file is not None:
+            if count := self._file.readinto(buffer):
+                return count
             self._file.close()
             path = next(self._paths, None)
-            if path is None:
-                return 0
-            self._file = path.open("rb")
-        return count
+            self._file = path.open("rb") if path else None
+        return 0
 
 
-def unpack_latents(folder: pathlib.Path) -> None:
-    """The published latents of ImageNet into folder/latents-f16d32-dinov2."""
+def fetch_latents(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The parts of the archive of latents, in order: downloaded where they are not, and checked.
+
+    Raises ConnectionError where none are there and none can be downloaded.
+    """
     from huggingface_hub import snapshot_download
 
-    target = folder / LATENTS
     downloads = folder / "downloads" / _LATENTS.partition("/")[2]
-    if not any(downloads.glob("splits/split_*")):
+    try:  # goes on with what an earlier download left
         snapshot_download(
             _LATENTS, repo_type="dataset", allow_patterns="splits/*", local_dir=downloads
         )
-    parts = sorted(downloads.glob("splits/split_*"))
+    # The hub's errors derive from those of several libraries.
+    except Exception as error:
+        if not any(downloads.glob("splits/split_*")):
+            raise ConnectionError(f"{_LATENTS} cannot be downloaded: {error}") from error
+        print(f"not asked for more of {_LATENTS}: {' '.join(str(error).split())[:200]}")
+    parts = sorted(p for p in downloads.glob("splits/split_*") if not p.suffix)
+    for part in parts:
+        _check(part, _LATENTS, f"splits/{part.name}", "dataset")
+    return parts
+
+
+def unpack_latents(parts: Sequence[pathlib.Path], target: pathlib.Path) -> None:
+    """Unpacks the latents; the folder has its name only when it holds all of them.
+
+    Raises ValueError where the parts are damaged, or not all of them are there.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     print(f"unpacking {len(parts)} parts into {target}")
-    with tarfile.open(fileobj=io.BufferedReader(_Joined(parts), 2**24), mode="r|gz") as archive:
-        archive.extractall(target, filter="data")
+    try:
+        with (
+            gzip.GzipFile(fileobj=io.BufferedReader(_Joined(parts), 2**24)) as plain,
+            tarfile.open(fileobj=plain, mode="r|") as archive,
+        ):
+            archive.extractall(partial, filter="data")
+            while plain.read(2**20):  # its checksum comes after the last file
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
+        raise ValueError(
+            f"the {len(parts)} parts in {parts[0].parent} are damaged, or not all of them are "
+            f"there: {error}"
+        ) from error
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
 
 
 def main() -> None:
@@ -163,8 +217,10 @@ def main() -> None:
     try:
         fetch([f for r in options.releases if r != LATENTS for f in files_of(r)], options.dst)
         for name in options.releases:
-            if name == LATENTS:
-                unpack_latents(options.dst)
+            if name == LATENTS and (options.dst / LATENTS).exists() and not options.overwrite:
+                print(f"{options.dst / LATENTS} is there already; --overwrite unpacks it again")
+            elif name == LATENTS:
+                unpack_latents(fetch_latents(options.dst), options.dst / LATENTS)
             else:
                 convert(name, options.dst, options.overwrite)
     except (ValueError, OSError, ImportError) as error:
