@@ -168,3 +168,18 @@ def test_public_names_are_told_before_anything_is_imported():
 
 def test_the_version_stands_once():
     assert importlib.metadata.version("lightningdit_jax") == ldj.__version__
+
+
+def test_the_licenses_are_those_of_the_pinned_versions(monkeypatch):
+    """The names everywhere; what each says of itself where the versions are the listed ones."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("list_licenses")
+    page = (ROOT / "docs" / "licenses.md").read_text()
+    assert page.startswith(script.HEAD) and page.endswith(script.TAIL)
+    listed = dict(re.findall(r"^\| ([\w-]+) \| (.+) \|$", page, re.MULTILINE))
+    installed = script.packages()
+    assert set(installed) <= set(listed)
+    oldest = pins(PYTHONS[0])
+    for name in installed:
+        if importlib.metadata.version(name) == oldest[name]:
+            assert listed[name] == script.license_of(name), "make docs/licenses.md anew"
