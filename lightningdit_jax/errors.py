@@ -12,6 +12,7 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
 
     Where it is another program's name for a known one, that one, whatever is spelled more like it.
     """
+    name = plain(name)
     listing = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
     if foreign := foreign_name(name, known):
         whose, ours = foreign
@@ -21,6 +22,20 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
     near = near or [k for k in known if k.rpartition(".")[2] == leaf][:1]
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"unknown {what} '{name}'{hint}{listing}"
+
+
+def plain(text: str, length: int = 100) -> str:
+    """A text from outside as it can stand in a line: nothing but what can be printed, cut short."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    """What an exception of a library says, in a line of a length at most; its name if nothing."""
+    said: object = error
+    while isinstance(said, BaseException) and len(said.args) == 1:  # KeyError quotes what it says
+        said = said.args[0]
+    return " ".join(str(said).split())[:length] or type(error).__name__
 
 
 def listed(names: Sequence[str], shown: int = 3, separator: str = ", ") -> str:

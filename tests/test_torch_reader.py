@@ -12,7 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from lightningdit_jax.torch_reader import Foreign, read_torch
+from lightningdit_jax.torch_pickle import Foreign
+from lightningdit_jax.torch_reader import read_torch
 from tests.golden import GOLDEN, load
 
 CHECKPOINTS = GOLDEN / "checkpoints"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lightningdit_jax.torch_reader import check_memory
+from lightningdit_jax.pickle_check import check_pickle
 
 _ARRAY_NAMES = {
     (module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -60,10 +60,14 @@ def is_numpy_pickle(head: bytes) -> bool:
 
 def read_numpy_pickle(data: bytes) -> dict[str, np.ndarray]:
     """The arrays by dotted path. Raises ValueError if there is anything but dicts and arrays."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    seen: set[int] = set()  # a dict within itself, or twice in another, has names without end
 
     def visit(value: Any, path: tuple[str, ...]) -> None:
         if isinstance(value, dict):
+            if id(value) in seen:
+                raise ValueError(f"{'.'.join(path)} is there twice")
+            seen.add(id(value))
             for key, child in value.items():
                 visit(child, (*path, str(key)))
         elif isinstance(value, _Array):
@@ -72,6 +76,6 @@ def read_numpy_pickle(data: bytes) -> dict[str, np.ndarray]:
             raise ValueError(f"{'.'.join(path)} is a {type(value).__name__}, not an array")
 
     file = io.BytesIO(data)
-    check_memory(file)
+    check_pickle(file, len(data))
     visit(_Unpickler(file).load(), ())
     return arrays

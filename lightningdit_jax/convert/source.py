@@ -16,8 +16,10 @@ from lightningdit_jax.convert.kinds import common_prefix
 from lightningdit_jax.convert.numpy_pickle import is_numpy_pickle, read_numpy_pickle
 from lightningdit_jax.convert.shards import read_shards
 from lightningdit_jax.convert.wrappers import Weights, choose_weights, plain_name, wrappers_in
+from lightningdit_jax.errors import one_line
 from lightningdit_jax.mapped_file import MappedFile
-from lightningdit_jax.torch_reader import LEGACY_START, Foreign, read_torch
+from lightningdit_jax.torch_pickle import Foreign
+from lightningdit_jax.torch_reader import LEGACY_START, read_torch
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -174,7 +176,7 @@ def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndar
         with safetensors.safe_open(path, "np"):
             pass
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}. Copy it again") from error
+        raise ValueError(f"{path} is damaged: {one_line(error)}. Copy it again") from error
     length = int.from_bytes(mapped.data[:8].tobytes(), "little")
     header = json.loads(mapped.data[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
@@ -193,6 +195,8 @@ def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndar
 def _read_numpy_pickle(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:
     try:
         return read_numpy_pickle(mapped.data.tobytes())
+    except MemoryError:
+        raise
     # A damaged pickle can make the unpickler raise nearly anything.
     except Exception as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error

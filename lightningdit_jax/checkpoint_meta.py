@@ -1,0 +1,48 @@
+"""Of what kinds the fields of a checkpoint's `meta` have to be. Imports nothing of ours."""
+
+from typing import Any
+
+# Of those that are read, where they are there: a type, [that of each], or fields that all are.
+_SOURCE = {"files": [{"file": str, "sha256": str}], "kind": str, "weights": str}
+_SOURCE |= {"tensors": int, "converted": int, "left_out": dict}
+_CHANGES = {"counts": dict, "changed": dict}
+_FIELDS = {
+    "kind": str,
+    "architecture": dict,
+    "step": int,
+    "items": [str],
+    "flow": dict,
+    "latents": dict,
+    "class_names": [str],
+    "config": dict,
+    "batch_size": int,
+    "data_shift": int,
+    "history": [{"step": int, "key": str}],
+    "source": _SOURCE,
+    "init": {"weights": str, "step": int, "path": str, "fingerprint": str, "changes": _CHANGES},
+}
+
+
+def wrong_field(meta: dict[str, Any]) -> str:
+    """The first field of a checkpoint's meta that is not of its kind, in words; "" for none."""
+    found = (_unlike(meta[name], kind, name) for name, kind in _FIELDS.items() if name in meta)
+    return next(filter(None, found), "")
+
+
+def _unlike(value: Any, kind: Any, name: str) -> str:
+    """What is not of its kind, in words; "" where all is."""
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return f"'{name}' is {value!r:.40}; expected a list"
+        return next((wrong for v in value if (wrong := _unlike(v, kind[0], name))), "")
+    if isinstance(kind, dict):
+        if not isinstance(value, dict) or (lacks := kind.keys() - value.keys()):
+            lacking = (
+                "" if not isinstance(value, dict) else f" and lacks {', '.join(sorted(lacks))}"
+            )
+            return f"'{name}' is {value!r:.40}{lacking}; expected its fields"
+        parts = (_unlike(value[key], inner, f"{name}.{key}") for key, inner in kind.items())
+        return next(filter(None, parts), "")
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        return f"'{name}' is {value!r:.40}; expected {kind.__name__}"
+    return ""
