@@ -1,4 +1,4 @@
-"""Arrays of .npz files: any damage is one line that names the file. Imports nothing of ours.
+"""Arrays of .npz files: any damage is one line that names the file.
 
 What a file claims of itself is compared with its size before memory is asked for.
 """
@@ -12,13 +12,17 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from typing import IO
 
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.errors import one_line
+
 _MAX_INFLATION = 1100  # deflate makes nothing smaller than that
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy's; LZMA's asks for 4 GB at a word
 # What zipfile, zlib and the parser of NumPy's headers raise for damaged bytes.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -63,13 +67,12 @@ def opened_npz(path: epath.PathLike) -> Iterator[zipfile.ZipFile]:
                 yield archive
         except DamagedNpzError:
             raise
-        except (*_DAMAGE, OSError) as error:
+        except (*DAMAGE, OSError) as error:
             # EINVAL: an entry before the file's beginning. All else of the file system is not for
             # this to judge.
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise DamagedNpzError(f"{path} is damaged ({said:.200})") from error
+            raise DamagedNpzError(f"{path} is damaged ({one_line(error)})") from error
 
 
 def member(archive: zipfile.ZipFile, name: str, size: int) -> Member:
@@ -77,18 +80,33 @@ def member(archive: zipfile.ZipFile, name: str, size: int) -> Member:
     info = archive.getinfo(f"{name}.npy")
     if info.compress_size > size:  # which zipfile would ask memory for
         raise ValueError(f"'{name}' claims to be in {info.compress_size} bytes")
+    if info.compress_type not in _METHODS:
+        raise ValueError(f"'{name}' is compressed by another method than deflate")
+    if info.file_size > size * _MAX_INFLATION:
+        raise ValueError(f"'{name}' claims to hold {info.file_size} bytes")
     with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
+        return read_header(stream, info.filename, info.file_size, info.CRC)
+
+
+def read_header(stream: IO[bytes], name: str, size: int, checksum: int = 0) -> Member:
+    """What the .npy data of `size` bytes that a stream begins with say of themselves.
+
+    Raises one of DAMAGE for those that are damaged or claim another size.
+    """
+    version = np.lib.format.read_magic(stream)
+    header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    try:
         shape, fortran, dtype = header(stream)
-        begin = stream.tell()
-    nbytes = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or begin + nbytes != info.file_size or nbytes > size * _MAX_INFLATION:
-        raise ValueError(f"'{name}' claims to be {dtype} {shape} in {info.file_size} bytes")
-    return Member(info.filename, shape, fortran, dtype, begin, info.CRC)
+    except MemoryError:  # so Python's parser says that brackets are nested too deep
+        raise ValueError(f"'{name}' has a header that is nested too deep") from None
+    begin = stream.tell()
+    whole = all(type(n) is int and n >= 0 for n in shape)  # True is a number to NumPy
+    if not whole or dtype.hasobject or begin + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"'{name}' claims to be {dtype} {shape} in {size} bytes")
+    return Member(name, shape, fortran, dtype, begin, checksum)
 
 
 def read_member(archive: zipfile.ZipFile, name: str, size: int) -> np.ndarray:

@@ -13,6 +13,8 @@ import numpy as np
 from etils import epath
 
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.errors import one_line
+from lightningdit_jax.npz_reader import DAMAGE, read_header
 
 _NAME = re.compile(r"(\d{8})_(\d+)(?:_([0-9a-f]{16}))?\.npy")
 
@@ -32,10 +34,12 @@ class SamplePart:
         if verify and self.digest and _digest(data) != self.digest:
             raise ValueError(f"{self.path} is not as it was written (SHA-256)")
         try:
-            images = np.load(io.BytesIO(data), allow_pickle=False)
-        # The parser of NumPy's headers raises nearly anything for damaged bytes.
-        except Exception as error:
-            raise ValueError(f"{self.path} is damaged ({error!r:.200})") from error
+            found = read_header(io.BytesIO(data), self.path.name, len(data))
+            images = np.frombuffer(data, found.dtype, offset=found.begin).reshape(
+                found.shape, order="F" if found.fortran else "C"
+            )
+        except DAMAGE as error:
+            raise ValueError(f"{self.path} is damaged ({one_line(error)})") from error
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != self.count:
             raise ValueError(f"{self.path} holds {images.dtype} of shape {images.shape}")
         return images
