@@ -10,8 +10,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lightningdit_jax.data.image_listing import FORMATS, ImageListing, printable
+from lightningdit_jax.errors import one_line
 
 _PILLOW_FORMATS = tuple(sorted(set(FORMATS.values())))
+# What a file may claim before it is decoded; deflate makes nothing smaller than a thousandth.
+_FEW_PIXELS, _PIXELS_A_BYTE = 2**21, 1100
 
 
 class UnreadableImageError(ValueError):
@@ -133,6 +136,7 @@ def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
     """
     try:
         with Image.open(file, formats=_PILLOW_FORMATS) as image:
+            _check_size(image, file)
             image.load()
             return image if image.mode == "RGB" else _to_rgb(image)
     except MemoryError:
@@ -146,7 +150,21 @@ def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(f"{name} cannot be read: {error}") from error
-        raise UnreadableImageError(f"{name} cannot be decoded as an image: {error}") from error
+        raise UnreadableImageError(
+            f"{name} cannot be decoded as an image: {one_line(error)}"
+        ) from error
+
+
+def _check_size(image: Image.Image, file: str | BinaryIO) -> None:
+    """Raises ValueError for a few bytes that claim to be many pixels, before they are decoded."""
+    if isinstance(file, str):
+        size = os.path.getsize(file)
+    else:
+        place = file.tell()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(place)
+    if image.width * image.height > _FEW_PIXELS + _PIXELS_A_BYTE * size:
+        raise ValueError(f"{image.width} x {image.height} pixels are claimed in {size} bytes")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -157,7 +175,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError(
                 f"gray values from {values.min()} to {values.max()}; expected 0 to 65535"
             )
-        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+        rounded = (values.astype(np.uint32) + 128) // 257
+        return Image.fromarray(rounded.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("pixels in floating point have no known range; save it with 8 bits")
     return image.convert("RGB")
