@@ -26,7 +26,7 @@ from lightningdit_jax.data.latents_record import (
     read_record,
 )
 from lightningdit_jax.data.shard_header import LATENT_DTYPES, check_header, read_header
-from lightningdit_jax.errors import listed
+from lightningdit_jax.errors import listed, one_line
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.square import REASON
 from lightningdit_jax.torch_reader import read_torch
@@ -49,8 +49,10 @@ def load_stats(folder: epath.PathLike) -> LatentScaling:
     if path.exists():
         try:
             tensors = safetensors.numpy.load(path.read_bytes())
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        # The library lacks some of its own types, and says so by AttributeError or KeyError.
+        except (safetensors.SafetensorError, AttributeError, LookupError) as error:
+            said = one_line(error)
+            raise ValueError(f"{path} is damaged, or of a type not read: {said}") from error
     elif (path := folder / TORCH_STATS_NAME).exists():
         tensors = read_torch(path)
     else:
@@ -58,7 +60,9 @@ def load_stats(folder: epath.PathLike) -> LatentScaling:
             f"{folder} has neither {STATS_NAME} nor {TORCH_STATS_NAME}; --mode=extract writes the "
             "first beside the latents, and the release publishes the second beside its tokenizer"
         )
-    if not isinstance(tensors, dict) or not {"mean", "std"} <= tensors.keys():
+    if not isinstance(tensors, dict) or not all(
+        isinstance(tensors.get(name), np.ndarray) for name in ("mean", "std")
+    ):
         raise ValueError(f"{path} lacks 'mean' or 'std'; expected both, [1, C, 1, 1]")
     if is_verifying() and is_as_written(path, read_digests(folder)) is False:
         raise ValueError(

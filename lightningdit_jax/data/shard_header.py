@@ -4,9 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from lightningdit_jax.errors import listed, one_line
 
 LATENT_DTYPES = {
     "F32": np.dtype("<f4"),
@@ -39,11 +42,14 @@ def read_header(path: pathlib.Path) -> dict[str, StoredTensor]:
                 f"would take {8 + length}. Copy or extract it again"
             )
         try:
-            entries = json.loads(file.read(length))
-            entries.pop("__metadata__", None)
+            entries = json.loads(file.read(length), object_pairs_hook=_once)
+            metadata = entries.pop("__metadata__", {})
+            if not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError("its metadata are no texts")
             tensors = {name: _stored(entry, 8 + length) for name, entry in entries.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} has a damaged safetensors header: {error!r}") from error
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"{path} has a damaged safetensors header: {reason}") from error
     # As the safetensors library has it: tensors lie side by side and fill the file.
     end = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -59,6 +65,14 @@ def read_header(path: pathlib.Path) -> dict[str, StoredTensor]:
             "it again"
         )
     return tensors
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError for one that has a name twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"one of the names {listed(list(found))} is there twice")
+    return found
 
 
 def _stored(entry: dict, offset: int) -> StoredTensor:
