@@ -20,7 +20,6 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from lightningdit_jax import checkpoint_digests
-from lightningdit_jax.atomic_file import field_of
 from lightningdit_jax.checkpoint_choice import (
     Found,
     decided,
@@ -31,6 +30,7 @@ from lightningdit_jax.checkpoint_choice import (
     rename_damaged,
     to_go_on_from,
 )
+from lightningdit_jax.checkpoint_meta import wrong_field
 from lightningdit_jax.checkpoint_reading import (
     DamagedCheckpointError,
     read_items,
@@ -264,11 +264,11 @@ def read_meta(checkpoint: epath.Path) -> dict:
     meta = read_json(checkpoint, "meta")
     if meta.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{checkpoint} has format version {meta.get('format_version')}; "
+            f"{checkpoint} has format version {meta.get('format_version')!r:.40}; "
             f"this program reads version {FORMAT_VERSION}"
         )
-    for name, kind, default in (("kind", str, ""), ("architecture", dict, {}), ("step", int, 0)):
-        field_of(checkpoint / "meta", meta, name, kind, default)
+    if wrong := wrong_field(meta):
+        raise ValueError(f"{checkpoint / 'meta'} is damaged: {wrong}")
     return meta
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.square import SIDES, one_side
+from lightningdit_jax.whole_numbers import TOO_LARGE
 
 
 @functools.cache
@@ -34,6 +35,9 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
 
 def _build(cls: type, values: Mapping[str, Any], prefix: str, known: Sequence[str]) -> Any:
     hints = typing.get_type_hints(cls)
+    if not hasattr(values, "keys"):
+        where = f"config.{prefix}".rstrip(".")
+        raise ValueError(f"{where} is {values!r:.80}; expected keys, as configs/base.py has them")
     for key in values:
         if key not in hints:
             raise ValueError(unknown_name("config key", prefix + key, known))
@@ -60,14 +64,16 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError(f"config.{key} is {value!r}; expected a tuple of {inner.__name__}")
+            raise ValueError(
+                f"config.{key} is {value!r:.200}; expected a tuple of {inner.__name__}"
+            )
         return tuple(_convert(v, inner, key) for v in value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < TOO_LARGE:
         return float(value)
     if type(value) is not hint:
         if key in SIDES:
             raise ValueError(one_side(key, value))
-        raise ValueError(f"config.{key} is {value!r}; expected {hint.__name__}")
+        raise ValueError(f"config.{key} is {value!r:.200}; expected {hint.__name__}")
     return value
 
 
@@ -79,8 +85,20 @@ def _convert_union(value: Any, hints: Sequence[Any], key: str) -> Any:
         return value
     if words and type(value) is not inner:
         expected = " or ".join([inner.__name__, *map(repr, words)])
-        raise ValueError(f"config.{key} is {value!r}; expected {expected}")
+        raise ValueError(f"config.{key} is {value!r:.200}; expected {expected}")
     return _convert(value, inner, key)
+
+
+def is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type that a field may have; an int is a float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(is_of_type(value, h) for h in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(is_of_type(v, arguments[0]) for v in value)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def takes_words(hint: Any) -> bool:

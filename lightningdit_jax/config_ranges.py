@@ -7,7 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
-from lightningdit_jax.whole_numbers import NUM_SEEDS
+from lightningdit_jax.whole_numbers import NUM_SEEDS, TOO_LARGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +128,9 @@ def check_number(key: str, value: Any) -> None:
         if not isinstance(number, int | float):
             continue
         expected = RANGES.get(key)
+        if isinstance(number, int) and abs(number) >= TOO_LARGE:
+            wanted = expected or "a whole number"
+            raise ValueError(f"config.{key} is {value!r:.80}; expected {wanted}, below 2^63")
         if not math.isfinite(number):
             raise ValueError(f"config.{key} is {value}; expected {expected or 'a finite number'}")
         if expected and not expected.holds(number):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lightningdit_jax.errors import one_line
+
 if TYPE_CHECKING:
     import jax
 
@@ -68,8 +70,15 @@ class LatentScaling:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any] | None) -> "LatentScaling | None":
-        """Of what a checkpoint keeps as `latents`; None where it keeps nothing."""
-        return None if meta is None else cls(**meta)
+        """Of what a checkpoint keeps as `latents`; None where it keeps nothing.
+
+        Raises ValueError for what is no such thing.
+        """
+        try:
+            return None if meta is None else cls(**meta)
+        except (TypeError, ValueError) as error:
+            said = one_line(error)
+            raise ValueError(f"a checkpoint's latents are not as they are saved: {said}") from error
 
     def to_meta(self) -> dict[str, Any]:
         """The inverse of `from_meta`, for JSON."""

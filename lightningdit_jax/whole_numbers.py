@@ -5,6 +5,7 @@ from typing import Any
 
 # Seeds and sample indices enter random keys as uint32: one beyond would repeat another.
 NUM_SEEDS = 2**32
+TOO_LARGE = 2**63  # for 64 bits, and so for whatever computes with it
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:

@@ -164,6 +164,21 @@ def latent_stats(path: str) -> LatentScaling | None:
     return LatentScaling.from_meta(read_meta(find_checkpoint(path)).get("latents"))
 
 
+def model_meta(checkpoint: epath.Path) -> dict:
+    """What a checkpoint of weights says of itself, all of which can be made sense of.
+
+    Raises as read_model_meta, and ValueError naming the checkpoint where it says what nothing is.
+    """
+    meta = read_model_meta(checkpoint)
+    try:
+        architecture(meta["kind"], architecture_fields(meta))
+        Flow.from_meta(meta)
+        LatentScaling.from_meta(meta.get("latents"))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    return meta
+
+
 class WrongKindError(ValueError):
     """A checkpoint holds a model that cannot be used as what the caller needs."""
 
@@ -208,7 +223,7 @@ def _abstract(
     expect: Role | str | None,
     compute: ComputeConfig | None,
 ) -> Loaded:
-    meta = read_model_meta(checkpoint)
+    meta = model_meta(checkpoint)
     kind, model = meta["kind"], model_of(meta["kind"])
     if expect is not None and expect not in (kind, model.role):
         wanted = expect

@@ -7,6 +7,7 @@ sharded). D is the model width, H heads, F the MLP's hidden width.
 import dataclasses
 import enum
 import functools
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 
 from lightningdit_jax.assembly.models import generator_options
 from lightningdit_jax.config import ComputeConfig
-from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.config_fields import is_of_type
+from lightningdit_jax.errors import one_line, unknown_name
 from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from lightningdit_jax.models.foundation import IMAGENET, Normalization
 from lightningdit_jax.models.inception import Inception, InceptionConfig
@@ -137,10 +139,14 @@ def architecture(kind: str, fields: Mapping[str, Any]) -> Any:
     """The config of a kind from its fields. Raises ValueError for an unknown kind or field."""
     model = model_of(kind)
     try:
+        hints = typing.get_type_hints(model.config)
+        for name, value in fields.items():
+            if name in hints and not is_of_type(value, hints[name]):
+                raise TypeError(f"{name} is {value!r:.40}")
         return model.config(**fields)
     except TypeError as error:
         raise ValueError(
-            f"a checkpoint says what is no architecture of a {kind}: {error}"
+            f"a checkpoint says what is no architecture of a {kind}: {one_line(error)}"
         ) from error
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.atomic_file import read_json, write_json
-from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint, read_model_meta
+from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint
 from lightningdit_jax.config import Config, from_dict
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import Choice, check_choices, check_given, is_read, is_taken
@@ -85,7 +86,7 @@ def check_taken(
     is told in a line. Raises ValueError with both values for a key of the command line, and
     FileNotFoundError.
     """
-    there = remembered(read_model_meta(find_checkpoint(path)))
+    there = remembered(model_meta(find_checkpoint(path)))
     there = {key: value for key, value in there.items() if is_taken(key, job)}
     here = _stated(config, there)
     differing = [key for key in there if here[key] != there[key]]

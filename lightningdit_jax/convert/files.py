@@ -10,6 +10,7 @@ import safetensors.numpy
 from etils import epath
 from tqdm import tqdm
 
+from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.registry import MODELS, Role, architecture
 from lightningdit_jax.atomic_file import read_json, replacing, write_json
 from lightningdit_jax.checkpoint import (
@@ -18,7 +19,6 @@ from lightningdit_jax.checkpoint import (
     find_checkpoint,
     item_names,
     read_arrays,
-    read_model_meta,
     save_checkpoint,
 )
 from lightningdit_jax.convert.convert import (
@@ -259,7 +259,7 @@ def _is_diffusers(folder: epath.Path) -> bool:
 def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[str, Any]]:
     """Of a checkpoint its kind, architecture, state dict, the item it is of, and meta."""
     checkpoint = find_checkpoint(src)
-    meta = read_model_meta(checkpoint)
+    meta = model_meta(checkpoint)
     kind, items = meta["kind"], item_names(checkpoint)
     config = architecture(kind, architecture_fields(meta))
     item = "ema" if "ema" in items else "params"

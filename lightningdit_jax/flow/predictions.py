@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.errors import one_line, unknown_name
 from lightningdit_jax.flow.losses import flow_loss
 from lightningdit_jax.flow.paths import Path, expand_time, get_path
 
@@ -36,8 +36,15 @@ class Flow:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> "Flow":
-        """Of a checkpoint's meta; one that says nothing is converted, so of the release."""
-        return cls(**meta.get("flow", {}))
+        """Of a checkpoint's meta; one that says nothing is converted, so of the release.
+
+        Raises ValueError for unknown names.
+        """
+        try:
+            return cls(**meta.get("flow", {}))
+        except TypeError as error:
+            said = one_line(error)
+            raise ValueError(f"a checkpoint's flow is not as it is saved: {said}") from error
 
 
 def to_velocity(

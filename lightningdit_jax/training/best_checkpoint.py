@@ -27,7 +27,7 @@ class BestCheckpoint:
         try:
             best = read_meta(path)["best"]
             there, value = str(best["metric"]), float(best["value"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if is_main_process():
                 logging.warning(
                     "%s does not say what it is the best by (%s); taken for none", path, error

@@ -6,13 +6,13 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.registry import abstract_model, architecture
 from lightningdit_jax.averages import MAIN, WEIGHTS
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
     item_names,
-    read_model_meta,
 )
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
 from lightningdit_jax.config import Config
@@ -86,7 +86,7 @@ def open_source(config: Config) -> Source:
         checkpoint = find_checkpoint(config.train.init)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"config.train.init: {error}") from error
-    meta = read_model_meta(checkpoint)
+    meta = model_meta(checkpoint)
     if meta["kind"] != config.kind:
         raise ValueError(
             f"config.train.init: {checkpoint} holds a {meta['kind']}, but config.kind is "
