@@ -10,7 +10,11 @@ def read_log(path: epath.Path) -> tuple[list[tuple[int, str]], list[int]]:
     records, damaged = [], []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            records.append((int(json.loads(line)["step"]), line.decode()))
+            text = line.decode()
+            record = json.loads(text)
+            if type(record["step"]) is not int:
+                raise ValueError("no step")
+            records.append((record["step"], text))
         except (ValueError, TypeError, KeyError, RecursionError):
             damaged.append(number)
     return records, damaged
