@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lightningdit_jax.atomic_file import read_json
+from lightningdit_jax.atomic_file import field_of, read_json
 from lightningdit_jax.convert.keymap import ConversionError
 
 
@@ -23,9 +23,12 @@ def read_shards(
     places = content.get("weight_map")
     if not isinstance(places, Mapping) or not places:
         raise ValueError(f"{index} is no index of shards: it has no weight_map")
-    names = sorted({str(name) for name in places.values()})
-    if strange := [name for name in names if name in ("", "..") or "/" in name or "\\" in name]:
-        raise ValueError(f"{index} refers to '{strange[0]}'; expected files beside it")
+    for name in places.values():
+        if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
+            raise ValueError(f"{index} refers to {name!r:.100}; expected files beside it")
+        if "/" in name or "\\" in name:
+            raise ValueError(f"{index} refers to {name!r:.100}; expected files beside it")
+    names = sorted(set(places.values()))
     files = [index.parent / name for name in names]
     if missing := [file.name for file in files if not file.is_file()]:
         raise ConversionError(f"{index} names files that are not there; copy them too:", missing)
@@ -39,7 +42,7 @@ def read_shards(
         problems += [f"missing: {key}, which should be in {file.name}" for key in due - held.keys()]
         problems += [f"not in the index: {key} of {file.name}" for key in held.keys() - due]
         tensors |= held
-    total = content.get("metadata", {}).get("total_size")
+    total = field_of(index, content, "metadata", dict, {}).get("total_size")
     found = sum(tensor.nbytes for tensor in tensors.values() if isinstance(tensor, np.ndarray))
     # Tensors of .bin files can share their memory, which is counted once.
     counted = total is not None and index.name.endswith(".safetensors.index.json")

@@ -1,6 +1,7 @@
 """A run that the release began -> a workdir in which training goes on."""
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightningdit_jax.convert.keymap import ConversionError, Hints, KeyMap, Tens
 from lightningdit_jax.convert.kinds import detect_kind, find_kind
 from lightningdit_jax.convert.replacement import is_unfinished, replace
 from lightningdit_jax.convert.source import Source, read_source
+from lightningdit_jax.errors import plain
 from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.mapped_file import MappedFile
@@ -93,7 +95,8 @@ def convert_training(
     target = folder / str(step)
     replace(target, lambda path: save_checkpoint(str(path), items, {"meta": meta, "loop": loop}))
     say(f"{raw.name}: step {step:,}, {', '.join(sources)} and AdamW after {adam.count:,} steps")
-    settings = ", ".join(f"{name} {value}" for name, value in adam.settings.items())
+    shown = {name: plain(reprlib.repr(value)) for name, value in adam.settings.items()}
+    settings = ", ".join(f"{name} {value}" for name, value in shown.items())
     say(f"  its optimizer: {settings}; the config has to say the same")
     say(f"written: {target}; go on with python main.py --config=... --workdir={workdir}")
     return target
@@ -108,16 +111,25 @@ def read_adam(opt: Any, names: list[str]) -> Adam:
     headline = "the optimizer's state ('opt') is not of AdamW for these weights:"
     if not isinstance(opt, Mapping) or not {"state", "param_groups"} <= opt.keys():
         raise ConversionError(headline, ["expected a mapping with 'state' and 'param_groups'"])
-    groups = [group for group in opt["param_groups"] if isinstance(group, Mapping)]
-    indices = [index for group in groups for index in group.get("params", ())]
-    if sorted(indices) != list(range(len(names))):
-        problem = f"it counts {len(indices)} parameters, the model has {len(names)}"
+    groups, state = opt["param_groups"], opt["state"]
+    lists = isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups)
+    if not lists or not isinstance(state, Mapping):
+        raise ConversionError(headline, ["expected groups of parameters, and a state by number"])
+    indices = [group.get("params", []) for group in groups]
+    if not all(isinstance(part, list) and all(type(i) is int for i in part) for part in indices):
+        raise ConversionError(headline, ["expected numbers of parameters in its groups"])
+    numbers = sorted(index for part in indices for index in part)
+    if numbers != list(range(len(names))):
+        problem = f"it counts {len(numbers)} parameters, the model has {len(names)}"
         raise ConversionError(headline, [problem])
     moments: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
     counts, problems = set(), []
     for index, name in enumerate(names):
-        entry = opt["state"].get(index, {})
-        unknown = entry.keys() - {"step", *_MOMENTS}
+        entry = state.get(index, {})
+        if not isinstance(entry, Mapping):
+            problems.append(f"no state: that of {name}, a {type(entry).__name__}")
+            continue
+        unknown = {str(part) for part in entry} - {"step", *_MOMENTS}
         lacks = {"step", *_MOMENTS} - entry.keys()
         if name == _FROZEN and not entry:
             continue
@@ -125,9 +137,16 @@ def read_adam(opt: Any, names: list[str]) -> Adam:
             problems += [f"missing: {part} of {name}" for part in sorted(lacks)]
             problems += [f"unknown: {part} of {name}" for part in sorted(unknown)]
             continue
-        counts.add(int(entry["step"]))
+        step = _step(entry["step"])
+        if step is None:
+            problems.append(f"no number of steps: step of {name}")
+            continue
+        counts.add(step)
         for moment, part in zip(moments, _MOMENTS, strict=True):
-            moment[name] = np.asarray(entry[part])
+            if isinstance(entry[part], np.ndarray) and "float" in entry[part].dtype.name:
+                moment[name] = entry[part]
+            else:
+                problems.append(f"no tensor of floats: {part} of {name}")
     if len(counts) > 1:
         problems.append(f"parameters took different numbers of steps: {sorted(counts)}")
     problems += [f"negative: exp_avg_sq of {n}" for n, m in moments[1].items() if (m < 0).any()]
@@ -135,6 +154,14 @@ def read_adam(opt: Any, names: list[str]) -> Adam:
         raise ConversionError(headline, problems or ["it is empty"])
     settings = {name: groups[0].get(name) for name in ("lr", "betas", "eps", "weight_decay")}
     return Adam(counts.pop(), moments, settings)
+
+
+def _step(value: Any) -> int | None:
+    """A number of steps, which PyTorch has as a tensor and before 1.12 as an int; or None."""
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "iuf":
+        value = value.item()
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value < 2**31 else None
 
 
 def _tree(keymap: KeyMap, abstract: Any, what: str, tensors: Tensors) -> Any:
@@ -172,7 +199,10 @@ def _meta(
     transport = said.get("transport") if isinstance(said, Mapping) else None
     if isinstance(transport, Mapping):
         path, prediction = transport.get("path_type"), transport.get("prediction")
-        meta["flow"] = {"path": str(path).lower(), "prediction": str(prediction)}
+        if not isinstance(path, str) or not isinstance(prediction, str):
+            problem = f"path_type {reprlib.repr(path)}, prediction {reprlib.repr(prediction)}"
+            raise ConversionError("its config says no names of a transport:", [problem])
+        meta["flow"] = {"path": path.lower(), "prediction": prediction}
     if scaling is not None:
         meta["latents"] = scaling.to_meta()
     return meta
