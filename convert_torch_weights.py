@@ -28,6 +28,8 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
     from lightningdit_jax.background_noise import silence_background
     from lightningdit_jax.convert.files import KIND_NAMES
+    from lightningdit_jax.convert.keymap import ConversionError
+    from lightningdit_jax.errors import plain
     from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError
 
     silence_background()
@@ -96,7 +98,8 @@ def main() -> None:
     except StorageError as error:
         INTERRUPTION.end(f"error: {error}; {INTERRUPTION.kept}", EXIT_STATUS)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = str(error) if isinstance(error, ConversionError) else plain(str(error), 8000)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
 
 

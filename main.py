@@ -38,6 +38,8 @@ KEPT = {
     "compile": "nothing is written yet; the same command begins again",
 }
 MODES = (*KEPT, "verify")
+_NO_CONFIG = "the config file's get_config() returns a {}; expected a ConfigDict"
+_LONGEST = 8000  # characters of a line of ours
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
@@ -97,6 +99,8 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
     if MODE.value not in MODES:
         raise ValueError(unknown_name("mode", MODE.value, MODES))
+    if not hasattr(CONFIG.value, "keys"):
+        raise ValueError(_NO_CONFIG.format(type(CONFIG.value).__name__))
     config = configs.from_dict(CONFIG.value)
     check_alignment(config)
     given = config_flags.get_override_values(flags.FLAGS["config"])
@@ -184,19 +188,51 @@ def read_arguments(argv: list[str]) -> list[str]:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Checks the config file and the names of overrides before absl reads them."""
+    from lightningdit_jax.errors import one_line
     from lightningdit_jax.square import explained
 
     try:
         arguments = _complete(read_arguments(argv))
         if arguments and arguments[0].startswith("--config="):
             arguments[:1] = _config_file(arguments[0].removeprefix("--config="), arguments)
+        if "--" in arguments[:-1]:  # the flags of config files would be read there too
+            rest = " ".join(arguments[arguments.index("--") + 1 :])
+            raise ValueError(f"unexpected arguments: {rest}")
         # Flags of config files look for overrides in sys.argv, whatever they are given.
         sys.argv = [argv[0], *arguments]
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
         # What a config file itself refuses comes with the traceback of its reading.
-        refused = re.search(r"\n(?:Value|Type)Error: (.*)\s*$", str(error))
-        raise ValueError(explained(refused[1] if refused else str(error))) from error
+        refused = re.search(r"\n(?:Value|Type)Error: (.*)\Z", str(error), re.DOTALL)
+        said = (refused[1] if refused else str(error)).strip()
+        if "--config must have a value" in said and _config_path():
+            said = _NO_CONFIG.format("NoneType")
+        raise ValueError(explained(said)) from error
+    except Exception as error:
+        if place := _place_in_config(error):
+            # ConfigDict lists all keys there are.
+            said = one_line(error, 500).partition(" Other fields present:")[0]
+            said = f"{type(error).__name__}: {said}"
+            raise ValueError(f"{place}: {said}") from error
+        raise
+
+
+def _config_path() -> str:
+    """The file that --config names; "" where it names none."""
+    given = next((a for a in sys.argv[1:] if a.startswith("--config=")), "")
+    return given.removeprefix("--config=").partition(":")[0]
+
+
+def _place_in_config(error: Exception) -> str:
+    """Where in the config file an error comes from that its Python raises; "" where not there."""
+    path = _config_path()
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):  # of null bytes without a place
+        places.append((error.filename or path, error.lineno))
+    for filename, line in reversed(places):
+        if path and os.path.realpath(filename) == os.path.realpath(path):
+            return f"{path}, line {line}" if line else path
+    return ""
 
 
 def _complete(arguments: list[str]) -> list[str]:
@@ -221,6 +257,8 @@ def _config_file(value: str, arguments: list[str]) -> list[str]:
     from lightningdit_jax.assembly.workdir import CONFIG_FILE, read_config
     from lightningdit_jax.release_config.reading import SUFFIXES, import_yaml
 
+    if not value.isprintable():
+        raise ValueError(f"--config={value!r}: there is no such file; see configs/")
     if "://" not in value and pathlib.Path(value.partition(":")[0]).is_file():
         if pathlib.Path(value).suffix not in SUFFIXES:
             return [f"--config={value}"]
@@ -258,8 +296,8 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except Exception as error:
-        if not isinstance(error, StorageError) and _is_ours(error):
-            print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, StorageError) and (said := refusal(error)):
+            print(f"error: {said}", file=sys.stderr)
             sys.exit(2)
         refused = storage_error(error)
         if refused is None:
@@ -267,6 +305,13 @@ def run() -> None:
         logging.info("%s", refused, exc_info=True)
         # In threads of Orbax and Grain may be what waits for the same storage.
         INTERRUPTION.end(f"error: {refused}; {INTERRUPTION.kept}", EXIT_STATUS)
+
+
+def refusal(error: Exception) -> str:
+    """What one of our own checks says, as a line that can be printed; "" for another error."""
+    from lightningdit_jax.errors import plain
+
+    return plain(str(error), _LONGEST) if _is_ours(error) else ""
 
 
 def _is_ours(error: Exception) -> bool:

@@ -111,7 +111,7 @@ def _train(keys: Keys) -> None:
 
 def _transport(keys: Keys) -> None:
     path = keys.value("transport.path_type")
-    if path in _PATHS:
+    if isinstance(path, str) and path in _PATHS:
         keys.mapped("transport.path_type", {"flow.path": _PATHS[path]})
     else:
         keys.refused("transport.path_type", f"expected one of {', '.join(_PATHS)}")

@@ -2,13 +2,18 @@
 
 import dataclasses
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lightningdit_jax.errors import plain
 from lightningdit_jax.foreign_names import RELEASE_RENAMED
 
 ABSENT = object()
 _PLACEHOLDER = re.compile(r"/?path/to(/|$)")
+_MOST_DEPTH = 20
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxlist, _SHOWN.maxstring, _SHOWN.maxother = 2, 20, 200, 200
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -58,7 +63,7 @@ class Keys:
                 return float(value)  # 1e-4, which is a text in YAML 1.1
             except ValueError:
                 pass
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**63:
             return float(value)
         if type(value) is not kind:
             self.refused(key, f"expected {_WORDS[kind]}")
@@ -133,12 +138,15 @@ class Keys:
         self.rows.append(Row(key, self.value(key), how, text))
 
 
-def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """Raises ValueError for sections without end, as a yaml file can name one within itself."""
+    if depth > _MOST_DEPTH:
+        raise ValueError(f"sections lie more than {_MOST_DEPTH} deep in each other")
     leaves: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{plain(str(key))}"
         if isinstance(value, Mapping) and value:
-            leaves |= _flat(value, f"{name}.")
+            leaves |= _flat(value, f"{name}.", depth + 1)
         else:
             leaves[name] = value
     return leaves
@@ -147,5 +155,5 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def _shown(value: Any) -> str:
     words = {True: "true", False: "false", None: "null", "": "''"}
     if isinstance(value, bool | str) or value is None:
-        return words.get(value, str(value))
-    return str(value)
+        return words.get(value, plain(str(value), 200))
+    return _SHOWN.repr(value)

@@ -7,11 +7,23 @@ from typing import Any
 
 import yaml
 
+from lightningdit_jax.errors import one_line
 from lightningdit_jax.release_config.generator import NEEDED, SECTIONS, read_generator
 from lightningdit_jax.release_config.keys import Keys, Row
 from lightningdit_jax.release_config.tokenizer import TARGET, read_tokenizer
 
 SUFFIXES = (".yaml", ".yml")
+# What yaml raises, for dates and numbers that are none, say.
+_DAMAGE = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +53,10 @@ def import_yaml(path: str) -> Imported:
     for every key that cannot be taken over, with the reason of each.
     """
     values = _read(path)
-    keys = Keys(values)
+    try:
+        keys = Keys(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if "model.model_type" in keys and "transport" in keys.sections:
         if lacks := [name for name in NEEDED if name not in keys.sections]:
             raise ValueError(
@@ -68,10 +83,8 @@ def _read(path: str) -> Mapping[str, Any]:
         values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as yaml: {' '.join(str(error).split())}"
-        ) from error
+    except _DAMAGE as error:
+        raise ValueError(f"{path} cannot be read as yaml: {one_line(error)}") from error
     if not isinstance(values, Mapping):
         kind = "nothing" if values is None else f"a {type(values).__name__}"
         raise ValueError(f"{path} holds {kind}; expected the sections of a config of the release")
