@@ -79,6 +79,13 @@ setup(
         ],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.
-        "test": ["codespell>=2.4", "mypy>=2", "pytest>=8,<9.2", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "test": [
+            "codespell>=2.4",
+            "hypothesis>=6.100,<7",
+            "mypy>=2",
+            "pytest>=8,<9.2",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+        ],
     },
 )
