@@ -23,10 +23,14 @@ _FIELDS = {
 }
 
 
+_OR_NULL = {"latents", "init"}  # which nobody knows, or there is none
+
+
 def wrong_field(meta: dict[str, Any]) -> str:
     """The first field of a checkpoint's meta that is not of its kind, in words; "" for none."""
-    found = (_unlike(meta[name], kind, name) for name, kind in _FIELDS.items() if name in meta)
-    return next(filter(None, found), "")
+    there = [name for name in _FIELDS if name in meta]
+    there = [name for name in there if not (name in _OR_NULL and meta[name] is None)]
+    return next(filter(None, (_unlike(meta[name], _FIELDS[name], name) for name in there)), "")
 
 
 def _unlike(value: Any, kind: Any, name: str) -> str:

@@ -76,7 +76,7 @@ class LatentScaling:
         """
         try:
             return None if meta is None else cls(**meta)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             said = one_line(error)
             raise ValueError(f"a checkpoint's latents are not as they are saved: {said}") from error
 

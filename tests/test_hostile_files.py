@@ -203,6 +203,8 @@ def test_indices_of_shards(tmp_path, content, message):
         ({"source": {"kind": "x"}}, "'source' is .* and lacks converted, files"),
         ({"step": True}, "'step' is True; expected int"),
         ({"flow": 7}, "'flow' is 7; expected dict"),
+        ({"flow": {"path": 7}}, "unknown path '7'"),
+        ({"latents": {"mean": [10**400], "std": [1.0]}}, "a checkpoint's latents are not"),
         ({"flow": {"course": 7}}, "a checkpoint's flow .*unexpected keyword"),
         ({"latents": {"mean": [{}], "std": [1.0]}}, "a checkpoint's latents are not"),
         ({"architecture": {"depth": "x"}}, "no architecture of a lightningdit: depth is 'x'"),

@@ -41,7 +41,7 @@ class Flow:
         Raises ValueError for unknown names.
         """
         try:
-            return cls(**meta.get("flow", {}))
+            return cls(**{name: str(value) for name, value in meta.get("flow", {}).items()})
         except TypeError as error:
             said = one_line(error)
             raise ValueError(f"a checkpoint's flow is not as it is saved: {said}") from error
