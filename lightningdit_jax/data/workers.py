@@ -1,14 +1,24 @@
 """Batches read by worker processes, through Grain; their iterator's state is one number."""
 
 import contextlib
+import multiprocessing
+import queue
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import grain
-from absl import flags
+from absl import flags, logging
+
+HANGS_SECONDS = 600.0  # without a batch; storage that is slow may take some minutes
+_MOST_FAILURES = 3  # at one batch, which then is what they die of
+_POLL_SECONDS = 1.0
+_GONE_SECONDS = 5.0  # in which Grain notices by itself that a process is gone
 
 
 class WorkerBatches:
@@ -39,29 +49,88 @@ class WorkerBatches:
         return iter(elements.to_iter_dataset(one).mp_prefetch(options))
 
 
+class WorkerError(ValueError):
+    """Processes that read data died or hung again and again."""
+
+
 class WorkerIterator:
-    """See WorkerBatches. The processes start with the first batch."""
+    """See WorkerBatches. The processes start with the first batch.
+
+    Where one of them dies, or no batch comes for HANGS_SECONDS, all are ended, with a line, and
+    others go on at the same batch; batches are a function of their number, so nothing is lost.
+    Raises WorkerError where that does not help, and what reading raised.
+    """
 
     def __init__(self, batches: WorkerBatches):
         self._batches, self._next = batches, 0
         self._running: grain.DatasetIterator | None = None
+        self._others: set[BaseProcess] = set()
+        self._processes: set[BaseProcess] = set()
 
     def __iter__(self) -> "WorkerIterator":
         return self
 
     def __next__(self) -> Any:
-        try:
-            if self._running is None:
-                with _without_sigint():
-                    self._running = self._batches.from_batch(self._next)
-                    element = next(self._running)
-            else:
-                element = next(self._running)
-        except Exception:
-            self.close()  # after an error Grain would say that the batches have ended
-            raise
+        for failure in range(1, _MOST_FAILURES + 1):
+            try:
+                element = self._element()
+                break
+            except _WorkersFailedError as error:
+                self._abandon()
+                if failure == _MOST_FAILURES:
+                    raise WorkerError(
+                        f"batch {self._next}: {error}, {failure} times in a row; see whether there "
+                        "is memory for them (dmesg) and the storage answers, or read by threads: "
+                        "--config.data.num_workers=0"
+                    ) from error
+                logging.warning("batch %d: %s; others go on at this batch", self._next, error)
+            except Exception:
+                self.close()  # after an error Grain would say that the batches have ended
+                raise
         self._next += 1
+        self._note_processes()
         return element
+
+    def _element(self) -> Any:
+        """The next one. Raises _WorkersFailedError."""
+        if self._running is None:
+            self._others = set(multiprocessing.active_children())
+        answer = _in_a_thread(self._start if self._running is None else self._running.__next__)
+        began = time.monotonic()
+        gone_since = None
+        while True:
+            try:
+                element, error = answer.get(timeout=_POLL_SECONDS)
+                break
+            except queue.Empty:
+                pass
+            now, gone = time.monotonic(), self._gone()
+            gone_since = (gone_since or now) if gone else None
+            if gone_since is not None and now - gone_since > _GONE_SECONDS:
+                raise _WorkersFailedError(gone)
+            if now - began > HANGS_SECONDS:
+                hung = f"no batch came from the processes that read data for {now - began:.0f} s"
+                raise _WorkersFailedError(hung)
+        if isinstance(error, RuntimeError) and (gone := self._gone()):
+            raise _WorkersFailedError(gone) from error
+        if error is not None:
+            raise error
+        return element
+
+    def _start(self) -> Any:
+        with _without_sigint():
+            self._running = self._batches.from_batch(self._next)
+            return next(self._running)
+
+    def _note_processes(self) -> None:
+        """Python forgets those that have ended."""
+        self._processes |= set(multiprocessing.active_children()) - self._others
+
+    def _gone(self) -> str:
+        """Which of the processes died, and of what; empty where none did."""
+        self._note_processes()
+        died = {p.pid: p.exitcode for p in self._processes if p.exitcode}
+        return ", ".join(f"process {pid}, which reads data, {_end(died[pid])}" for pid in died)
 
     def get_state(self) -> dict[str, int]:
         """The number of the next batch."""
@@ -76,7 +145,40 @@ class WorkerIterator:
         """Ends the processes."""
         if self._running is not None:
             self._running.close()
-        self._running = None
+        self._running, self._processes = None, set()
+
+    def _abandon(self) -> None:
+        """Ends the processes, whatever they do; what they share may be locked for ever."""
+        for process in self._processes:
+            process.kill()
+        if self._running is not None:
+            with contextlib.suppress(queue.Empty):
+                _in_a_thread(self._running.close).get(timeout=_GONE_SECONDS)
+        self._running, self._processes = None, set()
+
+
+class _WorkersFailedError(Exception):
+    """Processes died or hang; says which."""
+
+
+def _in_a_thread(call: Callable[[], Any]) -> "queue.Queue[tuple[Any, BaseException | None]]":
+    """Where (result, error) of the call will be; a thread that waits for ever is no hindrance."""
+    answer: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            answer.put((call(), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer
+
+
+def _end(exitcode: int) -> str:
+    if exitcode < 0:
+        return f"was ended by {signal.Signals(-exitcode).name}"
+    return f"ended with status {exitcode}"
 
 
 @contextlib.contextmanager
