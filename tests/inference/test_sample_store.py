@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.sampling.store import SampleStore
 
 SETTINGS = {"seed": 0, "cfg_scale": 2.0, "weights": {"dit": {"step": 3}}}
@@ -38,6 +39,29 @@ def test_parts_in_any_order_and_overlapping_become_one_file(tmp_path):
     np.testing.assert_array_equal(Image.open(tmp_path / "samples" / "000017.png"), IMAGES[17])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["samples", "samples.json", "samples.npz"]
     assert json.loads((tmp_path / "samples.json").read_text())["cfg_scale"] == 2.0
+
+
+def test_finished_samples_that_are_damaged_are_drawn_again(tmp_path, caplog):
+    """Each byte of images and labels, one in seven; a picture that is gone."""
+    store = open_store(tmp_path)
+    store.write(0, IMAGES)
+    store.write_npz(np.arange(23))
+    store.write_pngs()
+    checksum = NpzImages(tmp_path / "samples.npz").checksum()
+    store.finish({"arr_0_crc32": checksum})
+    outputs = ["samples.npz", "samples"]
+    path = tmp_path / "samples.npz"
+    data = path.read_bytes()
+    arrays = [data.index(IMAGES.tobytes()), data.index(np.arange(23).tobytes())]
+    for begin, size in zip(arrays, (IMAGES.nbytes, np.arange(23).nbytes)):
+        for place in range(begin, begin + size, 7):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+            assert not store.is_finished(outputs)
+    assert caplog.text.count(f"{path} is damaged") == caplog.text.count("are drawn again") > 100
+    path.write_bytes(data)
+    assert store.is_finished(outputs)
+    (tmp_path / "samples" / "000007.png").unlink()
+    assert not store.is_finished(outputs)
 
 
 def test_finished_samples_are_known_by_their_description(tmp_path):

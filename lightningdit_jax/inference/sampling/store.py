@@ -15,6 +15,7 @@ from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.data.sample_parts import SamplePart, find_parts, write_part
 from lightningdit_jax.errors import difference
 from lightningdit_jax.inference.pictures import save_png
+from lightningdit_jax.npz_reader import DamagedNpzError, opened_npz
 from lightningdit_jax.verification import is_verifying
 
 _PNG = re.compile(r"^(\d{6,})\.png$")
@@ -41,7 +42,11 @@ class SampleStore:
             _check_same(read_json(self._settings), description, self._folder)
 
     def is_finished(self, outputs: list[str]) -> bool:
-        """Whether the samples of this very description are there already, in these files."""
+        """Whether the samples of this very description are there already, in these files.
+
+        Those of samples.npz are read, but within verifying(False); damaged, they are drawn again,
+        with a line. Of pictures it is asked whether all are there.
+        """
         path = self._workdir / "samples.json"
         if not path.exists() or not all((self._workdir / name).exists() for name in outputs):
             return False
@@ -51,10 +56,29 @@ class SampleStore:
         runtime = field_of(path, found, "runtime", dict, {})
         if not set(outputs) <= set(runtime.get("outputs", outputs)):
             return False  # what has that name is of a request before
+        if "samples" in outputs and not self._has_all_pngs():
+            return False
         checksum = runtime.get("arr_0_crc32")
-        if "samples.npz" not in outputs or checksum is None:
-            return True
-        return checksum == NpzImages(self._workdir / "samples.npz").checksum()
+        return "samples.npz" not in outputs or self._is_whole_npz(checksum)
+
+    def _has_all_pngs(self) -> bool:
+        there = {path.name for path in (self._workdir / "samples").iterdir()}
+        return all(f"{i:06d}.png" in there for i in range(self._total))
+
+    def _is_whole_npz(self, checksum: int | None) -> bool:
+        """checksum: of the images, where samples.json says it."""
+        path = self._workdir / "samples.npz"
+        try:
+            if checksum is not None and checksum != NpzImages(path).checksum():
+                return False
+            if is_verifying():
+                with opened_npz(path) as archive:
+                    if (name := archive.testzip()) is not None:
+                        raise DamagedNpzError(f"{path} is damaged: its checksum of {name} differs")
+        except ValueError as error:
+            logging.warning("%s: its samples are drawn again", error)
+            return False
+        return True
 
     def missing(self) -> list[tuple[int, int]]:
         """Ranges [start, stop) of samples that are in no part, in order."""
