@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 _NOT_COMPARED = ("images_per_second",)
+_OF_A_TRIAL = ("data", "train", "mesh", "sample", "extract", "evaluate")  # paths, among others
 
 
 def content(path):
@@ -31,9 +32,11 @@ def content(path):
         found["records"] = [
             {k: v for k, v in line.items() if k not in _NOT_COMPARED} for line in lines
         ]
-    for name in ("extraction.json", "config.json"):
-        if (path / name).exists():
-            found[name] = json.loads((path / name).read_text())
+    if (path / "extraction.json").exists():
+        found["record"] = json.loads((path / "extraction.json").read_text())
+    if (path / "config.json").exists():
+        config = json.loads((path / "config.json").read_text())
+        found["config"] = {k: v for k, v in config.items() if k not in _OF_A_TRIAL}
     for file in [*path.glob("*.safetensors"), *path.glob("samples/*.png"), *path.glob("*.png")]:
         found[file.name] = _sha256(file.read_bytes())
     if (path / "samples.npz").exists():

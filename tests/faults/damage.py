@@ -9,7 +9,6 @@ from tests.faults.verdict import (
     UNCLEAR,
     WRONG,
     Fault,
-    check_clear,
     check_done,
     check_refused,
     lines,
@@ -292,12 +291,8 @@ def every(strike, name, count):
 KINDS = {
     **every(of_training, "a run that goes on", 10),
     "all checkpoints damaged": (4, of_all_checkpoints),
-    **every(of_what_is_read, "a checkpoint that is read", 9),
+    **every(of_what_is_read, "a checkpoint that is read", 10),
     **every(of_latents, "latents", 9),
     **every(of_samples, "samples", 6),
-    **every(of_reports, "reports, converted", 5),
+    **every(of_reports, "reports, converted", 8),
 }
-
-
-def check(answer):
-    check_clear(answer, "")

@@ -36,12 +36,9 @@ class Lab:
             self._make(name, job)
 
     def _make(self, name, job):
-        count = self.base / "count"
-        watched = [
-            "tests.faults.moments",
-            "counted",
-            {"under": f"{self.base}/", "into": str(count)},
-        ]
+        count = self.base.parent / f"count {name}"
+        arguments = {"under": f"{self.base}/", "into": str(count)}
+        watched = ["tests.faults.moments", "counted", arguments]
         # The first time it may have to compile.
         warm = jobs(self.base, self.base / "warm")[name]
         check_done(run(warm), f"{name}, for the first time")

@@ -96,10 +96,10 @@ def vanish(folder):
 
 
 def limit(what):
-    """[RLIMIT_..., number]; of open files, so many more than there are."""
+    """[RLIMIT_..., number]; of open files, so many more or fewer than there are."""
     name, value = what
     if name == "RLIMIT_NOFILE":
-        value += max(map(int, os.listdir("/proc/self/fd")))
+        value += len(os.listdir("/proc/self/fd"))
     number = getattr(resource, name)
     resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 

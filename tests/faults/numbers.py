@@ -6,7 +6,15 @@ import safetensors.numpy
 from tests.faults.damage import copied
 from tests.faults.jobs import Job
 from tests.faults.lab import content, run
-from tests.faults.verdict import LOST, UNCLEAR, Fault, check_clear, check_done, check_refused
+from tests.faults.verdict import (
+    LOST,
+    UNCLEAR,
+    Fault,
+    Missed,
+    check_clear,
+    check_done,
+    check_refused,
+)
 
 REFUSED = 2
 BAD = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30}
@@ -62,7 +70,11 @@ def trains(trial, changes, policy, cause):
     if answer[0] != 0:
         raise Fault(LOST, f"status {answer[0]}: {answer[2][-500:]!r}")
     said = [line for line in out.splitlines() if "not finite" in line]
-    if not said or not all(cause in line and f". {policy}; " in line for line in said):
+    if not said:  # none of these records was among the first batches
+        if not content(job.output)["finite"]:
+            raise Fault(LOST, "the last state is not finite, without a word")
+        raise Missed
+    if not all(cause in line and f". {policy}; " in line for line in said):
         raise Fault(UNCLEAR, f"says {said}")
     made = content(job.output)
     if not made["finite"] or made["step"] != "8":

@@ -5,15 +5,16 @@ from tests.faults.verdict import LOST, UNCLEAR, Fault, Missed, check_clear, chec
 
 # How often each job is struck.
 WEIGHTS = {
-    "train": 9,
+    "train": 10,
     "train a tokenizer": 1,
-    "extract": 3,
-    "sample": 4,
+    "extract": 4,
+    "sample": 5,
     "sweep": 1,
     "evaluate": 1,
-    "convert": 3,
-    "convert back": 2,
-    "convert to a workdir": 2,
+    "evaluate samples": 1,
+    "convert": 8,
+    "convert back": 6,
+    "convert to a workdir": 8,
 }
 ENDING = "{}: ending when this step is done and saved; a second one ends at once"
 

@@ -94,6 +94,6 @@ KINDS = {
     "read-only folder": (20, read_only),
     "folder gone": (20, vanished),
     "RLIMIT_FSIZE": (20, limited("RLIMIT_FSIZE", [0, 1, 100, 1000, 10_000])),
-    "RLIMIT_NOFILE": (20, limited("RLIMIT_NOFILE", [0, 1, 2, 4])),
+    "RLIMIT_NOFILE": (20, limited("RLIMIT_NOFILE", [-6, -3, -1, 0])),
 }
 NEED_MOUNTS = {"disk full", "read-only folder"}

@@ -55,7 +55,7 @@ def check_clear(answer, what):
 
 def check_refused(answer, statuses, names, what):
     """Raises Fault unless it ended in one line that names one of the things."""
-    status, out, errors = answer
+    status, _, errors = answer
     check_clear(answer, what)
     if status not in statuses:
         raise Fault(UNCLEAR, f"{what}: status {status}, expected {statuses}: {errors[-500:]!r}")

@@ -1,11 +1,12 @@
 """Processes that read data and die, or hang."""
 
+import json
 import os
 import pathlib
 import signal
 import time
 
-from tests.faults.lab import run
+from tests.faults.lab import content, run
 from tests.faults.verdict import UNCLEAR, Fault, Missed, check_clear, lines
 
 HANGS_SECONDS = 12  # instead of the program's ten minutes
@@ -66,9 +67,6 @@ def struck(number, said):
 
 def of_threads(trial, job):
     """What the same training makes whose data threads read."""
-    import json
-
-    from tests.faults.lab import content
 
     def make(folder):
         alone = (
@@ -79,11 +77,10 @@ def of_threads(trial, job):
         run(alone)
         (folder / "content").write_text(json.dumps(content(alone.output)))
 
-    made = json.loads((trial.lab.once("read by threads", make) / "content").read_text())
-    return made
+    return json.loads((trial.lab.once("read by threads", make) / "content").read_text())
 
 
 KINDS = {
-    "a data worker dies": (6, struck(signal.SIGKILL, "was ended by SIGKILL")),
-    "a data worker hangs": (4, struck(signal.SIGSTOP, "no batch came")),
+    "a data worker dies": (5, struck(signal.SIGKILL, "was ended by SIGKILL")),
+    "a data worker hangs": (3, struck(signal.SIGSTOP, "no batch came")),
 }
