@@ -30,7 +30,7 @@ def main() -> None:
     from lightningdit_jax.convert.files import KIND_NAMES
     from lightningdit_jax.convert.keymap import ConversionError
     from lightningdit_jax.errors import plain
-    from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError
+    from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError, storage_error
 
     silence_background()
     parser = argparse.ArgumentParser(
@@ -98,6 +98,10 @@ def main() -> None:
     except StorageError as error:
         INTERRUPTION.end(f"error: {error}; {INTERRUPTION.kept}", EXIT_STATUS)
     except (ValueError, OSError, ImportError) as error:
+        # A path that is given wrongly is the command's fault, all else that of what it lies on.
+        given = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+        if not isinstance(error, (ValueError, *given)) and (refused := storage_error(error)):
+            INTERRUPTION.end(f"error: {refused}; {INTERRUPTION.kept}", EXIT_STATUS)
         said = str(error) if isinstance(error, ConversionError) else plain(str(error), 8000)
         print(f"error: {said}", file=sys.stderr)
         sys.exit(2)

@@ -45,7 +45,8 @@ def replace(target: epath.Path, write: Callable[[epath.Path], None]) -> None:
     try:
         write(fresh if target.exists() else target)
     except BaseException:
-        _remove(target, fresh)
+        with contextlib.suppress(OSError):  # of the same cause, which is told
+            _remove(target, fresh)
         raise
     if fresh.exists():
         target.rename(former)
