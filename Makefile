@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version=3.11 \
 	--constraints=constraints.txt --generate-hashes --no-annotate --no-header
 
-.PHONY: setup requirements demo test test-slow fuzz bench lint clean
+.PHONY: setup requirements demo test test-slow test-faults fuzz bench lint clean
 
 setup: .venv/installed
 
@@ -54,6 +54,10 @@ test-slow: .venv/parity
 # More than 10,000 inputs, docs/reliability.md; SEED=1 tries others.
 fuzz: setup
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz --seed=$(or $(SEED),0)
+
+# FAULTS="--seed=1 --faults=100" bounds it; python -m tests.faults --help.
+test-faults: setup
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 # Against the PyTorch release too where RELEASE is a checkout of it and torch is installed.
 bench: setup

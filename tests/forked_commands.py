@@ -48,10 +48,10 @@ MODULES = (
 SECONDS = 120  # a command that takes longer hangs
 
 
-def answers(of, environment, *, within=()):
-    """What a process of this module answers to a list. within: a command that it runs in."""
+def answers(of, environment):
+    """What a process of this module answers to a list."""
     answer = subprocess.run(
-        [*within, sys.executable, "-m", "tests.forked_commands"],
+        [sys.executable, "-m", "tests.forked_commands"],
         input=json.dumps(of),
         stdout=subprocess.PIPE,
         text=True,

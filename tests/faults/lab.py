@@ -19,14 +19,12 @@ class Lab:
     """What all trials share; read, never written to, once it is made.
 
     base: folder of everything undisturbed. wanted: content by job. seconds, changes: how long each
-    job takes, and how many changes of files it makes. may_mount: whether file systems can be
-    mounted here.
+    job takes, and how many changes of files it makes.
     """
 
-    def __init__(self, base, may_mount):
-        self.base, self.may_mount = pathlib.Path(base), may_mount
+    def __init__(self, base):
+        self.base = pathlib.Path(base)
         self.wanted, self.seconds, self.changes = {}, {}, {}
-        self._cached = {}
 
     def make(self, names=()):
         """Runs the jobs, of those names, as a user does, one after another."""
