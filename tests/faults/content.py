@@ -56,12 +56,18 @@ def content(path):
 
 def _checkpoint(path):
     reader, found, finite = ocp.StandardCheckpointer(), {"step": path.name}, True
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def abstract(leaf):  # also of what several processes have saved
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
     for item in sorted(p for p in path.iterdir() if p.is_dir() and p.name != "digests"):
         if (item / "metadata").exists():
             if item.name == "loop":
                 found["loop"] = json.loads((item / "metadata").read_text())
             continue
-        for key, leaf in jax.tree_util.tree_leaves_with_path(reader.restore(item)):
+        target = jax.tree.map(abstract, reader.metadata(item).item_metadata.tree)
+        for key, leaf in jax.tree_util.tree_leaves_with_path(reader.restore(item, target)):
             array = np.asarray(leaf)
             found[f"{item.name}{jax.tree_util.keystr(key)}"] = _array(array)
             finite &= bool(np.isfinite(array).all())

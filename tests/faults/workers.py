@@ -9,9 +9,9 @@ import time
 from tests.faults.lab import content, run
 from tests.faults.verdict import UNCLEAR, Fault, Missed, check_clear, lines
 
-HANGS_SECONDS = 12  # instead of the program's ten minutes
-# They start Python and import the program, on a machine that is busy.
-STARTED = "step 1/"
+# Instead of the program's ten minutes; they start Python and import the program in it.
+HANGS_SECONDS = 45
+COMMAND_SECONDS = 400
 
 
 def children(pid):
@@ -54,7 +54,8 @@ def struck(number, said):
             train__checkpoint_every_steps=20,
         )
         prepare = ["tests.faults.workers", "quick", {"seconds": HANGS_SECONDS}]
-        answer = run(job, when=[[STARTED, act]], prepare=prepare)
+        more = {"prepare": prepare} if number == signal.SIGSTOP else {}
+        answer = run(job, when=[["step 1/", act]], seconds=COMMAND_SECONDS, **more)
         check_clear(answer, "training")
         if not hit or (answer[0] == 0 and not any(said in line for line in lines(answer[2]))):
             raise Missed
