@@ -34,6 +34,8 @@ import sys
 import time
 import traceback
 
+import jax
+
 ROOT = pathlib.Path(__file__).parent.parent
 # What main.py imports once it knows the mode.
 MODULES = (
@@ -83,6 +85,9 @@ def execute(command):
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if jax.distributed.is_initialized():  # what JAX does when a program ends
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.distributed.shutdown()
         os._exit(status)
 
 

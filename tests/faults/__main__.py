@@ -26,16 +26,12 @@ KINDS = {kind: entry for module in MODULES for kind, entry in module.KINDS.items
 SHORT_JOBS = ("train", "convert", "convert back", "convert to a workdir")
 SHORT_KINDS = (
     "SIGKILL",
-    "SIGTERM",
     "SIGINT",
     "disk full",
     "folder gone",
     "RLIMIT_NOFILE",
     "flip in a run that goes on",
-    "foreign in a run that goes on",
     "NaN, Inf in data",
-    "NaN, Inf in gradients",
-    "clock jumps in a job",
     "clock jumps between",
 )
 ATTEMPTS = 6  # at a moment that comes before the command is done
@@ -113,7 +109,7 @@ def run(options, root, report):
     began = time.monotonic()
     if options.short:
         tiny.write_latents(_LAB.base / "latents", count=64, size=8)
-    _LAB.make(SHORT_JOBS if options.short else ())
+    _LAB.make(SHORT_JOBS if options.short else (), again=not options.short)
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
     done, todo = [], planned(options.kinds, options.faults)
     if options.short:
