@@ -177,6 +177,11 @@ def get_config() -> ConfigDict:
     c.train.best_metric = ""
     c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"
     c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same
+    # Steps whose loss or gradient is far above the median of those before, docs/training.md.
+    c.train.spikes = "off"  # "skip" them, or "rollback" to the checkpoint before, once to each
+    c.train.spike_window = 64  # steps that the median is of; no verdict before half of them
+    c.train.spike_factor = 6.0  # robust deviations above it, of logarithms; at least half as much
+    c.train.max_spikes = 1000  # spikes before the run stops all the same; a new level counts too
     c.train.profile_steps = ()  # first and last step, such as (100, 104), traced for XProf
 
     # Solver and guidance, which ldj.generate takes too: lightningdit_jax/sampling_options.py.

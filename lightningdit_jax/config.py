@@ -212,6 +212,10 @@ class TrainConfig:
     best_metric: str
     nonfinite: Literal["stop", "skip", "rollback"]
     max_nonfinite: int
+    spikes: Literal["off", "skip", "rollback"]
+    spike_window: int
+    spike_factor: float
+    max_spikes: int
     profile_steps: tuple[int, ...]
 
     def __post_init__(self) -> None:

@@ -78,6 +78,9 @@ _READERS: dict[str, Collection[str]] = {
     "train.num_steps": _STEP,
     "train.batch_size": _STEP,
     "train.accumulate_steps": _STEP,
+    "train.spikes": _STEP,
+    "train.spike_window": _STEP,
+    "train.spike_factor": _STEP,
     "train.ema_decay": (*_STEP, EVALUATOR),
     "train.ema_decays": (*_STEP, EVALUATOR),
     "train.evaluate_every_steps": (*_TRAIN, EVALUATOR),
@@ -179,6 +182,7 @@ class Choice:
         return self.key, (value(self.key),)
 
 
+_SPIKES = ("train.spike_window", "train.spike_factor", "train.max_spikes")
 _CHOICES = (
     Choice("optimizer.name", {"adamw": ("optimizer.eps",)}),
     Choice(
@@ -189,6 +193,7 @@ _CHOICES = (
             "trapezoid": ("optimizer.decay_steps", "optimizer.end_factor"),
         },
     ),
+    Choice("train.spikes", dict.fromkeys(("skip", "rollback"), _SPIKES)),
     Choice("sample.use_ema", {True: ("sample.ema_decay",)}),
 )
 

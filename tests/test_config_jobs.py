@@ -125,7 +125,7 @@ def recorded(tmp_path_factory):
     # The schedule that reads the most.
     schedule = {"schedule": "trapezoid", "warmup_steps": 0, "decay_steps": 1}
     vae = tiny.config("digits_vavae", extract__path=str(folder / "latents"))
-    vae = vae.changed(optimizer=schedule)
+    vae = vae.changed(optimizer=schedule, train={"spikes": "skip"})
     dit = tiny.config(
         "digits_dit",
         data__path=str(folder / "latents"),
@@ -136,7 +136,7 @@ def recorded(tmp_path_factory):
         sample__cfg_scale=1.0,
         sweep__num_samples=30,
         train__num_steps=1,
-    ).changed(optimizer=schedule)
+    ).changed(optimizer=schedule, train={"spikes": "skip"})
     with recording(seen[TRAIN_TOKENIZER]):
         train(vae, tokenizer)
         open_init(vae.changed(train={"init": tokenizer}), str(folder / "new"))
@@ -203,6 +203,7 @@ def test_a_key_that_a_job_does_not_read_is_refused():
         "optimizer.name": "adamw",
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,
+        "train.spikes": "skip",
     }
     for job in JOBS:
         for key in KEYS:
@@ -221,6 +222,7 @@ def test_a_key_that_a_job_does_not_read_is_refused():
         ({"optimizer__name": "lion"}, "optimizer.eps", "optimizer.beta1"),
         ({"optimizer__schedule": "constant"}, "optimizer.end_factor", "optimizer.warmup_steps"),
         ({"optimizer__schedule": "cosine"}, "optimizer.decay_steps", "optimizer.end_factor"),
+        ({"train__spikes": "off"}, "train.spike_window", "train.max_nonfinite"),
     ],
 )
 def test_what_another_optimizer_or_schedule_reads_is_refused(changes, unread, read):

@@ -118,7 +118,14 @@ def make_dit_step(
         )
         grads, largest = without_scales(grads)
         state, update_metrics = apply_gradients(
-            state, grads, loss, optimizer, config.train.ema_decay, config.train.ema_decays, largest
+            state,
+            grads,
+            loss,
+            optimizer,
+            config.train.ema_decay,
+            config.train.ema_decays,
+            largest,
+            spike_factor=config.train.spike_factor,
         )
         return state, {**metrics, **update_metrics, "learning_rate": rate}
 

@@ -37,7 +37,8 @@ from lightningdit_jax.training.frozen import (
     load_frozen_networks,
 )
 from lightningdit_jax.training.held_out import Losses
-from lightningdit_jax.training.state import TrainState, create_state
+from lightningdit_jax.training.spikes import fresh_windows, watched_names
+from lightningdit_jax.training.state import RECORDS, TrainState, create_state
 from lightningdit_jax.training.vae_held_out import make_vae_held_out
 from lightningdit_jax.training.vae_step import make_vae_step
 
@@ -134,6 +135,7 @@ def state_of(
         ema_decays=config.train.ema_decays,
         companions=companions,
         float8=_fresh_histories(config) if config.kind == "lightningdit" else {},
+        spikes=fresh_windows(watched_names(config, companions), config.train.spike_window),
     )
 
 
@@ -147,8 +149,8 @@ def _fresh_histories(config: Config) -> dict[str, Any]:
 
 
 def state_rules(kind: str) -> Rules:
-    """Of a run's state: companions, 2.8 M parameters at most, and histories are replicated."""
-    return ((r"^(companions|float8)/", PartitionSpec()), *MODELS[kind].rules)
+    """Of a run's state: companions, 2.8 M parameters at most, and records are replicated."""
+    return ((rf"^({'|'.join(('companions', *RECORDS))})/", PartitionSpec()), *MODELS[kind].rules)
 
 
 def abstract_generator_job(

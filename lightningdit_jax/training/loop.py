@@ -18,6 +18,7 @@ from lightningdit_jax.training.nonfinite import NonFiniteSteps
 from lightningdit_jax.training.profile import ProfileWindow
 from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.run_record import Run
+from lightningdit_jax.training.spike_steps import SpikeSteps
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.writer import EVALUATION, MetricWriter
 
@@ -36,13 +37,14 @@ class Loop:
         self._run, self._config, self._say = run, run.config, run.say
         self._window: list[dict[str, float]] = []
         self._nonfinite = NonFiniteSteps(run.config, run.checkpoints, run.say)
+        self._spikes = SpikeSteps(run.config, run.checkpoints, run.say)
         self._evaluators = {HELD_OUT: run.held_out, EVALUATION: run.evaluator}
 
     def run(self) -> TrainState:
         """Trains to the end and returns the last state, which is checkpointed.
 
-        Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite, and
-        Preempted once the state is saved.
+        Raises NonFiniteError, naming the step, under the policy `stop` or after max_nonfinite,
+        SpikesError after max_spikes, and Preempted once the state is saved.
         """
         began, num_steps = time.perf_counter(), self._config.num_steps
         state, step = self._start()
@@ -138,10 +140,11 @@ class Loop:
             state, step, loop = self._restored()
             self._run.feed.iterator.set_state(loop["data"])
             self._nonfinite.count = loop["nonfinite"]
+            self._spikes.count = loop.get("spikes", 0)
             self._say(f"resumed from step {step:,} in {self._run.checkpoints.directory}")
             return state, step
         state = self._run.init_state()
-        if self._config.nonfinite == "rollback":
+        if "rollback" in (self._config.nonfinite, self._config.spikes):
             self._save(0, state)
         return state, 0
 
@@ -158,15 +161,22 @@ class Loop:
             "window": self._window,
             "nonfinite": self._nonfinite.count,
         }
+        if self._config.spikes != "off":
+            loop["spikes"] = self._spikes.count
         meta = {**self._run.meta, "step": step}
         self._run.checkpoints.save(step, state.items(), {"meta": meta, "loop": loop})
 
     def _drain(self, ahead: RunAhead[Dispatched], *, everything: bool) -> int | None:
-        """Reads metrics of finished steps; returns a non-finite one that asks for a rollback."""
+        """Reads metrics of finished steps; returns one that asks for a rollback."""
         for step, position, metrics in ahead.due(everything=everything):
             values = {name: value.item() for name, value in jax.device_get(metrics).items()}
             if values.pop("finite"):
-                self._window.append(values)
+                goes_back = self._spikes.meet(step, values)
+                if goes_back is None:
+                    self._window.append(values)
+                elif goes_back:
+                    jax.block_until_ready(list(ahead))
+                    return step
                 continue
             jax.block_until_ready(list(ahead))  # processes meet while nothing else runs
             if self._nonfinite.meet(step, values, self._unfit_records(position)):
@@ -242,6 +252,8 @@ class Loop:
         scalars = {n: float(np.mean([record[n] for record in self._window])) for n in names}
         if self._nonfinite.count:
             scalars["nonfinite_steps"] = self._nonfinite.count
+        if self._spikes.count:
+            scalars["spikes"] = self._spikes.count
         terms = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         rate = progress.rate(step)
         progress.mark(step)

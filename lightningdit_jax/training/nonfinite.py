@@ -39,13 +39,18 @@ class NonFiniteSteps:
             self._checkpoints.wait()
             most = f" config.train.max_nonfinite is {self._most}."
             count = "" if self._policy == "stop" else most
-            newest = self._checkpoints.latest_step()
-            kept = "No checkpoint" if newest is None else f"The checkpoint of step {newest:,}"
             raise NonFiniteError(
-                f"{what}.{count} {kept} is kept. Restarting repeats this step; {advice}"
+                f"{what}.{count} {kept_checkpoint(self._checkpoints)} is kept. "
+                f"Restarting repeats this step; {advice}"
             )
         self._say(f"{what}. {self._policy}; {advice}")
         return self._policy == "rollback"
+
+
+def kept_checkpoint(checkpoints: TrainingCheckpoints) -> str:
+    """The newest checkpoint in words."""
+    newest = checkpoints.latest_step()
+    return "No checkpoint" if newest is None else f"The checkpoint of step {newest:,}"
 
 
 def cause_of(unfit: Sequence[str]) -> str:

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from lightningdit_jax.averages import MAIN, average_decays, is_average
 from lightningdit_jax.tree_paths import named_leaves
 
+# Fields, and items of a checkpoint, that hold what the last steps saw.
+RECORDS = ("float8", "spikes")
+
 
 @flax.struct.dataclass
 class Companion:
@@ -30,7 +33,7 @@ class TrainState:
 
     averages: of params, by name (averages.py); companions: by name. Both are items of their own in
     a checkpoint, whose `params` are the model alone. float8: histories of its products
-    (models.float8), {} and no item without such.
+    (models.float8), spikes: windows of what is watched (training.spikes); {} and no item without.
     """
 
     step: jax.Array
@@ -39,6 +42,7 @@ class TrainState:
     opt_state: Any
     companions: dict[str, Companion] = flax.struct.field(default_factory=dict)
     float8: dict[str, Any] = flax.struct.field(default_factory=dict)
+    spikes: dict[str, Any] = flax.struct.field(default_factory=dict)
 
     @property
     def ema(self) -> Any:
@@ -48,7 +52,7 @@ class TrainState:
     def items(self) -> dict[str, Any]:
         """The array trees of a checkpoint, by item name."""
         trees = {"step": {"step": self.step}, "params": self.params, "opt_state": self.opt_state}
-        trees |= {"float8": self.float8} if self.float8 else {}
+        trees |= {name: tree for name in RECORDS if (tree := getattr(self, name))}
         return trees | self.averages | self.companions
 
     @classmethod
@@ -60,7 +64,7 @@ class TrainState:
             params=items.pop("params"),
             averages={name: items.pop(name) for name in list(items) if is_average(name)},
             opt_state=items.pop("opt_state"),
-            float8=items.pop("float8", {}),
+            **{name: items.pop(name, {}) for name in RECORDS},
             companions=items,
         )
 
@@ -73,11 +77,13 @@ def create_state(
     ema_decays: Sequence[float] = (),
     companions: Mapping[str, tuple[Any, Any]] | None = None,
     float8: Mapping[str, Any] | None = None,
+    spikes: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """A state at step 0; averages start as exact copies of the weights.
 
     ema: whether there is the main one; ema_decays: of further ones. companions: parameters and
-    statistics by name; each has a state of the same optimizer. float8: fresh histories.
+    statistics by name; each has a state of the same optimizer. float8: fresh histories;
+    spikes: fresh windows.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -91,6 +97,7 @@ def create_state(
             for name, (weights, stats) in (companions or {}).items()
         },
         float8=dict(float8 or {}),
+        spikes=dict(spikes or {}),
     )
 
 
@@ -108,13 +115,13 @@ def fresh_average(params: Any, abstract: Any) -> Any:
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
 
 
-def no_histories(abstract: Any) -> Any:
-    """Empty ones, sharded as `abstract`: ShapeDtypeStructs."""
+def filled(abstract: Any, value: float) -> Any:
+    """Arrays of one value, sharded as `abstract`: ShapeDtypeStructs."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    zeros = functools.partial(
-        jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract
+    full = functools.partial(
+        jax.tree.map, lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), abstract
     )
-    return jax.jit(zeros, out_shardings=shardings)()
+    return jax.jit(full, out_shardings=shardings)()
 
 
 def keep_finite(new: Any, old: Any, finite: jax.Array) -> Any:

@@ -1,6 +1,7 @@
 """What every train step ends with: apply the gradients, average the weights, guard the state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from lightningdit_jax.averages import average_decays
 from lightningdit_jax.models.float8 import is_scales, remembered
 from lightningdit_jax.training.ema import update_ema
+from lightningdit_jax.training.spikes import judge
 from lightningdit_jax.training.state import TrainState, keep_finite
 from lightningdit_jax.tree_paths import map_named
 
@@ -81,13 +83,19 @@ def apply_gradients(
     ema_decay: float,
     ema_decays: Sequence[float] = (),
     largest: Any = {},  # noqa: B006 (empty)
+    *,
+    watched: Mapping[str, jax.Array] = MappingProxyType({}),
+    spike_factor: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step, and `grad_norm` (before clipping) and `finite` for the loop.
 
     ema_decay: of the main average; ema_decays: of the others, as in create_state. largest: what the
-    products of state.float8 saw.
-    If the loss, any gradient or any of these is not finite, everything but the step counter stays
-    as it was: bad numbers never enter the state, whatever the loop decides to do about them.
+    products of state.float8 saw. watched: metrics that state.spikes is of, where they are not
+    `loss` and `grad_norm`; spike_factor: of train.spikes, see spikes.judge, whose numbers and
+    `spike` are then for the loop too.
+    If the loss, any gradient or any of these is not finite, or the step is a spike, everything but
+    the step counter and the windows of spikes stays as it was: bad numbers never enter the state,
+    whatever the loop decides to do about them.
     """
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -98,6 +106,16 @@ def apply_gradients(
     decays = average_decays(ema_decay, ema_decays)
     averages = {n: update_ema(ema, params, decays[n]) for n, ema in state.averages.items()}
     histories = jax.tree.map(remembered, state.float8, largest)
-    new = TrainState(state.step, params, averages, opt_state, float8=histories)
-    guarded = keep_finite(new, state, finite)
-    return guarded.replace(step=state.step + 1), {"grad_norm": grad_norm, "finite": finite}
+    metrics, windows = {"grad_norm": grad_norm, "finite": finite}, state.spikes
+    if windows:
+        values = {"loss": loss, "grad_norm": grad_norm, **watched}
+        spike, windows, numbers = judge(windows, values, spike_factor, finite)
+        metrics |= {"spike": spike, **numbers}
+    new = TrainState(state.step, params, averages, opt_state, float8=histories, spikes=state.spikes)
+    guarded = keep_finite(new, state, is_taken(metrics))
+    return guarded.replace(step=state.step + 1, spikes=windows), metrics
+
+
+def is_taken(metrics: Mapping[str, jax.Array]) -> jax.Array:
+    """Whether a step enters the state: metrics of apply_gradients."""
+    return metrics["finite"] & ~metrics["spike"] if "spike" in metrics else metrics["finite"]

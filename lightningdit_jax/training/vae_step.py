@@ -20,8 +20,9 @@ from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 from lightningdit_jax.training.schedules import make_schedule
 from lightningdit_jax.training.state import Companion, TrainState, keep_finite
-from lightningdit_jax.training.update import apply_gradients, update_at
+from lightningdit_jax.training.update import apply_gradients, is_taken, update_at
 from lightningdit_jax.training.vae_gradients import (
+    AutoencoderGradients,
     AutoencoderTerms,
     Metrics,
     autoencoder_gradients,
@@ -130,6 +131,8 @@ def make_vae_update(
                 optimizer,
                 config.train.ema_decay,
                 config.train.ema_decays,
+                watched=_watched(state, result, metrics),
+                spike_factor=config.train.spike_factor,
             )
         companions = {
             name: _advance(
@@ -137,7 +140,7 @@ def make_vae_update(
             )
             for name in gradients
         }
-        companions = keep_finite(companions, state.companions, update_metrics["finite"])
+        companions = keep_finite(companions, state.companions, is_taken(update_metrics))
         grad_norm = optax.tree.norm((result.params, result.projection))
         return dataclasses.replace(new, companions=companions), {
             **metrics,
@@ -184,6 +187,14 @@ def make_vae_step(
         return state, {**metrics, "learning_rate": rate}
 
     return step_fn
+
+
+def _watched(state: TrainState, result: AutoencoderGradients, metrics: Metrics) -> Metrics:
+    """What spikes are looked for in, by name; nothing where none are."""
+    if not state.spikes:
+        return {}
+    values = {**metrics, "grad_norm": optax.tree.norm((result.params, result.projection))}
+    return {name: values[name] for name in state.spikes}
 
 
 @jax.named_scope(OPTIMIZER)

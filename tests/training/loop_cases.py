@@ -16,6 +16,7 @@ from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.run_record import Feed, Run
+from lightningdit_jax.training.spikes import fresh_windows
 from lightningdit_jax.training.state import create_state
 from lightningdit_jax.training.update import apply_gradients
 
@@ -39,6 +40,10 @@ CONFIG = TrainConfig(
     best_metric="",
     nonfinite="stop",
     max_nonfinite=2,
+    spikes="off",
+    spike_window=8,
+    spike_factor=8.0,
+    max_spikes=100,
     profile_steps=(),
 )
 
@@ -85,6 +90,7 @@ def run(
     config = dataclasses.replace(CONFIG, **changes)
     optimizer = optimizer or optax.adam(0.1)
     lines = [] if lines is None else lines
+    watched = () if config.spikes == "off" else ("loss", "grad_norm")
 
     def create():
         return create_state(
@@ -92,6 +98,7 @@ def run(
             optimizer,
             ema=config.ema_decay > 0,
             ema_decays=config.ema_decays,
+            spikes=fresh_windows(watched, config.spike_window),
         )
 
     @jax.jit
@@ -100,7 +107,13 @@ def run(
             state.params
         )
         state, metrics = apply_gradients(
-            state, grads, loss, optimizer, config.ema_decay, config.ema_decays
+            state,
+            grads,
+            loss,
+            optimizer,
+            config.ema_decay,
+            config.ema_decays,
+            spike_factor=config.spike_factor,
         )
         return state, {"loss": loss, **metrics}
 
