@@ -181,7 +181,7 @@ def get_config() -> ConfigDict:
     c.train.spikes = "off"  # "skip" them, or "rollback" to the checkpoint before, once to each
     c.train.spike_window = 64  # steps that the median is of; no verdict before half of them
     c.train.spike_factor = 6.0  # robust deviations above it, of logarithms; at least half as much
-    c.train.max_spikes = 1000  # spikes before the run stops all the same; a new level counts too
+    c.train.max_spikes = 100  # steps skipped or rolled back before the run stops all the same
     c.train.profile_steps = ()  # first and last step, such as (100, 104), traced for XProf
 
     # Solver and guidance, which ldj.generate takes too: lightningdit_jax/sampling_options.py.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.training.nonfinite import kept_checkpoint
-from lightningdit_jax.training.spikes import LIMIT, MEDIAN
+from lightningdit_jax.training.spikes import IN_A_ROW, LIMIT, MEDIAN
 
 
 class SpikesError(FloatingPointError):
@@ -22,7 +22,7 @@ class SpikeSteps:
         self._window = config.spike_window
         self._checkpoints, self._say = checkpoints, say
         self._gone_back_to: int | None = None
-        self._first: dict[str, float] = {}  # limits at the first of spikes without a step between
+        self._passing = False  # since steps above their limit are taken
         self.count = 0
 
     def meet(self, step: int, metrics: dict[str, float]) -> bool | None:
@@ -31,13 +31,22 @@ class SpikeSteps:
         Takes what is the detector's out of the metrics. Raises SpikesError.
         """
         medians, limits = (_taken(metrics, prefix) for prefix in (MEDIAN, LIMIT))
-        spiked = metrics.pop("spike", False)
-        if not spiked:
-            self._end_of_spikes(step, metrics)
+        above = [name for name, limit in limits.items() if metrics[name] > limit]
+        seen = ", ".join(
+            f"{name} {metrics[name]:.4g} is above {limits[name]:.4g}, the median of "
+            f"{self._window} steps {medians[name]:.4g}"
+            for name in above
+        )
+        if not metrics.pop("spike", False):
+            if above and not self._passing:
+                self._say(
+                    f"step {step:,}: {seen}; taken, as {IN_A_ROW} in a row are no bad batch but "
+                    "the weights or a new level"
+                )
+            self._passing = bool(above)
             return None
-        self._first = self._first or limits
         self.count += 1
-        what = f"step {step:,}: a spike, {self._shown(metrics, medians, limits)}"
+        what = f"step {step:,}: a spike, {seen}"
         if self.count > self._most:
             self._checkpoints.wait()
             raise SpikesError(
@@ -57,27 +66,6 @@ class SpikeSteps:
         newest = self._checkpoints.latest_step()
         again, self._gone_back_to = newest == self._gone_back_to, newest
         return not again
-
-    def _end_of_spikes(self, step: int, metrics: dict[str, float]) -> None:
-        above = [name for name, limit in self._first.items() if metrics[name] > limit]
-        self._first = {}
-        if above:
-            what = ", ".join(f"{name} {metrics[name]:.4g}" for name in above)
-            self._say(
-                f"step {step:,}: {what}: a new level, now that half of the window of "
-                f"{self._window} steps is of it"
-            )
-
-    def _shown(
-        self, metrics: dict[str, float], medians: dict[str, float], limits: dict[str, float]
-    ) -> str:
-        texts = [
-            f"{name} {metrics[name]:.4g} is above {limit:.4g}, the median of {self._window} steps "
-            f"{medians[name]:.4g}"
-            for name, limit in limits.items()
-            if metrics[name] > limit
-        ]
-        return ", ".join(texts)
 
 
 def _taken(metrics: dict[str, float], prefix: str) -> dict[str, float]:

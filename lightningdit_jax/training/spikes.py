@@ -11,6 +11,7 @@ from lightningdit_jax.training.companions import DISCRIMINATOR
 Windows = dict[str, jax.Array]
 
 LEAST = 1.5  # times the median; what is less is no spike, however flat the window
+IN_A_ROW = 4  # so many are skipped: what comes after them too is of the weights, or a new level
 _NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 MEDIAN, LIMIT = "spike_median/", "spike_limit/"  # what the numbers of a step's metrics begin with
 
@@ -42,9 +43,10 @@ def judge(
     values: scalars, by the windows' names. One is a spike above `factor` robust deviations (1.4826
     median absolute deviations) and above LEAST, both of logarithms, since what is watched is
     positive and changes by factors; where it is not positive nothing is said, nor before half a
-    window is filled. Spikes enter the windows like all else that is finite: medians bear up to
-    half a window of them, and half a window of them is where the level is from then on. finite: of
-    the whole step; what is not leaves the windows.
+    window is filled. After IN_A_ROW that were above it is none: a batch may be left out, but what
+    one after another has is the weights', which only steps can mend, or a new level. All that is
+    finite enters the windows, whose medians follow when half of them is of the new level. finite:
+    of the whole step.
     """
     spiked = jnp.zeros((), bool)
     after: Windows = {}
@@ -58,7 +60,7 @@ def judge(
         deviation = _NORMAL * _median(jnp.abs(window - median), filled)
         limit = median + jnp.maximum(factor * deviation, jnp.log(jnp.float32(LEAST)))
         limit = jnp.where(2 * filled >= window.size, limit, jnp.inf)
-        spiked |= counts & (log > limit)
+        spiked |= counts & (log > limit) & ~(window[:IN_A_ROW] > limit).all()
         after[name] = jnp.where(counts, jnp.concatenate([log[None], window[:-1]]), window)
         numbers |= {f"{MEDIAN}{name}": jnp.exp(median), f"{LIMIT}{name}": jnp.exp(limit)}
     return spiked, after, numbers

@@ -99,15 +99,15 @@ def test_a_restart_changes_no_bit(tmp_path, policy, fail_at):
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
-def test_half_a_window_of_spikes_is_a_new_level(tmp_path):
-    """The weights stand still so long, and then follow."""
-    state, lines, _ = go(tmp_path, at=(), level=20, num_steps=40, **SKIP)
+def test_after_four_in_a_row_it_is_a_new_level(tmp_path):
+    """The weights stand still so long, and then follow; that is said once."""
+    state, lines, _ = go(tmp_path, at=(), level=20, num_steps=40, spike_window=16, **SKIP)
     steps = [int(line.split()[1].rstrip(":")) for line in said(lines)]
-    assert steps == list(range(21, 21 + len(steps))) and 2 <= len(steps) <= 4
+    assert steps == [21, 22, 23, 24]
     [line] = [line for line in lines if "a new level" in line]
-    assert line.startswith(f"step {steps[-1] + 1}: ")
-    assert line.endswith(": a new level, now that half of the window of 8 steps is of it")
-    kept, _, _ = go(tmp_path / "kept", at=(), num_steps=20, **SKIP)
+    assert line.startswith("step 25: ")
+    assert line.endswith("; taken, as 4 in a row are no bad batch but the weights or a new level")
+    kept, _, _ = go(tmp_path / "kept", at=(), num_steps=20, spike_window=16, **SKIP)
     assert (state.params["w"] > kept.params["w"] + 1).all()
 
 
