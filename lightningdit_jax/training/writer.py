@@ -18,14 +18,18 @@ from lightningdit_jax.metrics_log import read_log
 from lightningdit_jax.storage_errors import storing
 
 EVALUATION = "eval/"  # prefix of the names in a record of an evaluation
+# Bytes after which events go on in another file: object stores get all of a file at every record,
+# out of memory.
+EVENTS_BYTES = 2**22
 
 
 class MetricWriter:
     """Writes WORKDIR/metrics.jsonl (one record per line) and TensorBoard events.
 
     A resumed run first drops the records after its checkpoint, so that the file reads as if the
-    run had never stopped. Both are written at once, in no thread that could fail unheard. All
-    methods raise StorageError.
+    run had never stopped. Both are written at once, in no thread that could fail unheard, and
+    nothing of either is kept in memory that the storage can append to. All methods raise
+    StorageError.
     """
 
     def __init__(self, workdir: str, *, start_step: int):
@@ -42,21 +46,24 @@ class MetricWriter:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One record: the step and the named scalars."""
         line = json.dumps({"step": step, **scalars}) + "\n"
-        self._lines.append(line)
         if self._can_append:
             with storing(self._path), open(self._path, "a") as file:
                 file.write(line)
         else:
-            self._flush()  # object stores cannot append
+            self._lines.append(line)
+            self._flush(self._lines)
         with storing(self._event_folder):
+            if self._events_bytes > EVENTS_BYTES:
+                self._events.close()
+                self._open_events(step)
             for name, value in scalars.items():
                 self._add(Event(step=step, summary=scalar(name, value)))
             self._events.flush()
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether there is a record of this step whose names begin so."""
-        records = (json.loads(line) for line in self._lines)
-        return any(r["step"] == step and any(n.startswith(prefix) for n in r) for r in records)
+        lines = [line for of_step, line in read_log(self._path)[0] if of_step == step]
+        return any(name.startswith(prefix) for line in lines for name in json.loads(line))
 
     def close(self) -> None:
         """Ends the event file."""
@@ -64,21 +71,29 @@ class MetricWriter:
             self._events.close()
 
     def _open(self, step: int) -> None:
-        self._lines = _records_until(self._path, step)
-        self._flush()
+        lines = _records_until(self._path, step)
+        self._flush(lines)
+        self._lines = [] if self._can_append else lines
         with storing(self._event_folder):
             directory_check(self._event_folder)
-            self._events = EventsWriter(os.path.join(self._event_folder, "events"))
+            self._open_events(step + 1)
             # TensorBoard hides what former files say of the steps from here on.
             self._add(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._events.flush()
 
+    def _open_events(self, step: int) -> None:
+        """A file whose name comes after those before, also within the same second."""
+        prefix = os.path.join(self._event_folder, "events")
+        self._events = EventsWriter(prefix, filename_suffix=f".{step:010d}")
+        self._events_bytes = 0
+
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
+        self._events_bytes += event.ByteSize()
         self._events.write_event(event)
 
-    def _flush(self) -> None:
-        text = "".join(self._lines)
+    def _flush(self, lines: list[str]) -> None:
+        text = "".join(lines)
         if not self._can_append:
             with storing(self._path):
                 self._path.write_text(text)  # an object appears whole or not at all
