@@ -140,7 +140,8 @@ class Loop:
             state, step, loop = self._restored()
             self._run.feed.iterator.set_state(loop["data"])
             self._nonfinite.count = loop["nonfinite"]
-            self._spikes.count = loop.get("spikes", 0)
+            if self._config.spikes != "off":
+                self._spikes.count = loop.get("spikes", 0)  # none where it was off till here
             self._say(f"resumed from step {step:,} in {self._run.checkpoints.directory}")
             return state, step
         state = self._run.init_state()

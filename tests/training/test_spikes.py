@@ -144,7 +144,8 @@ def test_off_the_program_is_the_one_without_a_detector(kind, monkeypatch):
             batch = {"latents": (16, 8, 4, 4), "labels": (16,)}
             batch = {n: jax.ShapeDtypeStruct(s, jnp.int32) for n, s in batch.items()}
         else:
-            config = tiny.config("digits_vavae", vae_loss__disc_weight=0.5, **changes)
+            small = {"tokenizer__num_res_blocks": 0, "discriminator__num_layers": 1, **changes}
+            config = tiny.config("digits_vavae", vae_loss__disc_weight=0.5, **small)
             job, optimizer = (
                 abstract_tokenizer_job(config, mesh),
                 make_optimizer(config.optimizer, 9),
