@@ -9,11 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from lightningdit_jax import checkpoint_digests
 from lightningdit_jax.checkpoint_digests import DigestsHandler, DigestsSave
 
 _CHUNK_BYTES = 2**25
+
+# Orbax asks before and after writing each item how many bytes TensorStore has written, for a line
+# of its log, and TensorStore (0.1.86) forgets to free what it answers: some KB each time, for good.
+if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):
+    tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
 
 Tree = Any
 
