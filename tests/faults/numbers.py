@@ -138,6 +138,9 @@ def bad_weights(trial):
         return
     job = with_checkpoint(trial.jobs[of], source, target)
     answer = run(job)
+    if of == "extract" and answer[0] == 0:  # a decoder's weight, which is not asked for
+        trial.same(job)
+        return
     check_refused(answer, [REFUSED], ["the weights of", str(target)], of)
     if "finite" not in answer[2]:
         raise Fault(UNCLEAR, f"says {answer[2]!r}")
