@@ -40,8 +40,9 @@ class WorkerBatches:
 
     def from_batch(self, first: int) -> grain.DatasetIterator:
         """Grain's iterator over the batches from `first` on; starts the processes."""
-        if not flags.FLAGS.is_parsed():  # Grain reads its flags, also in programs without absl.app
-            flags.FLAGS(sys.argv[:1])
+        # Grain reads its flags, also in programs without absl.app, where they have their defaults.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         # A batch is decoded by the threads of its source: one at a time is enough.
         one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
