@@ -9,6 +9,7 @@ python convert_torch_weights.py --to-diffusers --src ckpts/vavae --dst vavae-dif
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 
@@ -17,22 +18,19 @@ from lightningdit_jax.interruption import INTERRUPTION
 if __name__ == "__main__":
     INTERRUPTION.listen()  # before what takes time to import
 
-from absl import logging
-
 
 def main() -> None:
     """Reads the command line; what the user can mend is one message and exit status 2."""
     INTERRUPTION.listen()
     INTERRUPTION.kept = "what --dst names is as it was; the same command begins again"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what this program asks of it
     from lightningdit_jax.background_noise import silence_background
     from lightningdit_jax.convert.files import KIND_NAMES
     from lightningdit_jax.convert.keymap import ConversionError
     from lightningdit_jax.errors import plain
     from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError, storage_error
 
-    silence_background()
+    silence_background(logging.WARNING)  # Orbax warns of what this program asks of it
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -71,6 +71,8 @@ class MetricWriter:
             self._events.close()
 
     def _open(self, step: int) -> None:
+        if step and not self._path.exists():
+            logging.warning("%s is not there: records begin with step %d", self._path, step + 1)
         lines = _records_until(self._path, step)
         self._flush(lines)
         self._lines = [] if self._can_append else lines

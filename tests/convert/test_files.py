@@ -382,6 +382,19 @@ def test_pt_files_are_written_where_torch_is(tmp_path, release):
         np.testing.assert_array_equal(value, release[key])
 
 
+def test_a_damaged_checkpoint_that_is_passed_over_is_said(tmp_path, release):
+    """Its lines were dropped with those of Orbax: an older step was written without a word."""
+    convert("release_full.pt", tmp_path / "run" / "checkpoints" / "0")
+    (tmp_path / "run" / "checkpoints" / "1").mkdir()
+    command = [sys.executable, "convert_torch_weights.py", "--to-torch"]
+    command += ["--src", str(tmp_path / "run"), "--dst", str(tmp_path / "back.safetensors")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stderr.count("\n") == 1
+    assert "checkpoints/0, passed over as damaged" in done.stderr
+    assert "checkpoints/1 (it is empty)" in done.stderr
+    assert load_file(tmp_path / "back.safetensors").keys() == release.keys()
+
+
 TORCH_LOADS = """
 import sys, numpy as np, safetensors.torch, torch
 source, target = sys.argv[1:]

@@ -62,3 +62,11 @@ def test_what_has_a_record(tmp_path, prefix):
     assert [log.has(step, prefix) for step in (2, 4, 8)] == [False, True, False]
     log.close()
     assert MetricWriter(str(tmp_path), start_step=4).has(4, prefix)
+
+
+def test_records_that_are_gone_are_said(tmp_path, caplog):
+    MetricWriter(str(tmp_path), start_step=0).close()
+    assert not caplog.text
+    (tmp_path / "metrics.jsonl").unlink()
+    MetricWriter(str(tmp_path), start_step=6).close()
+    assert "metrics.jsonl is not there: records begin with step 7" in caplog.text
