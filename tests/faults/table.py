@@ -2,7 +2,7 @@
 
 import collections
 
-from tests.faults.verdict import VERDICTS
+from tests.faults.verdict import MISSED, VERDICTS
 
 
 def table(injections):
@@ -12,8 +12,8 @@ def table(injections):
         for kind in (injection.kind, "all"):
             counts[kind][injection.verdict] += 1
     kinds = [*dict.fromkeys(injection.kind for injection in injections), "all"]
-    rows = [["kind", "injected", *VERDICTS], ["---"] * (2 + len(VERDICTS))]
+    rows = [["kind", "injected", *VERDICTS, MISSED], ["---"] * (3 + len(VERDICTS))]
     for kind in kinds:
         numbers = [counts[kind][verdict] for verdict in VERDICTS]
-        rows.append([kind, *map(str, [sum(numbers), *numbers])])
+        rows.append([kind, *map(str, [sum(numbers), *numbers, counts[kind][MISSED]])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

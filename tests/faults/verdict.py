@@ -5,6 +5,7 @@ import re
 
 SURVIVED, LOST, WRONG, UNCLEAR = "survived", "lost", "wrong", "unclear"
 VERDICTS = (SURVIVED, LOST, WRONG, UNCLEAR)
+MISSED = "missed"  # no injection: all that were tried came when the command was done
 HUNG = -24  # the status of a command that had to be ended
 # Lines of the program that tell of no error: warnings by absl, and bars of progress.
 _SPOKEN = re.compile(
