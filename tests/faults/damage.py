@@ -75,6 +75,15 @@ def of_training(how):
         wanted = dict(trial.lab.wanted[job.name])
         if "metrics.jsonl is not there: records begin with step 7" in answer[2]:
             wanted["records"] = [record for record in wanted["records"] if record["step"] > 6]
+        elif target == "metrics.jsonl":
+            # Lines that are none are left out, with a line; a changed digit is not noticed. The
+            # others are what they were.
+            told = "damaged lines are left out" in answer[2]
+            found = content(job.output)["records"]
+            changed = sum(record not in wanted["records"] for record in found)
+            fewer = len(wanted["records"]) - len(found)
+            if (changed, fewer > 0) in ((0, told), (int(how == "flip"), False)):
+                wanted["records"] = found
         trial.same(job, wanted)
 
     return strike

@@ -22,7 +22,7 @@ def check_failed(trial, job, answer):
     if answer[0] == 0:
         check_clear(answer, job.name)
         return
-    check_refused(answer, [STORAGE], [trial.folder], job.name)
+    check_refused(answer, [STORAGE], [trial.folder, trial.lab.base], job.name)
 
 
 def disk(trial):
