@@ -139,7 +139,8 @@ def bad_weights(trial):
     job = with_checkpoint(trial.jobs[of], source, target)
     answer = run(job)
     if of == "extract" and answer[0] == 0:  # a decoder's weight, which is not asked for
-        trial.same(job)
+        record = {"record": content(job.output)["record"]}  # which names the weights
+        trial.same(job, trial.lab.wanted[job.name] | record)
         return
     check_refused(answer, [REFUSED], ["the weights of", str(target)], of)
     if "finite" not in answer[2]:
