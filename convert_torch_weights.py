@@ -27,7 +27,7 @@ def main() -> None:
     from lightningdit_jax.background_noise import silence_background
     from lightningdit_jax.convert.files import KIND_NAMES
     from lightningdit_jax.convert.keymap import ConversionError
-    from lightningdit_jax.errors import plain
+    from lightningdit_jax.errors import LONGEST_LINE, plain
     from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError, storage_error
 
     silence_background(logging.WARNING)  # Orbax warns of what this program asks of it
@@ -100,7 +100,7 @@ def main() -> None:
         given = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
         if not isinstance(error, (ValueError, *given)) and (refused := storage_error(error)):
             INTERRUPTION.end(f"error: {refused}; {INTERRUPTION.kept}", EXIT_STATUS)
-        said = str(error) if isinstance(error, ConversionError) else plain(str(error), 8000)
+        said = str(error) if isinstance(error, ConversionError) else plain(str(error), LONGEST_LINE)
         print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
 

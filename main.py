@@ -39,7 +39,6 @@ KEPT = {
 }
 MODES = (*KEPT, "verify")
 _NO_CONFIG = "the config file's get_config() returns a {}; expected a ConfigDict"
-_LONGEST = 8000  # characters of a line of ours
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and results, local or gs://.")
@@ -309,9 +308,9 @@ def run() -> None:
 
 def refusal(error: Exception) -> str:
     """What one of our own checks says, as a line that can be printed; "" for another error."""
-    from lightningdit_jax.errors import plain
+    from lightningdit_jax.errors import LONGEST_LINE, plain
 
-    return plain(str(error), _LONGEST) if _is_ours(error) else ""
+    return plain(str(error), LONGEST_LINE) if _is_ours(error) else ""
 
 
 def _is_ours(error: Exception) -> bool:

@@ -40,11 +40,10 @@ def _unlike(value: Any, kind: Any, name: str) -> str:
             return f"'{name}' is {value!r:.40}; expected a list"
         return next((wrong for v in value if (wrong := _unlike(v, kind[0], name))), "")
     if isinstance(kind, dict):
-        if not isinstance(value, dict) or (lacks := kind.keys() - value.keys()):
-            lacking = (
-                "" if not isinstance(value, dict) else f" and lacks {', '.join(sorted(lacks))}"
-            )
-            return f"'{name}' is {value!r:.40}{lacking}; expected its fields"
+        if not isinstance(value, dict):
+            return f"'{name}' is {value!r:.40}; expected fields"
+        if lacks := kind.keys() - value.keys():
+            return f"'{name}' is {value!r:.40} and lacks {', '.join(sorted(lacks))}"
         parts = (_unlike(value[key], inner, f"{name}.{key}") for key, inner in kind.items())
         return next(filter(None, parts), "")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

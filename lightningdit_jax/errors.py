@@ -24,6 +24,9 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
     return f"unknown {what} '{name}'{hint}{listing}"
 
 
+LONGEST_LINE = 8000  # characters of an error's line, which may list all keys or classes there are
+
+
 def plain(text: str, length: int = 100) -> str:
     """A text from outside as it can stand in a line: nothing but what can be printed, cut short."""
     text = text if text.isprintable() else repr(text)[1:-1]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightningdit_jax.errors import plain
 from lightningdit_jax.foreign_names import RELEASE_RENAMED
+from lightningdit_jax.whole_numbers import TOO_LARGE
 
 ABSENT = object()
 _PLACEHOLDER = re.compile(r"/?path/to(/|$)")
@@ -63,7 +64,7 @@ class Keys:
                 return float(value)  # 1e-4, which is a text in YAML 1.1
             except ValueError:
                 pass
-        if kind is float and type(value) is int and abs(value) < 2**63:
+        if kind is float and type(value) is int and abs(value) < TOO_LARGE:
             return float(value)
         if type(value) is not kind:
             self.refused(key, f"expected {_WORDS[kind]}")

@@ -53,7 +53,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
     folder, main = epath.Path(workdir), is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
     store = SampleStore(folder, description, len(labels))
-    if from_main_process(store.is_finished(outputs)):
+    if from_main_process(main and store.is_finished(outputs)):  # which may read 10 GB
         if main:
             print(f"these samples are there already: {', '.join(outputs)} in {folder}")
         return folder / "samples.json"
