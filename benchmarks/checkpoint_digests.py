@@ -6,23 +6,41 @@ Saves a state of random numbers as a training does, with digests and without, in
 with and without comparing them. `blocks`: seconds until the next step may begin; `save`: until all
 is on disk; CPU seconds of the process beside both, which do not depend on what else the machine
 does. Digests alone are timed too.
+
+    python -m benchmarks.checkpoint_digests --topology=v5e:4x4
+
+compiles the digests of XL/1's whole state for accelerators that are not there, and sets the
+compiler's estimate beside what a save cannot do without: the bytes of a chip through its share of
+the host's network or disk.
 """
 
 import argparse
+import dataclasses
+import math
 import shutil
 import statistics
 import tempfile
 import time
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import dit_xl
 from lightningdit_jax import checkpoint_digests
-from lightningdit_jax.array_digest import tree_digests
+from lightningdit_jax import config as configs
+from lightningdit_jax.array_digest import is_cut, sums_of_parts, tree_digests
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.parallel.ahead_of_time import compile_on
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
+from lightningdit_jax.parallel.topology import check_topology, open_slice
+from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.training.job import state_rules
+from lightningdit_jax.training.plan import training_plans
 from lightningdit_jax.verification import verifying
 
 SHAPE = (28, 1152, 2, 192)  # an eighth of w12 of LightningDiT-XL, 50 MB
@@ -76,13 +94,45 @@ def timed(tree: dict[str, jax.Array], with_digests: bool) -> dict[str, float]:
         shutil.rmtree(folder)
 
 
+def estimated(topology: str) -> dict[str, Any]:
+    """The digests of XL/1's state on a slice: bytes that a chip holds, seconds on it."""
+    config = configs.from_dict(dit_xl.get_config())
+    where = open_slice(topology)
+    fitting, shapes = training_plans(config, Hardware.of(where.devices))
+    mesh = make_mesh(**dataclasses.asdict(fitting[0].applied(config).mesh), devices=where.devices)
+    state = jax.tree.leaves(abstract_on_mesh(shapes, mesh, state_rules(config.kind)))
+    large = [x for x in state if is_cut(x.sharding, x.shape, x.dtype.itemsize)]
+
+    def sums(leaves: list[jax.Array]) -> list[jax.Array]:
+        return [sums_of_parts(mesh, like.sharding.spec)(leaf) for leaf, like in zip(leaves, large)]
+
+    report = compile_on(where, mesh, jax.jit(sums).lower(large), 0.0)
+    sizes = [
+        sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+        for leaves in (large, state)
+    ]
+    seconds = report["step_seconds"]
+    digested, whole = (size / 1e9 for size in sizes)
+    print(
+        f"{where}, mesh {dict(mesh.shape)}: {digested:.3f} of {whole:.3f} GB a chip in "
+        f"{len(large)} of {len(state)} arrays, {seconds * 1e3:.2f} ms, "
+        f"{digested / seconds:.0f} GB/s"
+    )
+    return {**report, "digested_bytes": sizes[0], "state_bytes": sizes[1]}
+
+
 def main() -> None:
     """Prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", default="outputs/checkpoint_digests.json")
+    parser.add_argument("--topology", help="such as v5e:4x4 or h100:8: an estimate for it alone")
     options = parser.parse_args()
+    if options.topology:
+        check_topology(options.topology)
+        write_json(options.output, estimated(options.topology))
+        return
     tree = state(options.gigabytes)
     size = sum(leaf.nbytes for leaf in tree.values())
     tree_digests(tree)  # compiles

@@ -116,9 +116,9 @@ def _started(leaf: Any) -> tuple[ArrayDigest, list[tuple[int, Any]]]:
     shape = tuple(leaf.shape)
     parts = list(_parts(leaf))
     sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
-    if isinstance(sharding, NamedSharding) and _is_cut(sharding, shape, leaf.dtype.itemsize):
+    if isinstance(sharding, NamedSharding) and is_cut(sharding, shape, leaf.dtype.itemsize):
         # One program for all devices, where else each would have one of its own compiled.
-        sums = _program(sharding.mesh, sharding.spec)(leaf)
+        sums = sums_of_parts(sharding.mesh, sharding.spec)(leaf)
         on_device = {shard.device: shard.data for shard in sums.addressable_shards}
         pending = [(part.size, on_device[device]) for _, part, device in parts]
     else:
@@ -126,8 +126,8 @@ def _started(leaf: Any) -> tuple[ArrayDigest, list[tuple[int, Any]]]:
     return ArrayDigest(dtype, shape, 0, (0, 0)), pending
 
 
-def _is_cut(sharding: NamedSharding, shape: tuple[int, ...], itemsize: int) -> bool:
-    """Whether devices hold large parts, of one size; the same in every process."""
+def is_cut(sharding: NamedSharding, shape: tuple[int, ...], itemsize: int) -> bool:
+    """Whether devices hold large parts of an array, of one size; the same in every process."""
     part = math.prod(sharding.shard_shape(shape)) * itemsize
     return part > _SMALL and not sharding.is_fully_replicated
 
@@ -148,7 +148,7 @@ def _parts(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any, Any]]:
 
 
 @functools.cache
-def _program(mesh: Mesh, spec: PartitionSpec) -> Any:
+def sums_of_parts(mesh: Mesh, spec: PartitionSpec) -> Any:
     """A compiled function: sharded array -> the sums of each device's part, uint32 [devices, 2]."""
 
     def of_parts(leaf: jax.Array) -> jax.Array:

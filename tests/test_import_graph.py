@@ -24,6 +24,7 @@ BASE = {
     "errors",
     "file_digest",
     "foreign_names",
+    "host_memory",
     "interruption",
     "latent_scaling",
     "lease",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lightningdit_jax.config import HELD_OUT
+from lightningdit_jax.host_memory import release_freed_memory
 from lightningdit_jax.interruption import INTERRUPTION
 from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text, is_main_process
@@ -166,6 +167,7 @@ class Loop:
             loop["spikes"] = self._spikes.count
         meta = {**self._run.meta, "step": step}
         self._run.checkpoints.save(step, state.items(), {"meta": meta, "loop": loop})
+        release_freed_memory()  # of the checkpoint before, or of compiling
 
     def _drain(self, ahead: RunAhead[Dispatched], *, everything: bool) -> int | None:
         """Reads metrics of finished steps; returns one that asks for a rollback."""
