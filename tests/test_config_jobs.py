@@ -56,8 +56,8 @@ from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import run_meta, train
 from tests import tiny
 
-# The recordings of the module are made once, by one worker.
-pytestmark = pytest.mark.xdist_group(__name__)
+# The recordings of the module are made once, by the worker that has compiled the same programs.
+pytestmark = pytest.mark.xdist_group("jobs")
 
 KEYS = tuple(key_types(Config))
 METRIC = (metric_choice(),)
@@ -122,21 +122,17 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs")
     seen = {job: set() for job in JOBS}
     tokenizer, generator = (str(folder / name) for name in ("tokenizer", "generator"))
-    # The schedule that reads the most.
-    schedule = {"schedule": "trapezoid", "warmup_steps": 0, "decay_steps": 1}
-    vae = tiny.config("digits_vavae", extract__path=str(folder / "latents"))
-    vae = vae.changed(optimizer=schedule, train={"spikes": "skip"})
+    vae = tiny.config("digits_vavae", extract__path=str(folder / "latents"), **tiny.READS_MOST)
     dit = tiny.config(
         "digits_dit",
         data__path=str(folder / "latents"),
         model__input_size=8,
         sample__tokenizer=tokenizer,
         sample__num_samples=30,
-        sample__num_steps=2,
-        sample__cfg_scale=1.0,
+        sample__num_steps=3,
         sweep__num_samples=30,
-        train__num_steps=1,
-    ).changed(optimizer=schedule, train={"spikes": "skip"})
+        **tiny.READS_MOST,
+    )
     with recording(seen[TRAIN_TOKENIZER]):
         train(vae, tokenizer)
         open_init(vae.changed(train={"init": tokenizer}), str(folder / "new"))

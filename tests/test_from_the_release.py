@@ -120,6 +120,7 @@ def tokenizer(world):
     run(world, one("--src vavae-"))
 
 
+@pytest.mark.slow
 def test_the_eight_classes_of_fast_inference_in_two_rows_of_four(world, tokenizer):
     """From a generator of 1,000 classes."""
     dit = random_generator(tiny.dit_config(in_channels=4, num_classes=1000))

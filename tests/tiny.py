@@ -119,6 +119,14 @@ TOKENIZER = {
 }
 
 
+# The schedule and the policy that read the most keys.
+READS_MOST = {
+    "optimizer__schedule": "trapezoid",
+    "optimizer__warmup_steps": 0,
+    "optimizer__decay_steps": 1,
+    "train__spikes": "skip",
+}
+
 # What a plan for CPUs says of a model as small as these; a test of plans leaves it "auto".
 PLANNED = {
     "mesh.data": -1,

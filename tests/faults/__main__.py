@@ -26,10 +26,7 @@ KINDS = {kind: entry for module in MODULES for kind, entry in module.KINDS.items
 SHORT_JOBS = ("train", "convert", "convert back", "convert to a workdir")
 SHORT_KINDS = (
     "SIGKILL",
-    "SIGINT",
     "disk full",
-    "folder gone",
-    "RLIMIT_NOFILE",
     "flip in a run that goes on",
     "NaN, Inf in data",
     "clock jumps between",

@@ -75,6 +75,7 @@ def test_worker_processes_change_nothing(config, whole, tmp_path):
     assert contents(folder) == contents(whole)
 
 
+@pytest.mark.slow
 def test_two_processes(tokenizer, whole, tmp_path):
     started = processes.start(CHILD, tokenizer, tmp_path / "latents", processes=2, devices=2)
     statuses, outputs = processes.finish(started)

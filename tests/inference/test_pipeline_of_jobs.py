@@ -32,8 +32,8 @@ from lightningdit_jax.training.run import train
 from tests import golden, tiny
 from tests.models.inception_weights import draw_weights
 
-# The fixtures of the module are made once, by one worker.
-pytestmark = pytest.mark.xdist_group(__name__)
+# The fixtures of the module are made once, by the worker that has compiled the same programs.
+pytestmark = pytest.mark.xdist_group("jobs")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(folder):
-    config = tiny.config("digits_vavae", extract__path=str(folder / "latents"))
+    config = tiny.config("digits_vavae", extract__path=str(folder / "latents"), **tiny.READS_MOST)
     train(config, str(folder / "tokenizer"))
     return config
 
@@ -62,6 +62,7 @@ def generator(folder, latents):
         sample__tokenizer=str(folder / "tokenizer"),
         sample__num_samples=30,
         sample__num_steps=3,
+        **tiny.READS_MOST,
     )
     train(config, str(folder / "generator"))
     return config

@@ -162,6 +162,7 @@ def test_the_script_says_what_is_missing(tmp_path):
     assert done.returncode == 2 and "x: no such folder of images" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     """Both find the same numbers, and those of one process, though neither has all features."""
     for name, count in (("real", 37), ("samples", 29)):

@@ -131,6 +131,7 @@ def test_the_generator_learns_them_times_the_multiplier(folder, latents, generat
     assert square > 4 * error, "an error that hides the multiplier"
 
 
+@pytest.mark.slow
 def test_samples_are_decoded_from_latents_over_the_multiplier(folder, generator, capsys):
     """One step of Euler, guided by the null class of the only class, against its formula."""
     capsys.readouterr()

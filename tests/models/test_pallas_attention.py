@@ -58,8 +58,10 @@ def distance(got, want):
 
 @pytest.mark.parametrize(
     ("num_heads", "head_dim", "rotary"),
-    [(16, 24, True), (2, 64, False)],
-    ids=["heads that straddle columns", "two heads a column"],
+    [
+        pytest.param(16, 24, True, id="heads that straddle columns"),
+        pytest.param(2, 64, False, id="two heads a column", marks=pytest.mark.slow),
+    ],
 )
 def test_values_and_gradients(num_heads, head_dim, rotary):
     grid = 4 if rotary else None
@@ -102,7 +104,7 @@ def test_heads_and_images_on_a_mesh():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("use_qknorm", [False, True])
+@pytest.mark.parametrize("use_qknorm", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_generator_with_it_on_a_mesh(use_qknorm):
     """Loss and gradients, images and heads cut over eight devices: as near to float32 as XLA's."""
     config = tiny.dit_config(hidden_size=256, num_heads=8, depth=1, use_qknorm=use_qknorm)

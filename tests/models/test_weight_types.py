@@ -78,6 +78,7 @@ def test_shardings_stay_abstract_ones_too():
     assert jax.tree.map(lambda leaf: leaf.sharding, abstract) == shardings
 
 
+@pytest.mark.slow
 def test_a_sampler_draws_the_same_images():
     (dit, dit_weights), (vae, vae_weights) = generator(jnp.bfloat16), tokenizer(jnp.bfloat16)
     structure = Structure(dit, vae, tiny.dit_config(), LatentScaling())

@@ -79,7 +79,10 @@ def assert_weights(config, params, want, tolerance, ill_conditioned=()):
         np.testing.assert_allclose(got[key], value, atol=atol, rtol=tolerance["rtol"], err_msg=key)
 
 
-@pytest.mark.parametrize("case", ["train_trace_noclip", "train_trace_clip"])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param("train_trace_noclip", marks=pytest.mark.slow), "train_trace_clip"],
+)
 def test_five_steps(case):
     entry, data = golden.index()[case], golden.load(case)
     tolerance, ill = entry["tolerance"], entry["ill_conditioned_params"]

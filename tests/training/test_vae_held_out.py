@@ -133,6 +133,7 @@ def one(config):
     return job, state, mesh, numbers(config, job, state, abstract, mesh, 4)
 
 
+@pytest.mark.slow
 def test_every_term_is_that_of_the_whole_batch(config, images, one):
     job, state, mesh, found = one
     expected = expecting(config, images, state, job, mesh)
