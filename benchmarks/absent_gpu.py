@@ -25,7 +25,9 @@ REACHED = {"products": 697e12, "attention": 152e12, "others": 2.56e12}
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The report of the step, as compile_on."""
-    config = configs.from_dict(importlib.import_module(f"configs.{options.config}").get_config())
+    config = configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{options.config}").get_config()
+    )
     config = config.changed(
         mesh={"data": -1, "fsdp": options.fsdp},
         model={"depth": options.depth},

@@ -56,9 +56,9 @@ def our_step(depth: int = 12) -> tuple[Work, str, float]:
     """A train step of B/2 as work, its optimized program as text, and the model's FLOPs in it."""
     import jax
 
-    from configs import paper
     from lightningdit_jax import config as configs
     from lightningdit_jax.assembly.models import generator_config
+    from lightningdit_jax.configs import paper
     from lightningdit_jax.models.flops import forward_flops
     from lightningdit_jax.parallel.mesh import make_mesh
     from lightningdit_jax.training.job import abstract_generator_job
@@ -102,9 +102,9 @@ def our_sampler(depth: int = 12) -> tuple[Work, str, float]:
     import jax
     from flax import nnx
 
-    from configs import paper
     from lightningdit_jax import config as configs
     from lightningdit_jax.assembly.models import generator_config
+    from lightningdit_jax.configs import paper
     from lightningdit_jax.flow.guidance import guide
     from lightningdit_jax.flow.ode import integrate
     from lightningdit_jax.flow.timesteps import time_grid
@@ -145,9 +145,9 @@ def our_tokenizer(method: str) -> Work:
     """One call is one image."""
     from flax import nnx
 
-    from configs import vavae_f16d32
     from lightningdit_jax import config as configs
     from lightningdit_jax.assembly.models import tokenizer_config
+    from lightningdit_jax.configs import vavae_f16d32
     from lightningdit_jax.models.vae import VAVAE
     from lightningdit_jax.parallel.batch_function import jit_batches
     from lightningdit_jax.parallel.mesh import make_mesh

@@ -17,9 +17,9 @@ import time
 import numpy as np
 from safetensors.numpy import save_file
 
-from configs import base
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.config import from_dict
+from lightningdit_jax.configs import base
 from lightningdit_jax.convert.convert import torch_shapes
 from lightningdit_jax.convert.lightningdit import keymap
 

@@ -25,10 +25,10 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from configs import digits_dit
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
+from lightningdit_jax.configs import digits_dit
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.data.latents import LatentShards, load_stats, save_stats, write_shard
 from lightningdit_jax.evaluation.recognition import DigitsJudge

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs import digits_dit
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.configs import digits_dit
 from lightningdit_jax.models.float8 import (
     fresh_histories,
     remembered,

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from configs import paper, vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.assembly.registry import abstract_model
+from lightningdit_jax.configs import paper, vavae_f16d32
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.models.flops import forward_flops

@@ -30,7 +30,9 @@ def number(text: str) -> int | str:
 
 def measure(options: argparse.Namespace, topology: str) -> dict[str, Any]:
     """The report of one slice, or why there is none."""
-    config = configs.from_dict(importlib.import_module(f"configs.{options.config}").get_config())
+    config = configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{options.config}").get_config()
+    )
     changes = {
         "mesh": {"fsdp": options.fsdp},
         "model": {"depth": options.depth},

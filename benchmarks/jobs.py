@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import paper
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.configs import paper
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.job import abstract_generator_job

@@ -91,8 +91,8 @@ def _child(folder: pathlib.Path, steps: int, window: int) -> None:
     """The training, as main.py does it; a line for each record says what is on the device."""
     import jax
 
-    from configs import digits_dit
     from lightningdit_jax import config as configs
+    from lightningdit_jax.configs import digits_dit
     from lightningdit_jax.inference.quality.in_training import make_training_evaluator
     from lightningdit_jax.training import loop
     from lightningdit_jax.training.run import train

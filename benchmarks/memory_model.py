@@ -120,7 +120,9 @@ def _question(point: Point) -> Point:
 
 
 def _config(point: Point) -> Config:
-    config = configs.from_dict(importlib.import_module(f"configs.{point['config']}").get_config())
+    config = configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{point['config']}").get_config()
+    )
     return config.changed(
         mesh=point["mesh"] | {"dcn_data": 1},
         compute={"remat": point["remat"]},
@@ -130,7 +132,9 @@ def _config(point: Point) -> Config:
 
 @functools.cache
 def _step(name: str) -> GeneratorStep:
-    config = configs.from_dict(importlib.import_module(f"configs.{name}").get_config())
+    config = configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{name}").get_config()
+    )
     # A TPU as far as memory goes; the shapes are the same everywhere.
     hardware = types.SimpleNamespace(platform="tpu", devices=jax.devices()[:1])
     return train_step(config, hardware)[0]

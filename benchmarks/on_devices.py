@@ -25,11 +25,11 @@ from flax import nnx
 
 from benchmarks.arguments import names, numbers
 from benchmarks.gpu_profile import milliseconds_by_kind
-from configs import paper, vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
+from lightningdit_jax.configs import paper, vavae_f16d32
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure

@@ -45,7 +45,9 @@ def rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _row(device: str, name: str, compiles: bool) -> dict[str, Any]:
     sampling = name == "sampling"
     file = "dit_xl" if sampling else name
-    config = configs.from_dict(importlib.import_module(f"configs.{file}").get_config())
+    config = configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{file}").get_config()
+    )
     try:
         if compiles:
             return (sampler_report if sampling else compile_report)(config, device)

@@ -18,10 +18,10 @@ import torch
 
 from benchmarks.arguments import names, numbers
 from benchmarks.release_model import release_generator, release_train_step
-from configs import dit_xl_800ep
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.configs import dit_xl_800ep
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.chips import GPUS
 

@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from configs import paper
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.configs import paper
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure

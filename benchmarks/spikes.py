@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from configs import digits_dit
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
+from lightningdit_jax.configs import digits_dit
 from lightningdit_jax.data.latents import LatentShards, load_stats, save_stats, write_shard
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.training.run import train

@@ -23,11 +23,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.arguments import names, numbers
-from configs import vavae_f16d32
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
+from lightningdit_jax.configs import vavae_f16d32
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.compile import compile_report
 from lightningdit_jax.training.frozen import abstract_frozen_networks

@@ -5,7 +5,7 @@ Needs the latents that configs/digits_vavae.py makes with --mode=extract.
     python main.py --config=configs/digits_dit.py --workdir=outputs/demo/generator
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():

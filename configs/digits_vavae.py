@@ -7,7 +7,7 @@ LPIPS, whose network comes only by download; aligned with a small ViT that learn
     python main.py --config=configs/digits_vavae.py --workdir=outputs/demo/tokenizer
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():

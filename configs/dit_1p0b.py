@@ -3,7 +3,7 @@
 python main.py --config=configs/dit_1p0b.py --workdir=runs/dit_1p0b --config.data.path=LATENTS
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():

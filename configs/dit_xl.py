@@ -5,7 +5,7 @@ arXiv 2501.01423: FID 2.11 with guidance (cfg 10.0 from t = 0.10), 5.14 without.
     python main.py --config=configs/dit_xl.py --workdir=runs/dit_xl --config.data.path=LATENTS
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():

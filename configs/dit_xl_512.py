@@ -8,7 +8,7 @@ latents.
         --config.data.path=LATENTS_512 --config.train.init=runs/dit_xl
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():

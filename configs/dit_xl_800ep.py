@@ -7,7 +7,7 @@ Logit-normal timesteps end at step 600,000 (release, issue 23).
         --config.data.path=LATENTS
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():

@@ -7,7 +7,7 @@ FID 7.13 without guidance, drawn by dopri5. docs/recipes.md leads from images to
         --config.data.path=LATENTS
 """
 
-from configs import paper
+from lightningdit_jax.configs import paper
 
 
 def get_config():

@@ -8,17 +8,18 @@ values. Where the paper's text leaves something open, the row says what it takes
 """
 
 import difflib
+from typing import Any
 
-from configs import base
+from lightningdit_jax.configs import base
 
 STEPS_PER_EPOCH = {256: 5_000, 1024: 1_250}  # as the paper rounds them
 
 # XL/1 on VA-VAE f16d32. The last row samples the same weights as UCGM does (50 steps, two
 # velocities each; arXiv 2505.07447).
-GUIDED_64 = {"sample.cfg_scale": 10.0, "sample.cfg_interval_start": 0.10}
-GUIDED_800 = {"sample.cfg_scale": 6.7, "sample.cfg_interval_start": 0.125}
-LONG = {"train.num_steps": 1_000_000, "flow.uniform_from_step": 600_000}
-UNGUIDED = {"sample.cfg_scale": 1.0}
+GUIDED_64: dict[str, Any] = {"sample.cfg_scale": 10.0, "sample.cfg_interval_start": 0.10}
+GUIDED_800: dict[str, Any] = {"sample.cfg_scale": 6.7, "sample.cfg_interval_start": 0.125}
+LONG: dict[str, Any] = {"train.num_steps": 1_000_000, "flow.uniform_from_step": 600_000}
+UNGUIDED: dict[str, Any] = {"sample.cfg_scale": 1.0}
 MAIN = {
     "xl_64ep": UNGUIDED,
     "xl_64ep_cfg": GUIDED_64,
@@ -90,10 +91,10 @@ TOKENIZERS = {
 }
 
 
-def rows() -> dict[str, dict]:
+def rows() -> dict[str, dict[str, Any]]:
     """Changes of configs/base.py by row."""
     table = dict(MAIN)
-    changes: dict = {}
+    changes: dict[str, Any] = {}
     for name, step in LADDER.items():
         changes = changes | step
         table[name] = changes

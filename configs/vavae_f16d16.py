@@ -8,7 +8,7 @@ Published rFID: DINOv2 0.55, without alignment 0.49.
         --config.frozen.lpips=LPIPS --config.frozen.foundation=DINOV2
 """
 
-from configs import vavae_f16d32
+from lightningdit_jax.configs import vavae_f16d32
 
 
 def get_config():

@@ -12,7 +12,7 @@ With MAE instead, rFID 0.28: --config.vae_loss.alignment=mae --config.frozen.fou
 Without alignment, the LDM baseline, rFID 0.26: --config.vae_loss.alignment=none
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 STEPS_PER_EPOCH = 5_005  # 1,281,167 images at batch 256
 

@@ -10,7 +10,7 @@ them anew. Generators trained on it reach FID 2.17 without guidance, on the 50-e
         --config.frozen.lpips=LPIPS --config.frozen.foundation=DINOV2
 """
 
-from configs import vavae_f16d32
+from lightningdit_jax.configs import vavae_f16d32
 
 
 def get_config():

@@ -7,7 +7,7 @@ main.py puts the text of WORKDIR/config.json here, or what a yaml says.
 
 import json
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config(written: str):

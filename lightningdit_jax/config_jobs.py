@@ -23,6 +23,7 @@ COMPILE_GENERATOR = "--mode=compile of a generator"
 COMPILE_TOKENIZER = "--mode=compile of a tokenizer"
 COMPILE_SAMPLER = "--mode=compile --target=sample"
 VERIFY = "--mode=verify"
+DESCRIBE = "--mode=describe"
 
 _TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
 _STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
@@ -32,7 +33,7 @@ _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
 _SAMPLES = (SAMPLE, SWEEP, EVALUATOR)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
 _COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
-JOBS = (*_COMPUTING, VERIFY)
+JOBS = (*_COMPUTING, VERIFY, DESCRIBE)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
@@ -153,6 +154,14 @@ MEANING = {
     "examples": (),
 }
 
+_JOB_OF = {
+    "extract": EXTRACT,
+    "sample": SAMPLE,
+    "sweep": SWEEP,
+    "verify": VERIFY,
+    "describe": DESCRIBE,
+}
+
 # Jobs that take these from the checkpoint they load, where the command line may only agree.
 _TAKEN = {
     SAMPLE: ("model", *MEANING["flow"], *MEANING["latents"]),
@@ -210,7 +219,7 @@ def jobs_of(mode: str, target: str, kind: str, evaluates: bool) -> tuple[str, ..
     if mode == "compile":
         step = COMPILE_GENERATOR if generator else COMPILE_TOKENIZER
         return (step if target == "train" else COMPILE_SAMPLER,)
-    return ({"extract": EXTRACT, "sample": SAMPLE, "sweep": SWEEP, "verify": VERIFY}[mode],)
+    return (_JOB_OF[mode],)
 
 
 def readers(key: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def convert(source: str, output: str | None, overwrite: bool) -> None:
     if output is not None and pathlib.Path(output).exists() and not overwrite:
         raise FileExistsError(f"{output} is there already; delete it or pass --overwrite")
     imported = import_yaml(source)
-    c = importlib.import_module(f"configs.{base_of(imported)}").get_config()
+    c = importlib.import_module(f"lightningdit_jax.configs.{base_of(imported)}").get_config()
     before = from_dict(c)
     for key, value in imported.settings.items():
         section, _, name = key.rpartition(".")

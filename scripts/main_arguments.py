@@ -17,7 +17,7 @@ def check_arguments(arguments: Sequence[str]) -> str:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     try:
-        import main
+        from lightningdit_jax.commands import main
     except ImportError as error:
         sys.exit(
             f"error: main.py's arguments cannot be checked here: {error}; run this script with "
@@ -42,7 +42,7 @@ def check_arguments(arguments: Sequence[str]) -> str:
 
 def check_lasting(machine: str) -> None:
     """Ends with one line where the workdir, checked before, would go with the machine's disks."""
-    import main
+    from lightningdit_jax.commands import main
 
     workdir = main.WORKDIR.value
     if "://" not in workdir and not pathlib.Path(workdir).is_absolute():

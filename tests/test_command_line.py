@@ -57,7 +57,7 @@ def test_a_word_may_stand_for_a_number():
 def parsed(*arguments):
     """Config and workdir that the flags library makes of a command line, in its own process."""
     code = (
-        "import json, sys, main; main.parse_flags(sys.argv);"
+        "import json, sys; from lightningdit_jax.commands import main; main.parse_flags(sys.argv);"
         "print(json.dumps([main.CONFIG.value.to_dict(), main.WORKDIR.value]))"
     )
     done = subprocess.run(

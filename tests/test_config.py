@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import paper
 from lightningdit_jax import config
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_ranges import RANGES
+from lightningdit_jax.configs import paper
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -33,7 +33,9 @@ NAMES = sorted(FILES | {f"paper:{row}" for row in paper.rows()})
 
 def load(name):
     file, _, row = name.partition(":")
-    return importlib.import_module(f"configs.{file}").get_config(*[row] if row else [])
+    return importlib.import_module(f"lightningdit_jax.configs.{file}").get_config(
+        *[row] if row else []
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,16 +76,20 @@ def test_rows_of_the_paper():
 
 def test_configs_import_only_ml_collections_and_the_standard_library():
     """And of the package the defaults of sampling, which ldj.generate has without a config."""
-    known = ("ml_collections", "configs", *sys.stdlib_module_names)
+    ours = ("lightningdit_jax.configs", SamplingOptions.__module__)
+    known = ("ml_collections", *sys.stdlib_module_names)
     for path in (ROOT / "configs").glob("*.py"):
         for line in path.read_text().splitlines():
             if line.startswith(("import ", "from ")):
                 name = line.split()[1]
-                assert name.split(".")[0] in known or name == SamplingOptions.__module__, line
+                assert name.split(".")[0] in known or name in ours, line
 
 
 def test_reading_a_config_does_not_wait_for_jax():
-    code = "import sys; sys.modules['jax'] = None; import configs.dit_xl as c; c.get_config()"
+    code = (
+        "import sys; sys.modules['jax'] = None\n"
+        "from lightningdit_jax.configs import dit_xl; dit_xl.get_config()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -13,9 +13,9 @@ import yaml
 from etils import epath
 from PIL import Image
 
-from configs import base
 from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.workdir import read_config
+from lightningdit_jax.configs import base
 from lightningdit_jax.convert.source import read_source
 from lightningdit_jax.data.images import UnreadableImageError, decode_rgb
 from lightningdit_jax.data.latents import load_stats
@@ -250,7 +250,7 @@ def test_values_of_a_yaml_that_are_no_float_and_no_word(tmp_path):
         import_yaml(str(tmp_path / "x.yaml"))
 
 
-HEAD = "from configs import base\ndef get_config():\n    c = base.get_config()\n"
+HEAD = "from lightningdit_jax.configs import base\ndef get_config():\n    c = base.get_config()\n"
 # Lines of a config file, and what main.py says.
 FILES = {
     "return None": "get_config() returns a NoneType; expected a ConfigDict",

@@ -8,8 +8,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-import main  # defines the flags, which are then saved and restored
 from lightningdit_jax.assembly.workdir import write_config
+from lightningdit_jax.commands import main  # defines the flags, which are then saved and restored
 from tests import tiny
 from tests.fake_gcloud import ROOT, Scripts
 

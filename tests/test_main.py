@@ -131,7 +131,9 @@ def bad_inputs(tmp, latents):
     write_shard(oblong, 0, 0, *np.zeros((2, 3, 4, 6, 8), np.float32), np.zeros(3, np.int64))
     sides = tmp / "sides.py"
     lines = ["c = base.get_config()", "c.model.input_size = (16, 24)", "return c"]
-    sides.write_text("\n    ".join(["from configs import base\ndef get_config():", *lines]))
+    sides.write_text(
+        "\n    ".join(["from lightningdit_jax.configs import base\ndef get_config():", *lines])
+    )
     path = "--config.data.path"
     compiled = [*dit, "--mode=compile", "--config.model.depth=1"]
     without = {}

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import base
-from configs import workdir as workdir_config
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly import models
 from lightningdit_jax.assembly.loading import load_functional
@@ -34,6 +32,8 @@ from lightningdit_jax.config_jobs import (
     TRAIN_TOKENIZER,
     is_taken,
 )
+from lightningdit_jax.configs import base
+from lightningdit_jax.configs import workdir as workdir_config
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.extraction.job import extract

@@ -140,7 +140,7 @@ PLANNED = {
 
 def config(name, **changes):
     """configs/NAME.py, planned, with changes, keys as section__name."""
-    c = importlib.import_module(f"configs.{name}").get_config()
+    c = importlib.import_module(f"lightningdit_jax.configs.{name}").get_config()
     tiny = {"digits_dit": GENERATOR, "digits_vavae": TOKENIZER}.get(name, {})
     for key, value in {
         **PLANNED,

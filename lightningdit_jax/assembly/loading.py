@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,8 +11,8 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.description import meta_lines
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
-from lightningdit_jax.assembly.history import change_lines
 from lightningdit_jax.assembly.registry import (
     Role,
     abstract_model,
@@ -22,7 +21,7 @@ from lightningdit_jax.assembly.registry import (
     kinds_of,
     model_of,
 )
-from lightningdit_jax.averages import MAIN, WEIGHTS, weights_item
+from lightningdit_jax.averages import weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -33,7 +32,6 @@ from lightningdit_jax.checkpoint import (
     use_checkpoint,
 )
 from lightningdit_jax.config import ComputeConfig
-from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.tokenizer import Tokenizer
@@ -82,23 +80,7 @@ class Loaded:
     def description(self) -> str:
         """What the checkpoint says of itself, for people: one thing a line."""
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        lines = [f"{self.meta['kind']}, {count:,} parameters, step {self.meta['step']:,}"]
-        lines += [f"  {key:26s} {value}" for key, value in self.meta["architecture"].items()]
-        if names := self.class_names():
-            lines.append(class_line(names))
-        if scaling := LatentScaling.from_meta(self.meta.get("latents")):
-            lines.append(f"  {'scaled latents':26s} {scaling}")
-        if source := self.meta.get("source"):
-            lines.append(f"converted as {source['kind']} from")
-            lines += [f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]]
-            taken = f"{source['converted']} of {source['tensors']} tensors"
-            which = {"ema": " (averages)", "model": " (raw weights)"}.get(source.get("which"), "")
-            lines.append(f"  {taken} of {source['weights'] or 'the file'}{which}")
-            lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
-        if origin := self.meta.get("init"):
-            lines += _origin_lines(origin)
-        lines += change_lines(self.meta.get("history", []))
-        return "\n".join(lines)
+        return "\n".join(meta_lines(self.meta, count))
 
     def class_names(self) -> tuple[str, ...]:
         """Names of a generator's classes by number, empty where the checkpoint does not know."""
@@ -111,20 +93,6 @@ class Loaded:
     def scaling(self) -> LatentScaling | None:
         """The scaling of a generator's or a tokenizer's latents, None where nobody knows it."""
         return LatentScaling.from_meta(self.meta.get("latents"))
-
-
-def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
-    """Where the weights of a run began, as its checkpoints keep it, and where those began."""
-    which = {MAIN: "averages", WEIGHTS: "weights"}[origin["weights"]]
-    counts = origin["changes"]["counts"]
-    lines = [
-        f"began as step {origin['step']:,} of {origin['path']}",
-        f"  {which} {origin['fingerprint']}: {', '.join(f'{n} {f}' for f, n in counts.items())}",
-    ]
-    lines += [f"  {name}  {how}" for name, how in origin["changes"]["changed"].items()]
-    for file in origin.get("source", {}).get("files", ()):
-        lines.append(f"  converted from {file['file']}  SHA-256 {file['sha256']}")
-    return lines + (_origin_lines(origin["init"]) if "init" in origin else [])
 
 
 def load(

@@ -11,7 +11,7 @@ _TEMPLATE = '''"""{name} of the LightningDiT release, by scripts/import_release_
     python main.py --config={output} --workdir=WORKDIR
 """
 
-from configs import {base}
+from lightningdit_jax.configs import {base}
 
 
 def get_config():

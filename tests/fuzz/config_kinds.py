@@ -12,12 +12,12 @@ import hypothesis
 import yaml
 from hypothesis import strategies as st
 
-import main
-from configs import base
 from lightningdit_jax.assembly.alignment import check_alignment  # noqa: F401, as main.py imports
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.commands import main
 from lightningdit_jax.config import Config, from_dict
 from lightningdit_jax.config_fields import key_types
+from lightningdit_jax.configs import base
 from lightningdit_jax.release_config.reading import import_yaml
 from tests.fuzz import mutations
 from tests.fuzz.config_oracle import unlike_documented
@@ -191,7 +191,11 @@ def _file(draw: Any) -> str:
     )
     if not draw(st.integers(0, 3)):
         lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(odd)))
-    head = draw(st.sampled_from(("from configs import base\n",) * 9 + ("", "\x00", "import x\n")))
+    head = draw(
+        st.sampled_from(
+            ("from lightningdit_jax.configs import base\n",) * 9 + ("", "\x00", "import x\n")
+        )
+    )
     body = "def get_config():\n    c = base.get_config()\n" + "\n".join(lines) + "\n    return c\n"
     return head + "\n\n" + (body if draw(st.integers(0, 15)) else body[: len(body) // 2])
 

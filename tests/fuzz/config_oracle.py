@@ -4,9 +4,9 @@ import json
 import math
 import tempfile
 
-from configs import base
 from lightningdit_jax.assembly.workdir import read_config, write_config
 from lightningdit_jax.config import Config
+from lightningdit_jax.configs import base
 
 BELOW_ZERO = {"mesh.data", "mesh.fsdp", "mesh.tensor", "flow.uniform_from_step"}
 FREE = {"flow.logit_mean", "vae_loss.logvar", "sample.cfg_scale", "sample.cfg_interval_start"}

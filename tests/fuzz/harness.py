@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import main
+from lightningdit_jax.commands import main
 from lightningdit_jax.convert.keymap import ConversionError
 
 SECONDS = 10  # of a processor; an input that takes longer hangs, and one that waits for

@@ -8,11 +8,11 @@ from typing import Any
 
 from etils import epath
 
-import main
-from configs import base
 from lightningdit_jax.assembly.verify import verify
 from lightningdit_jax.assembly.workdir import CONFIG_FILE, read_config
+from lightningdit_jax.commands.config_argument import defaults
 from lightningdit_jax.config import from_dict
+from lightningdit_jax.configs import base
 from lightningdit_jax.convert.diffusers_config import read_diffusers_config
 from lightningdit_jax.convert.source import read_source
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity
@@ -95,7 +95,7 @@ def _config_inputs(seed: int, count: int) -> Iterator[Input]:
 
 
 def _read_config(folder: pathlib.Path, given: Input) -> Any:
-    return read_config(str(folder), main._defaults())
+    return read_config(str(folder), defaults())
 
 
 def _documented(folder: pathlib.Path, given: Input, read: Any) -> str:

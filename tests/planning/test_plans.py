@@ -22,7 +22,9 @@ V5E_16 = tpus("TPU v5 lite", 4, 4)
 
 def config_of(name, **sections):
     """As its file says, all of the plan open but what is given."""
-    published = configs.from_dict(importlib.import_module(f"configs.{name}").get_config())
+    published = configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{name}").get_config()
+    )
     assert dataclasses.asdict(published.mesh) == AUTO
     return published.changed(**sections)
 

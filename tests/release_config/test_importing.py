@@ -13,11 +13,11 @@ import sys
 import pytest
 import yaml
 
-from configs import workdir
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
+from lightningdit_jax.configs import workdir
 from lightningdit_jax.release_config.reading import import_yaml
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -26,7 +26,9 @@ FILES = sorted(path.name for path in FOLDER.iterdir())
 
 
 def shipped(name):
-    return configs.from_dict(importlib.import_module(f"configs.{name}").get_config())
+    return configs.from_dict(
+        importlib.import_module(f"lightningdit_jax.configs.{name}").get_config()
+    )
 
 
 def imported(path):

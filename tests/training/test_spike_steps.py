@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from configs import base
 from lightningdit_jax.checkpoint import find_checkpoint, item_names
 from lightningdit_jax.config import from_dict
+from lightningdit_jax.configs import base
 from lightningdit_jax.training.spike_steps import SpikesError
 from tests.training.loop_cases import Counter, assert_same, records, run
 

@@ -30,8 +30,10 @@ from lightningdit_jax.planning.mesh import inference_mesh
 class Weights(Protocol):
     """What the evaluator needs of a training state: parameters, and their averages by name."""
 
-    params: Any
-    averages: Mapping[str, Any]
+    @property
+    def params(self) -> Any: ...
+    @property
+    def averages(self) -> Mapping[str, Any]: ...
 
 
 Evaluator = Callable[[int, Weights], dict[str, float]]

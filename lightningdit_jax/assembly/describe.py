@@ -1,0 +1,183 @@
+"""--mode=describe: what a checkpoint, a workdir or a folder of latents is. Reads no arrays."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from lightningdit_jax.assembly.description import meta_lines, row
+from lightningdit_jax.assembly.loading import model_meta
+from lightningdit_jax.assembly.next_command import with_latents, with_weights
+from lightningdit_jax.assembly.workdir import CONFIG_FILE
+from lightningdit_jax.atomic_file import read_json
+from lightningdit_jax.averages import WEIGHTS, is_average
+from lightningdit_jax.checkpoint import find_checkpoint, item_names
+from lightningdit_jax.checkpoint_reading import array_metadata
+from lightningdit_jax.data.class_names import class_line
+from lightningdit_jax.data.latents import LatentShards, load_stats
+from lightningdit_jax.data.latents_record import read_record
+from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.metrics_log import read_log
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def describe(path: str) -> list[str]:
+    """Lines for people, the last ones commands that use it.
+
+    path: a checkpoint, a workdir or a folder of latents, local or gs://. Raises FileNotFoundError
+    and ValueError for anything else, and for what is damaged.
+    """
+    if not path:
+        raise ValueError("give --workdir=PATH: a checkpoint, a workdir, or a folder of latents")
+    folder = epath.Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--workdir={path}: there is no such folder")
+    if (folder / "meta").is_dir():
+        return [_title("checkpoint", folder), *_checkpoint(path)]
+    if any(_is_shard(file) for file in folder.iterdir()):
+        return [_title("latents", folder), *_latents(folder)]
+    parts = [*_run(folder), *_results(folder)]
+    if (folder / "latents").is_dir():
+        parts += [_title("latents", folder / "latents"), *_latents(folder / "latents")]
+    if not parts:
+        raise ValueError(
+            f"--workdir={path} holds nothing to describe; expected a checkpoint (with a folder "
+            "'meta'), a workdir (with 'checkpoints'), or a folder of latents (with *.safetensors)"
+        )
+    return [_title("workdir", folder), *parts]
+
+
+def _title(what: str, folder: epath.Path) -> str:
+    return f"{what} {folder}, {_size(_bytes(folder))}"
+
+
+def _checkpoint(path: str) -> list[str]:
+    """Of a checkpoint, or of the newest complete one of a workdir."""
+    checkpoint = find_checkpoint(path)
+    meta, items = model_meta(checkpoint), item_names(checkpoint)
+    leaves = jax.tree.leaves(array_metadata(checkpoint, WEIGHTS))
+    lines = meta_lines(meta, sum(math.prod(leaf.shape) for leaf in leaves))
+    if "flow" in meta:
+        flow = Flow.from_meta(meta)
+        lines.append(row("path, prediction", f"{flow.path}, {flow.prediction}"))
+    scaling = LatentScaling.from_meta(meta.get("latents"))
+    if scaling is not None:
+        lines += _statistics(scaling)
+    elif meta["kind"] == "lightningdit":
+        lines.append(row("scaled latents", "not known; asked for when it samples"))
+    averages = sorted(filter(is_average, items))
+    lines.append(row("averages", ", ".join(averages) or "none"))
+    lines.append(row("training goes on from it", "yes" if "opt_state" in items else "no"))
+    if config := meta.get("config"):
+        lines += _recipe(meta, config)
+    tokenizer = _said(meta.get("config", {}), "sample", "tokenizer") or ""
+    return lines + _next(with_weights(path, meta["kind"], str(tokenizer)))
+
+
+def _recipe(meta: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """What a run's own config says of how it is trained."""
+    steps, rate = _said(config, "train", "num_steps"), _said(config, "optimizer", "learning_rate")
+    keys = {
+        "steps": f"{meta['step']:,} of {steps:,}" if isinstance(steps, int) else None,
+        "batch size": meta.get("batch_size"),
+        "learning rate": rate,
+        "seed": meta.get("seed"),
+        "data": _said(config, "data", "path") or _said(config, "data", "source"),
+    }
+    return [row(name, value) for name, value in keys.items() if value is not None]
+
+
+def _said(config: Mapping[str, Any], section: str, name: str) -> Any:
+    """A value of a config as a checkpoint keeps it, which may be an older one; None without it."""
+    values = config.get(section)
+    return values.get(name) if isinstance(values, Mapping) else None
+
+
+def _run(folder: epath.Path) -> list[str]:
+    """Of a training's workdir; nothing where there is none."""
+    if not (folder / "checkpoints").is_dir():
+        return (
+            [f"no checkpoint yet, {CONFIG_FILE} alone"] if (folder / CONFIG_FILE).exists() else []
+        )
+    lines = []
+    for kept in ("checkpoints", "best"):
+        names = [p.name for p in (folder / kept).iterdir()] if (folder / kept).is_dir() else []
+        if steps := sorted(int(name) for name in names if name.isdigit()):
+            lines.append(row(kept, ", ".join(f"{step:,}" for step in steps)))
+    if (path := folder / "metrics.jsonl").exists():
+        records, _ = read_log(path)
+        lines.append(row("metrics.jsonl", f"{len(records):,} records"))
+        lines += [row("last record", _numbers(json.loads(records[-1][1])))] if records else []
+    return [*lines, *_checkpoint(str(folder))]
+
+
+def _results(folder: epath.Path) -> list[str]:
+    """What later modes wrote into a workdir."""
+    lines = []
+    if (path := folder / "samples.json").exists():
+        lines.append(row(path.name, f"{read_json(path).get('num_samples', 'some')} samples"))
+    if (path := folder / "evaluation.json").exists():
+        lines.append(row(path.name, _numbers(read_json(path))))
+    return lines
+
+
+def _numbers(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in record.items() if isinstance(v, int | float))
+
+
+def _latents(folder: epath.Path) -> list[str]:
+    """Of a folder of latents, from headers, labels, statistics and record."""
+    shards, record = LatentShards(folder), read_record(folder)
+    height, width, channels = shards.shape
+    low, high = int(shards.labels.min()), int(shards.labels.max())
+    lines = [f"{len(shards):,} latents of {height}x{width}, {channels} channels", *shards.notes]
+    lines.append(row("labels", f"{low} to {high}"))
+    if shards.class_names:
+        lines.append(class_line(shards.class_names))
+    lines += _statistics(load_stats(folder))
+    if record is not None:
+        images = record.get("images", {})
+        made = {
+            "tokenizer": record.get("tokenizer"),
+            "images": ", ".join(f"{k} {v}" for k, v in images.items()),
+            "resolution": record.get("resolution"),
+            "seed": record.get("seed"),
+            "stored as": record.get("stored_dtype"),
+        }
+        lines += [row(name, value) for name, value in made.items() if value is not None]
+    return lines + _next(with_latents(shards))
+
+
+def _statistics(scaling: LatentScaling) -> list[str]:
+    """The range of means and deviations over channels; nothing where latents are multiplied."""
+    if scaling.mean is None or scaling.std is None:
+        return []
+    ranges = [f"{min(v):.4g} to {max(v):.4g}" for v in (scaling.mean, scaling.std)]
+    channels = f"{len(scaling.mean)} channels"
+    return [row("statistics", f"mean {ranges[0]}, std {ranges[1]} in {channels}")]
+
+
+def _next(commands: list[str]) -> list[str]:
+    return [f"next: {command}" for command in commands]
+
+
+def _is_shard(file: epath.Path) -> bool:
+    return file.name.endswith(".safetensors") and not file.name.startswith(".")
+
+
+def _bytes(folder: epath.Path) -> int:
+    """Size of all files under a folder."""
+    children = list(folder.iterdir())
+    return sum(_bytes(c) if c.is_dir() else int(c.stat().length) for c in children)
+
+
+def _size(count: float) -> str:
+    power = 0
+    while count >= 1024 and power < len(_UNITS) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:,.1f} {_UNITS[power]}" if power else f"{count:,.0f} B"
