@@ -31,6 +31,16 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lightningdit_jax", "lightningdit_jax.*"]),
+    entry_points={
+        "console_scripts": [
+            "lightningdit = lightningdit_jax.commands.start:lightningdit",
+            "lightningdit-convert = lightningdit_jax.commands.start:lightningdit_convert",
+            "lightningdit-download = lightningdit_jax.commands.download_weights:main",
+            "lightningdit-reference = lightningdit_jax.commands.reference_statistics:main",
+            "lightningdit-compare-latents = lightningdit_jax.commands.compare_latents:main",
+            "lightningdit-import-config = lightningdit_jax.commands.import_release_config:main",
+        ]
+    },
     package_data={"lightningdit_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[

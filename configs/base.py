@@ -5,6 +5,8 @@ arXiv 2501.01423) and the VA-VAE f16d32 tokenizer. A config file may set keys th
 need; on its command line they are refused (lightningdit_jax/config_jobs.py says which job reads
 which). Modes that load a checkpoint take its model and latents from there. A key that is not listed
 here, or in lightningdit_jax/sampling_options.py, is an error.
+
+What is said of a key stands above its line and behind it, so --help=KEY shows it.
 """
 
 import dataclasses
@@ -44,8 +46,9 @@ def get_config() -> ConfigDict:
     # Of a generator's blocks in training: in "dtype", or of "float8" numbers, docs/training.md
     c.compute.products = "dtype"
     c.compute.compilation_cache = ""  # folder of compiled programs, local or gs://; empty is none
-    c.compute.compile_effort = "full"  # "quick": a train step for TPUs compiles in a fraction of
-    # the time and is slower; for reports of memory and for tests, docs/tokenizer_step.md
+    # "quick": a train step for TPUs compiles in a fraction of the time and is slower; for reports
+    # of memory and for tests, docs/tokenizer_step.md
+    c.compute.compile_effort = "full"
 
     c.model = ConfigDict()  # LightningDiT; sec. 4 of the paper, the release's yaml
     c.model.variant = "XL/1"  # sets depth, hidden_size, num_heads and patch_size
@@ -80,15 +83,17 @@ def get_config() -> ConfigDict:
     c.data.source = "latents"  # or images: "digits", "folder", "tfds"
     c.data.path = ""  # folder of latent shards, of class folders, of images, or TFDS data_dir
     c.data.split = "train"  # of digits ("train", "test", "all") and of TFDS
-    c.data.valid_path = ""  # held-out latents, or of a tokenizer a folder of images; or, of
-    c.data.valid_split = ""  # digits and of TFDS, another split for train.validate_every_steps
+    # Of train.validate_every_steps: held-out latents, or of a tokenizer a folder of images
+    c.data.valid_path = ""
+    c.data.valid_split = ""  # instead, of digits and of TFDS, another split
     c.data.tfds_name = "imagenet2012"
     c.data.augment = "random_crop"  # of images in training: "random_crop" or "center_crop"
     c.data.flip = True  # horizontal flip with probability 1/2
     c.data.latent_norm = True  # (x - mean) / std per channel
     c.data.latent_multiplier = 1.0  # 0.18215 for the Stable Diffusion VAE
     # Where train.init's latents are scaled otherwise than these: "checkpoint" goes on with its
-    c.data.stats = ""  # statistics and multiplier, "data" takes those of the data; "" is refused
+    # statistics and multiplier, "data" takes those of the data; "" is refused
+    c.data.stats = ""
     c.data.resident = False  # all latents in memory (84 GB for ImageNet), for storage that is slow
     c.data.corrupt = "stop"  # at an image that cannot be decoded, or "skip": go on without it
     c.data.num_threads = 8  # decoding and reading threads
@@ -98,8 +103,9 @@ def get_config() -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # or "lion"; not within a run
     c.optimizer.learning_rate = 2e-4  # the highest, never scaled by the batch
-    c.optimizer.schedule = "constant"  # "linear", "cosine" (both fall from the warm-up to the end
-    # of the run) or "trapezoid" (falls at its end alone); may change within a run
+    # Or "linear", "cosine" (both fall from the warm-up to the end of the run) or "trapezoid" (falls
+    # at its end alone); may change within a run
+    c.optimizer.schedule = "constant"
     c.optimizer.warmup_steps = 0  # linear, counted from the run's first step
     c.optimizer.decay_steps = 0  # of a trapezoid: the last so many steps of train.num_steps
     c.optimizer.end_factor = 0.0  # of the highest rate, at the end of what falls
@@ -109,8 +115,9 @@ def get_config() -> ConfigDict:
     c.optimizer.weight_decay = 0.0
     c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as published; may change within a run
     # Patterns of parameters' names, docs/training.md; both may change within a run.
-    c.optimizer.freeze = ()  # these stay as they are, such as ("blocks/*",)
-    c.optimizer.rate_factors = ()  # of the rate, the first that matches: ("y_embedder/*=10",)
+    c.optimizer.freeze = ()  # These stay as they are, such as ("blocks/*",)
+    # Patterns too: of the rate, the first that matches; may change within a run.
+    c.optimizer.rate_factors = ()  # ("y_embedder/*=10",)
 
     c.flow = ConfigDict()  # training of the generator
     c.flow.path = "linear"  # from noise to data; "gvp" and "vp" as in SiT, arXiv 2401.08740
@@ -152,8 +159,8 @@ def get_config() -> ConfigDict:
     c.frozen = ConfigDict()  # converted checkpoints that the losses need
     c.frozen.lpips = ""
     c.frozen.foundation = ""
-    c.frozen.foundation_normalize = "parity"  # sees [-1, 1] as in the release; or, with its own
-    # mean and deviation, what it was "trained" on
+    # Sees [-1, 1] as in the release; or, with its own mean and deviation, what it was "trained" on
+    c.frozen.foundation_normalize = "parity"
 
     c.train = ConfigDict()
     # A checkpoint or a workdir that a new run takes its weights from, docs/training.md.

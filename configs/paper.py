@@ -1,4 +1,4 @@
-"""A row of the paper's tables: --config=configs/paper.py:ROW (arXiv 2501.01423).
+"""A row of the paper's tables: --config=paper:ROW (arXiv 2501.01423).
 
 Each row is a whole recipe, training and sampling; docs/results.md lists the rows with the published
 values. Where the paper's text leaves something open, the row says what it takes.

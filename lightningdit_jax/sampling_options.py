@@ -15,8 +15,8 @@ class SamplingOptions:
     """
 
     num_steps: int = 250  # grid points: 250 is 249 steps
-    solver: str = "euler"  # "euler", "midpoint", "heun2", "heun3", "rk4", "dopri5", "ucgm",
-    # "sde_euler" or "sde_heun"
+    # "euler", "midpoint", "heun2", "heun3", "rk4", "dopri5", "ucgm", "sde_euler" or "sde_heun"
+    solver: str = "euler"
     cfg_scale: float = 1.0  # 1 is no guidance
     cfg_channels: int = 3  # guided channels; 0 is all. Published scales mean 3
     cfg_interval_start: float = 0.0  # no guidance at earlier times

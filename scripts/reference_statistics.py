@@ -1,94 +1,17 @@
 """Statistics of real images that FID, sFID, precision and recall compare samples with.
 
-    python scripts/reference_statistics.py --source=folder --path=IMAGENET/train --size=256 \\
-        --inception=ckpts/inception --output=imagenet256.npz
+python scripts/reference_statistics.py --source=folder --path=IMAGENET/train --size=256 \\
+    --inception=ckpts/inception --output=imagenet256.npz
 
-Writes the keys of ADM's reference files (mu, sigma, mu_s, sigma_s, arr_0); give the file to
---mode=evaluate as --config.evaluate.reference. Images are center-cropped as in extraction. Several
-processes (Cloud TPU, Slurm, Open MPI) share the work.
+`lightningdit-reference` where the package is installed; --help says more.
 """
 
-import argparse
 import pathlib
 import sys
 
-from option_names import in_options
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-
-def main() -> None:
-    """Reads the images once, then writes the file."""
-    from lightningdit_jax.data.sources import SOURCES
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", required=True, choices=(*SOURCES, "npz"))
-    parser.add_argument("--path", default="", help="folder of images, data_dir, or file")
-    parser.add_argument("--split", default="train", help="of digits and TFDS")
-    parser.add_argument("--tfds-name", default="imagenet2012")
-    parser.add_argument("--size", type=int, default=256, help="side of the crops; not of an npz")
-    parser.add_argument("--inception", required=True, help="converted Inception checkpoint")
-    parser.add_argument("--output", required=True, help=".npz file to write, local or gs://")
-    parser.add_argument("--kept", type=int, default=10_000, help="images stored in the file")
-    parser.add_argument("--batch-size", type=int, default=64, help="global")
-    parser.add_argument("--num-threads", type=int, default=8, help="that decode images")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
-    parser.add_argument("--corrupt", default="stop", choices=("stop", "skip"))
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of stored images")
-    options = parser.parse_args()
-    try:
-        compute(options)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {in_options(error)}", file=sys.stderr)
-        sys.exit(2)
-
-
-def compute(options: argparse.Namespace) -> None:
-    """The work itself."""
-    from lightningdit_jax.data.npz_images import NpzImages
-    from lightningdit_jax.data.pipeline import ImageBatches
-    from lightningdit_jax.data.sources import describe_images, open_images
-    from lightningdit_jax.inference.quality.inception import InceptionNetwork
-    from lightningdit_jax.inference.quality.reference import (
-        CroppedImages,
-        StoredImages,
-        write_reference,
-    )
-    from lightningdit_jax.parallel import multihost
-    from lightningdit_jax.parallel.mesh import make_mesh
-    from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
-
-    whole_number("--seed", options.seed, 0, NUM_SEEDS - 1)
-    multihost.initialize()
-    if options.source == "npz":
-        images = StoredImages(NpzImages(options.path))
-    else:
-        source = open_images(
-            options.source,
-            path=options.path,
-            split=options.split,
-            size=options.size,
-            tfds_name=options.tfds_name,
-        )
-        multihost.print_once(*describe_images(source))
-        source = ImageBatches(
-            source,
-            resolution=options.size,
-            augment="center_crop",
-            num_threads=options.num_threads,
-            corrupt=options.corrupt,
-        )
-        images = CroppedImages(source, options.size, options.num_workers)
-    network = InceptionNetwork(options.inception, options.batch_size, make_mesh())
-    count = write_reference(
-        images, options.output, network, num_kept=options.kept, seed=options.seed
-    )
-    if multihost.is_main_process():
-        print(f"statistics of {count:,} images in {options.output}")
-
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 if __name__ == "__main__":
+    from lightningdit_jax.commands.reference_statistics import main
+
     main()

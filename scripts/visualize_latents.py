@@ -13,7 +13,6 @@ import pathlib
 import sys
 
 import numpy as np
-from option_names import in_options
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,6 +42,7 @@ def main() -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
+    from lightningdit_jax.commands.option_names import in_options
     from lightningdit_jax.evaluation.uniformity import kernel_density, tsne_layout, uniformity
 
     parser = argparse.ArgumentParser(

@@ -4,7 +4,6 @@ A stand-in for huggingface_hub, with the names and fields of its version 2.4.0.
 """
 
 import hashlib
-import importlib
 import io
 import subprocess
 import sys
@@ -13,13 +12,12 @@ import types
 
 import pytest
 
-from tests.fake_gcloud import ROOT
+from lightningdit_jax.commands import download_weights
 
 
 @pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("download_weights")
+def scripts():
+    return download_weights
 
 
 class Hub:

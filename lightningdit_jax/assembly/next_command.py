@@ -32,8 +32,8 @@ def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
         source = ("--config.data.path=IMAGES", f"--config.extract.checkpoint={path}")
         return [command("--config=vavae_f16d32", "--workdir=WORKDIR", "--mode=extract", *source)]
     key = "frozen.foundation" if role is Role.FOUNDATION else _TAKEN_BY.get(kind)
-    taken = ("--config=CONFIG", "--workdir=WORKDIR", f"--config.{key}={path}")
-    return [command(*taken)] if key else []
+    training = ("--config=CONFIG", "--workdir=WORKDIR", f"--config.{key}={path}")
+    return [command(*training)] if key else []
 
 
 def with_latents(shards: LatentShards) -> list[str]:

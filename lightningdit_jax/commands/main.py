@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lightningdit_jax.commands import help
 from lightningdit_jax.commands.config_argument import (
     complete,
     config_flags_of,
@@ -201,6 +202,9 @@ def run() -> None:
 
     SIGINT and SIGTERM: lightningdit_jax.interruption.
     """
+    if (topic := help.asked_for(sys.argv[1:])) is not None:
+        _print_help(topic)
+        return
     # XLA and TensorStore warn about things no user can act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A GPU is this command's alone; JAX would leave a quarter of its memory (chips.GPU_SHARE).
@@ -217,6 +221,22 @@ def run() -> None:
         logging.info("%s", refused, exc_info=True)
         # In threads of Orbax and Grain may be what waits for the same storage.
         INTERRUPTION.end(f"error: {refused}; {INTERRUPTION.kept}", EXIT_STATUS)
+
+
+def _print_help(topic: str) -> None:
+    """The text of --help, or of --help=KEY; an unknown key is one line and exit status 2."""
+    from lightningdit_jax.assembly.command_line import canonical
+
+    try:
+        if topic:
+            print(help.of_keys(topic, canonical(sys.argv[1:])), flush=True)
+        else:
+            print(help.general((WORKDIR, TOPOLOGY, TARGET, VERIFY)), flush=True)
+    except BrokenPipeError:  # of head or less, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def refusal(error: Exception) -> str:

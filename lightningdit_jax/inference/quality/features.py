@@ -24,7 +24,8 @@ Features = dict[str, np.ndarray]
 class OrderedImages(Protocol):
     """Images that are read in order. shape: [N, H, W, 3]."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def batches(self, batch_size: int, start: int, stop: int) -> Iterator[np.ndarray]:
         """uint8 images start ... stop - 1; the last batch, or one with damaged images, is short."""
