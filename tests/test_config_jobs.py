@@ -12,6 +12,7 @@ from lightningdit_jax.assembly.choices import solver_choice, source_choice
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.verify import verify
 from lightningdit_jax.assembly.workdir import check_command_line, write_config
+from lightningdit_jax.commands.modes import MODES
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import (
@@ -367,7 +368,7 @@ def test_every_key_has_a_reader_and_every_command_its_jobs():
     assert all(readers(key) for key in KEYS)
     commands = {
         jobs_of(mode, target, kind, evaluates)
-        for mode in ("train", "extract", "sample", "sweep", "evaluate", "compile", "verify")
+        for mode in MODES
         for target in ("train", "sample")
         for kind in ("lightningdit", "vavae")
         for evaluates in (False, True)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import setuptools
 from packaging.requirements import Requirement
 
 import lightningdit_jax as ldj
+from lightningdit_jax.configs import base
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -34,9 +36,14 @@ def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def requirements():
+def said_to_setup():
+    """The arguments of setup() as they stand in setup.py."""
     call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
-    keywords = {k.arg: k.value for k in call.keywords}
+    return {k.arg: k.value for k in call.keywords}
+
+
+def requirements():
+    keywords = said_to_setup()
     extras = ast.literal_eval(keywords["extras_require"])
     accelerators = ("cuda", "tpu")  # jaxlib plugins: they follow jax's own pin
     chosen = [r for name, rs in extras.items() if name not in accelerators for r in rs]
@@ -115,10 +122,32 @@ def test_actions_are_pinned_by_commit_and_may_only_read():
 
 
 def test_the_oldest_python_is_the_one_that_setup_and_make_ask_for():
-    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
-    asked = next(k.value.value for k in call.keywords if k.arg == "python_requires")
+    asked = said_to_setup()["python_requires"].value
     assert asked == f">={PYTHONS[0]}"
     assert f"< ({PYTHONS[0].replace('.', ', ')})" in (ROOT / "Makefile").read_text()
+
+
+def console_scripts():
+    """{command: (module, function)} that an installation brings."""
+    lines = ast.literal_eval(said_to_setup()["entry_points"])["console_scripts"]
+    pairs = (line.split(" = ") for line in lines)
+    return {name: tuple(place.split(":")) for name, place in pairs}
+
+
+def test_every_command_of_an_installation_is_there():
+    commands = console_scripts()
+    assert {"lightningdit", "lightningdit-convert"} <= commands.keys()
+    for module, function in commands.values():
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_configs_are_part_of_the_package():
+    """By a link, so that they are there in a clone, in a wheel and in an installation."""
+    (include,) = said_to_setup()["packages"].keywords
+    found = setuptools.find_packages(str(ROOT), include=ast.literal_eval(include.value))
+    assert {"lightningdit_jax", "lightningdit_jax.configs", "lightningdit_jax.commands"} <= {*found}
+    inside = pathlib.Path(base.__file__).resolve()
+    assert inside == ROOT / "configs" / "base.py"
 
 
 def test_every_import_is_required():
