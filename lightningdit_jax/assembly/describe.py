@@ -23,6 +23,7 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.metrics_log import read_log
 
+_DRAWN = ("num_samples", "solver", "num_steps", "cfg_scale", "seed")  # of samples.json
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -120,7 +121,9 @@ def _results(folder: epath.Path) -> list[str]:
     """What later modes wrote into a workdir."""
     lines = []
     if (path := folder / "samples.json").exists():
-        lines.append(row(path.name, f"{read_json(path).get('num_samples', 'some')} samples"))
+        drawn = read_json(path)
+        said = [f"{key} {drawn[key]}" for key in _DRAWN if key in drawn]
+        lines.append(row(path.name, ", ".join(said)))
     if (path := folder / "evaluation.json").exists():
         lines.append(row(path.name, _numbers(read_json(path))))
     return lines
@@ -139,7 +142,10 @@ def _latents(folder: epath.Path) -> list[str]:
     lines.append(row("labels", f"{low} to {high}"))
     if shards.class_names:
         lines.append(class_line(shards.class_names))
-    lines += _statistics(load_stats(folder))
+    try:
+        lines += _statistics(load_stats(folder))
+    except FileNotFoundError:
+        lines.append(row("statistics", "none; --mode=extract writes them"))
     if record is not None:
         images = record.get("images", {})
         made = {

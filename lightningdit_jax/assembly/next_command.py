@@ -9,8 +9,8 @@ from lightningdit_jax.configs import digits_dit, dit_xl
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.latents_record import read_record
 
-# Keys that take a checkpoint which no mode is of.
-_TAKEN_BY = {"lpips": "frozen.lpips", "inception": "evaluate.inception"}
+_TOKENIZER = ("--config=vavae_f16d32", "--workdir=WORKDIR")
+_GENERATOR = ("--config=dit_xl", "--workdir=WORKDIR")
 
 
 def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
@@ -25,15 +25,19 @@ def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
         if of_run:
             return [command(f"--config={path}", "--mode=sample", *decoder)]
         taken = f"--config.sample.checkpoint={path}"
-        return [command("--config=dit_xl", "--workdir=WORKDIR", "--mode=sample", taken, *decoder)]
+        return [command(*_GENERATOR, "--mode=sample", taken, *decoder)]
     if role is Role.TOKENIZER:
         if of_run:
             return [command(f"--config={path}", "--mode=extract")]
         source = ("--config.data.path=IMAGES", f"--config.extract.checkpoint={path}")
-        return [command("--config=vavae_f16d32", "--workdir=WORKDIR", "--mode=extract", *source)]
-    key = "frozen.foundation" if role is Role.FOUNDATION else _TAKEN_BY.get(kind)
-    training = ("--config=CONFIG", "--workdir=WORKDIR", f"--config.{key}={path}")
-    return [command(*training)] if key else []
+        return [command(*_TOKENIZER, "--mode=extract", *source)]
+    if role is Role.FOUNDATION:
+        return [command(*_TOKENIZER, f"--config.frozen.foundation={path}")]
+    if kind == "lpips":
+        return [command(*_TOKENIZER, f"--config.frozen.lpips={path}")]
+    if kind == "inception":
+        return [command(*_GENERATOR, "--mode=evaluate", f"--config.evaluate.inception={path}")]
+    return []
 
 
 def with_latents(shards: LatentShards) -> list[str]:
