@@ -11,13 +11,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def check_arguments(arguments: Sequence[str]) -> str:
     """Ends with one line where main.py would refuse its arguments before it meets its devices.
 
-    Returns --config as it was given, without a row: a config file or a workdir. Paths are those of
-    the checkout, as on the hosts, so this changes into it.
+    Returns --config as it was given, without a row: a config file, also of one that was given by
+    name, or a workdir. Paths are those of the checkout, as on the hosts, so this changes into it.
     """
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     try:
         from lightningdit_jax.commands import main
+        from lightningdit_jax.commands.named_configs import config_file
     except ImportError as error:
         sys.exit(
             f"error: main.py's arguments cannot be checked here: {error}; run this script with "
@@ -37,7 +38,9 @@ def check_arguments(arguments: Sequence[str]) -> str:
             "error: the workdir's config.json is needed to check main.py's arguments, and cannot "
             f"be read from here: {reason}; for gs:// install the extra `gcs`"
         )
-    return given if "://" in given else given.partition(":")[0]
+    path = given if "://" in given else given.partition(":")[0]
+    named = "" if "://" in path or os.path.exists(path) else config_file(path)
+    return f"configs/{pathlib.Path(named).name}" if named else path
 
 
 def check_lasting(machine: str) -> None:

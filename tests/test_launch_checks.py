@@ -74,6 +74,15 @@ def test_a_workdir_that_lasts_is_taken(scripts, workdir):
     scripts.main(*KEEP, "--dry-run", "--", FILE[0], f"--workdir={workdir}")
 
 
+def test_a_config_may_be_given_by_name(scripts, monkeypatch):
+    sent = []
+    monkeypatch.setattr(scripts.launch_tpu_vm, "check_is_sent", sent.append)
+    for name in ("dit_xl", "configs/dit_xl.py", "paper:xl_800ep_cfg"):
+        scripts.main(*KEEP, "--dry-run", "--", f"--config={name}", "--workdir=gs://b/w")
+        flags.FLAGS.unparse_flags()
+    assert sent == ["configs/dit_xl.py", "configs/dit_xl.py", "configs/paper.py"]
+
+
 def test_the_config_of_a_local_workdir_is_not_sent(scripts, tmp_path, capsys):
     write_config(tiny.config("digits_dit"), str(tmp_path))
     refused = scripts.main(*KEEP, "--dry-run", "--", f"--config={tmp_path}", "--workdir=gs://b/w")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import setuptools
+import yaml
 from packaging.requirements import Requirement
 
 import lightningdit_jax as ldj
@@ -197,6 +198,18 @@ def test_public_names_are_told_before_anything_is_imported():
 
 def test_the_version_stands_once():
     assert importlib.metadata.version("lightningdit_jax") == ldj.__version__
+
+
+def test_changelog_and_citation_are_of_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(.+)\]", changelog, re.MULTILINE)
+    assert versions[0] == ldj.__version__ and len({*versions}) == len(versions)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"
+    assert str(citation["version"]) == ldj.__version__
+    assert citation["title"] and citation["message"] and citation["authors"]
+    (paper,) = citation["references"]
+    assert [i["value"] for i in paper["identifiers"]] == ["arXiv:2501.01423"]
 
 
 def test_the_licenses_are_those_of_the_pinned_versions(monkeypatch):

@@ -122,7 +122,7 @@ def test_a_workdir_is_its_newest_checkpoint(tmp_path, generator):
     write_json(epath.Path(tmp_path / "evaluation.json"), {"fid": 2.114, "of": {"a": 1}})
     text = "\n".join(describe(str(tmp_path)))
     for said in (
-        r"\Aworkdir .*MiB|KiB\n",
+        r"\Aworkdir .*(MiB|KiB)\n",
         r"  checkpoints +6, 12\n",
         r"  metrics.jsonl +2 records\n",
         r"  last record +step 12, loss 0.25, grad_norm 2\n",
