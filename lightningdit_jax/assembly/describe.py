@@ -101,20 +101,21 @@ def _said(config: Mapping[str, Any], section: str, name: str) -> Any:
 
 def _run(folder: epath.Path) -> list[str]:
     """Of a training's workdir; nothing where there is none."""
-    if not (folder / "checkpoints").is_dir():
-        return (
-            [f"no checkpoint yet, {CONFIG_FILE} alone"] if (folder / CONFIG_FILE).exists() else []
-        )
-    lines = []
-    for kept in ("checkpoints", "best"):
-        names = [p.name for p in (folder / kept).iterdir()] if (folder / kept).is_dir() else []
-        if steps := sorted(int(name) for name in names if name.isdigit()):
-            lines.append(row(kept, ", ".join(f"{step:,}" for step in steps)))
+    kept = {name: _steps(folder / name) for name in ("checkpoints", "best")}
+    if not kept["checkpoints"]:
+        begun = (folder / CONFIG_FILE).exists()
+        return [f"no checkpoint yet, {CONFIG_FILE} alone"] if begun else []
+    lines = [row(name, ", ".join(f"{s:,}" for s in steps)) for name, steps in kept.items() if steps]
     if (path := folder / "metrics.jsonl").exists():
         records, _ = read_log(path)
         lines.append(row("metrics.jsonl", f"{len(records):,} records"))
         lines += [row("last record", _numbers(json.loads(records[-1][1])))] if records else []
     return [*lines, *_checkpoint(str(folder))]
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _results(folder: epath.Path) -> list[str]:

@@ -164,7 +164,9 @@ def test_latents_are_described(tmp_path):
 
 def test_a_run_that_has_only_begun(tmp_path):
     write_json(epath.Path(tmp_path / "config.json"), {})
-    assert describe(str(tmp_path))[1] == "no checkpoint yet, config.json alone"
+    assert describe(str(tmp_path))[1:] == ["no checkpoint yet, config.json alone"]
+    (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert describe(str(tmp_path))[1:] == ["no checkpoint yet, config.json alone"]
 
 
 @pytest.mark.parametrize(
