@@ -107,6 +107,7 @@ MODES = {
     "sweep": Mode(
         "numbers of samples at several settings of solver and guidance",
         _sweep,
+        next_command.after_sweep,
         kept="finished rows are kept, and the same command makes the rest",
     ),
     "evaluate": Mode(

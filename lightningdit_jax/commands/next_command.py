@@ -34,6 +34,19 @@ def after_sampling(request: Request) -> list[str]:
     return [_again(request, "--mode=evaluate", *needs)]
 
 
+def after_sweep(request: Request) -> list[str]:
+    """All samples with the settings of the lowest FID; without one, those of the config."""
+    from etils import epath
+
+    from lightningdit_jax.inference.quality.sweep import read_rows, varied
+
+    rows = read_rows(epath.Path(request.workdir) / "sweep.json")
+    scored = [row for row in rows if "fid" in row["numbers"]]
+    best = min(scored, key=lambda row: row["numbers"]["fid"])["settings"] if scored else {}
+    chosen = [f"--config.sample.{k}={best[k]}" for k in varied(request.config.sweep) if k in best]
+    return [_again(request, "--mode=sample", *chosen)]
+
+
 def after_evaluation(request: Request) -> list[str]:
     """Other settings of a generator; a tokenizer's latents."""
     if request.config.kind == "vavae":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from etils import epath
 
 from lightningdit_jax.assembly.next_command import with_latents, with_weights
 from lightningdit_jax.assembly.workdir import write_config
@@ -88,6 +89,17 @@ def test_latents_are_trained_on_as_they_are(asked, tmp_path):
 )
 def test_the_others_go_on_with_the_same_config(asked, mode, kind, job):
     assert asked(after(mode, kind, "w", kind))[1:] == (job, "w")
+
+
+def test_the_best_of_a_sweep_is_sampled(asked):
+    rows = [
+        {"settings": {"cfg_scale": scale, "solver": "euler"}, "numbers": {"fid": fid}}
+        for scale, fid in ((4.0, 3.2), (6.5, 2.4), (9.0, 5.1))
+    ]
+    write_json(epath.Path("w/sweep.json"), rows)
+    command = after("sweep", "dit_xl", "w", "dit_xl", sweep__cfg_scale=(4.0, 6.5, 9.0))
+    config, job, _ = asked(command)
+    assert (config.sample.cfg_scale, job) == (6.5, "--mode=sample")
 
 
 def test_pictures_are_not_evaluated():
