@@ -168,8 +168,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         # What a config file itself refuses comes with the traceback of its reading.
         refused = re.search(r"\n(?:Value|Type)Error: (.*)\Z", str(error), re.DOTALL)
         said = (refused[1] if refused else str(error)).strip()
-        if "--config must have a value" in said and _config_path():
+        lacking = re.findall("Flag --(config|workdir) must have a value", said)
+        if "config" in lacking and _config_path():
             said = _NO_CONFIG.format("NoneType")
+        elif lacking:
+            wanted = " and ".join(f"--{name}={name.upper()}" for name in sorted(lacking))
+            said = f"give {wanted}; --help lists modes, configs and keys"
         raise ValueError(explained(said)) from error
     except Exception as error:
         if place := _place_in_config(error):
