@@ -41,7 +41,7 @@ setup(
             "lightningdit-import-config = lightningdit_jax.commands.import_release_config:main",
         ]
     },
-    package_data={"lightningdit_jax": ["py.typed"]},
+    package_data={"lightningdit_jax": ["py.typed", "data/*.txt"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -5,8 +5,21 @@ from typing import Any
 
 from lightningdit_jax.assembly.history import change_lines
 from lightningdit_jax.averages import MAIN, WEIGHTS
+from lightningdit_jax.checkpoint import architecture_fields
 from lightningdit_jax.data.class_names import class_line
+from lightningdit_jax.data.imagenet_names import NUM_CLASSES, imagenet_names
 from lightningdit_jax.latent_scaling import LatentScaling
+
+
+def class_names_of(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a model's classes by number, empty where its checkpoint's meta does not know.
+
+    Weights of 1,000 classes that were converted are ImageNet's.
+    """
+    names, there = meta.get("class_names", ()), architecture_fields(meta)
+    if not names and "source" in meta and there.get("num_classes") == NUM_CLASSES:
+        return tuple(imagenet_names().values())
+    return tuple(names)
 
 
 def row(name: str, value: object) -> str:
@@ -21,7 +34,7 @@ def meta_lines(meta: Mapping[str, Any], count: int) -> list[str]:
     """
     lines = [f"{meta['kind']}, {count:,} parameters, step {meta['step']:,}"]
     lines += [row(key, value) for key, value in meta["architecture"].items()]
-    if names := meta.get("class_names"):
+    if names := class_names_of(meta):
         lines.append(class_line(names))
     if scaling := LatentScaling.from_meta(meta.get("latents")):
         lines.append(row("scaled latents", scaling))

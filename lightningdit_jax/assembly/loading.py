@@ -11,7 +11,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from lightningdit_jax.assembly.description import meta_lines
+from lightningdit_jax.assembly.description import class_names_of, meta_lines
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.registry import (
     Role,
@@ -83,8 +83,8 @@ class Loaded:
         return "\n".join(meta_lines(self.meta, count))
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of a generator's classes by number, empty where the checkpoint does not know."""
-        return tuple(self.meta.get("class_names", ()))
+        """As class_names_of."""
+        return class_names_of(self.meta)
 
     def flow(self) -> Flow:
         """A generator's path and prediction."""

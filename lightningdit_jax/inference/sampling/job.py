@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.class_names import short_names
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.sampling.opening import open_sampler
@@ -27,9 +28,10 @@ def sample(config: Config, workdir: str) -> epath.Path:
 
     sample.output: "npz" writes samples.npz (arr_0 uint8 [N, H, W, 3], what the ADM evaluator reads,
     and arr_1, the labels), "png" writes samples/000000.png and so on, "both" both. samples.png
-    shows the first images, samples.json states everything that moves FID. Samples that are there
-    already are not drawn again. Raises ValueError or FileNotFoundError as open_sampler does, and
-    for a workdir with the beginning of other samples.
+    shows the first images, with the names of their classes where known, samples.json states
+    everything that moves FID. Samples that are there already are not drawn again. Raises ValueError
+    or FileNotFoundError as open_sampler does, and for a workdir with the beginning of other
+    samples.
     """
     options, sampling = config.sample, Sampling.of(config.sample)
     sampler, weights = open_sampler(config, workdir, config.sample.num_samples)
@@ -78,7 +80,8 @@ def sample(config: Config, workdir: str) -> epath.Path:
             done += len(images)
             progress.update(done)
     if main:
-        _finish(store, folder, labels, num_classes, outputs, time.perf_counter() - began)
+        names = short_names(sampler.class_names)
+        _finish(store, folder, labels, num_classes, names, outputs, time.perf_counter() - began)
     return folder / "samples.json"
 
 
@@ -95,6 +98,7 @@ def _finish(
     folder: epath.Path,
     labels: np.ndarray,
     num_classes: int,
+    names: list[str],
     outputs: list[str],
     seconds: float,
 ) -> None:
@@ -113,7 +117,9 @@ def _finish(
     if len(labels) <= columns:
         columns = -(-len(labels) // 2)  # two rows, as the release shows its eight
     shown = _first(store, columns * 8)
-    save_png(folder / "samples.png", image_grid(shown, columns))
+    called = dict(enumerate(names))
+    captions = [called.get(int(label), "") for label in labels[: len(shown)]] if names else []
+    save_png(folder / "samples.png", image_grid(shown, columns, captions=captions))
     store.finish(runtime)
     print(f"{', '.join(outputs)}, samples.json and a picture, samples.png, in {folder}")
 

@@ -57,9 +57,9 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
         "latents": dit.meta["latents"],
         **dataclasses.asdict(flow),
     }
-    if names := dit.class_names():
+    if names := dit.meta.get("class_names"):
         description["class_names"] = list(names)
-    return Sampler(structure, weights, mesh, plan.batch_size, names), description
+    return Sampler(structure, weights, mesh, plan.batch_size, dit.class_names()), description
 
 
 def load_companions(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightningdit_jax.config import SampleConfig
-from lightningdit_jax.data.class_names import class_number
+from lightningdit_jax.data.class_names import class_number, split_list
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.guidance import guidance_is_on
 from lightningdit_jax.flow.predictions import Flow
@@ -161,8 +161,8 @@ def choose_labels(
 
     mode: "random" (uniform, as in the published numbers), "balanced" (0, 1, 2, ... in turn), or a
     comma-separated list, repeated to length, of class numbers and of names in class_names, which
-    has them by number. "name:7" is the class called 7. Raises ValueError for anything else, and for
-    a number that is also the name of another class.
+    has them by number; names with commas in double quotes. Raises ValueError for anything else, and
+    as class_number.
     """
     if mode == "random":
         return np.random.default_rng(seed).integers(num_classes, size=num_samples, dtype=np.int32)
@@ -170,8 +170,8 @@ def choose_labels(
         return np.arange(num_samples, dtype=np.int32) % num_classes
     expected = "'random', 'balanced' or a list as '207,387'"
     given = [
-        class_number("sample.labels", part.strip(), class_names, expected)
-        for part in mode.split(",")
+        class_number("sample.labels", part, class_names, expected)
+        for part in split_list("sample.labels", mode)
     ]
     if min(given) < 0 or max(given) >= num_classes:
         raise ValueError(

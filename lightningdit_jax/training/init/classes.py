@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightningdit_jax.data.class_names import class_number
+from lightningdit_jax.data.class_names import class_number, split_list
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 
 FRESH = -1  # no row: as initialized
@@ -48,7 +48,7 @@ def class_rows(
     """
     null = there.num_classes if there.num_labels > there.num_classes else FRESH
     if labels:
-        given = [part.strip() for part in labels.split(",")]
+        given = split_list("train.init_labels", labels)
         if len(given) != here.num_classes:
             raise ValueError(
                 f"config.train.init_labels has {len(given)} entries, but config.model.num_classes "

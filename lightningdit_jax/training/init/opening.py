@@ -6,6 +6,7 @@ from typing import Any
 
 from lightningdit_jax.checkpoint import newest_of_run, read_meta
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.imagenet_names import in_words
 from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
 from lightningdit_jax.errors import difference
 from lightningdit_jax.latent_scaling import LatentScaling
@@ -87,9 +88,8 @@ def _scaling_lines(stats: str, source: Source, scaling: LatentScaling) -> list[s
 
 
 def _name_lines(source: Source, names: Sequence[str]) -> list[str]:
-    other = [
-        (c, *pair) for c, pair in enumerate(zip(source.class_names, names)) if len({*pair}) > 1
-    ]
+    pairs = zip(in_words(source.class_names), in_words(names))
+    other = [(c, *pair) for c, pair in enumerate(pairs) if len({*pair}) > 1]
     if not other:
         return []
     number, there, here = other[0]

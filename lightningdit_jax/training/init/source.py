@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.assembly.description import class_names_of
 from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.registry import abstract_model, architecture
 from lightningdit_jax.averages import MAIN, WEIGHTS
@@ -46,7 +47,7 @@ class Source:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of its classes by number, empty where it does not know."""
-        return tuple(self.meta.get("class_names", ()))
+        return class_names_of(self.meta)
 
     @property
     def scaling(self) -> LatentScaling | None:
