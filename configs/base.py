@@ -80,12 +80,18 @@ def get_config() -> ConfigDict:
     c.tokenizer.embed_dim = 32  # d: channels of the latents
 
     c.data = ConfigDict()
-    c.data.source = "latents"  # or images: "digits", "folder", "tfds"
-    c.data.path = ""  # folder of latent shards, of class folders, of images, or TFDS data_dir
-    c.data.split = "train"  # of digits ("train", "test", "all") and of TFDS
-    # Of train.validate_every_steps: held-out latents, or of a tokenizer a folder of images
+    # Or images, see docs/data.md: "digits", "folder", "parquet", "tfds", "webdataset"
+    c.data.source = "latents"
+    # Folder of latent shards, of class folders, of images; one image; parquet or tar files, a
+    # folder of them or a pattern; or TFDS data_dir
+    c.data.path = ""
+    c.data.split = "train"  # of digits ("train", "test", "all"), of parquet folders and of TFDS
+    # File of labels of a folder of images; "" is the folders, or labels.csv or labels.txt in a
+    # folder without folders; "none": all images are one class
+    c.data.labels = ""
+    # Of train.validate_every_steps: held-out latents, or of a tokenizer images as data.path
     c.data.valid_path = ""
-    c.data.valid_split = ""  # instead, of digits and of TFDS, another split
+    c.data.valid_split = ""  # instead, of digits, parquet and TFDS, another split
     c.data.tfds_name = "imagenet2012"
     c.data.augment = "random_crop"  # of images in training: "random_crop" or "center_crop"
     c.data.flip = True  # horizontal flip with probability 1/2

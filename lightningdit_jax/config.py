@@ -76,6 +76,7 @@ class DataConfig:
     source: str
     path: str
     split: str
+    labels: str
     valid_path: str
     valid_split: str
     tfds_name: str

@@ -53,6 +53,7 @@ _READERS: dict[str, Collection[str]] = {
     "data.source": (*_TRAIN, *_IMAGES),
     "data.path": (*_TRAIN, EVALUATOR, *_IMAGES, VERIFY),
     "data.split": (TRAIN_TOKENIZER, EXTRACT),
+    "data.labels": (TRAIN_TOKENIZER, *_IMAGES),
     "data.valid_path": _TRAIN,
     "data.valid_split": (TRAIN_TOKENIZER,),
     "data.tfds_name": (TRAIN_TOKENIZER, *_IMAGES),

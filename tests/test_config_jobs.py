@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import functools
+import tarfile
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lightningdit_jax.assembly.choices import solver_choice, source_choice
@@ -195,7 +198,6 @@ def test_the_table_says_what_a_job_reads(recorded, job):
 def test_a_key_that_a_job_does_not_read_is_refused():
     # These read the most.
     values = {
-        "data.source": "tfds",
         "evaluate.metric": "fid",
         "optimizer.name": "adamw",
         "optimizer.schedule": "trapezoid",
@@ -205,7 +207,8 @@ def test_a_key_that_a_job_does_not_read_is_refused():
     for job in JOBS:
         for key in KEYS:
             solver = next((s for s, keys in READ_BY_SOLVERS.items() if key in keys), "euler")
-            value = {**values, "sample.solver": solver}.get
+            source = "parquet" if key == "data.labels" else "tfds"
+            value = {**values, "sample.solver": solver, "data.source": source}.get
             if job in readers(key) or is_taken(key, job):
                 check_given([key], [job], value, CHOICES)
                 continue
@@ -281,13 +284,13 @@ def test_a_name_that_no_table_has_is_refused_whatever_the_job(changes, told):
         check_command_line(config, [], [TRAIN_GENERATOR], "", CHOICES)
 
 
-@pytest.mark.parametrize("source", ["digits", "folder", "tfds"])
+@pytest.mark.parametrize("source", sources.SOURCES)
 def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monkeypatch):
     """Of a key that passes, another value opens other images; of one that is refused, the same."""
     opened = []
 
     class TFDS:
-        notes, class_names = (), ()
+        notes, class_names, num_classes = (), (), 0
 
         def __init__(self, *what):
             opened.append(what)
@@ -303,14 +306,25 @@ def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monke
     monkeypatch.setattr(sources, "TFDSImages", TFDS)
     for name, count in (("a", 1), ("b", 2)):
         (tmp_path / name / "c").mkdir(parents=True)
+        (tmp_path / name / "d").mkdir()
         for i in range(count):
             (tmp_path / name / "c" / f"{i}.png").write_bytes(b"no image")
+            (tmp_path / name / "d" / f"{i}.png").write_bytes(b"no image")
+        for split, rows in (("train", count), ("test", 3 * count)):
+            table = pa.table({"image": [b"no image"] * rows, "label": [1] * rows})
+            pq.write_table(table, tmp_path / name / f"{split}.parquet")
+        (tmp_path / "label").write_text("1")
+        with tarfile.open(tmp_path / name / "a.tar", "w") as archive:
+            for i in range(count):
+                archive.add(tmp_path / name / "c" / "0.png", f"{i}.png")
+                archive.add(tmp_path / "label", f"{i}.cls")
     config = tiny.config(
         "digits_vavae", data__source=source, data__path=str(tmp_path / "a"), data__split="train"
     )
     others = {
         "data.path": str(tmp_path / "b"),
         "data.split": "test",
+        "data.labels": "none",
         "data.tfds_name": "another",
         "data.corrupt": "skip",
         "evaluate.split": "train",
@@ -324,7 +338,7 @@ def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monke
             unreadable = None
         except UnreadableImageError as error:
             unreadable = str(error)
-        return len(batches), list(opened), unreadable
+        return len(batches), batches.source.num_classes, list(opened), unreadable
 
     for job in (TRAIN_TOKENIZER, EXTRACT, EVALUATE_TOKENIZER):
         split_key = "evaluate.split" if job == EVALUATE_TOKENIZER else "data.split"

@@ -4,7 +4,7 @@ from typing import Any
 
 from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.config import DataConfig
-from lightningdit_jax.data.images import ImageFolder, ImageSource
+from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.sources import SOURCES
 
 
@@ -20,8 +20,8 @@ def weights_identity(path: str, loaded: Loaded) -> dict[str, Any]:
 def images_identity(data: DataConfig, images: ImageSource, split: str) -> dict[str, Any]:
     """Source, number and names of images, the same wherever they lie."""
     identity: dict[str, Any] = {"source": data.source, "count": len(images)}
-    if isinstance(images, ImageFolder):
-        identity["files"] = images.fingerprint()
+    if (fingerprint := getattr(images, "fingerprint", None)) is not None:
+        identity["files"] = fingerprint()
     if "split" in SOURCES[data.source].reads:
         identity["split"] = split
     if "tfds_name" in SOURCES[data.source].reads:

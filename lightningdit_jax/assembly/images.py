@@ -1,10 +1,11 @@
 """The images that a config names, as batches."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from lightningdit_jax.config import Config
+from lightningdit_jax.config import Config, DataConfig
+from lightningdit_jax.data.labels import ONE_CLASS
 from lightningdit_jax.data.pipeline import ImageBatches
-from lightningdit_jax.data.sources import describe_images, open_images
+from lightningdit_jax.data.sources import SOURCES, describe_images, open_images
 from lightningdit_jax.parallel.multihost import print_once
 
 
@@ -20,7 +21,12 @@ def open_image_batches(
     """
     data = config.data
     images = open_images(
-        data.source, path=data.path, split=split, size=resolution, tfds_name=data.tfds_name
+        data.source,
+        path=data.path,
+        split=split,
+        size=resolution,
+        tfds_name=data.tfds_name,
+        labels=data.labels,
     )
     print_once(*describe_images(images))
     return ImageBatches(
@@ -30,3 +36,13 @@ def open_image_batches(
         num_threads=data.num_threads,
         corrupt=data.corrupt,
     )
+
+
+def held_out_keys(data: DataConfig) -> dict[str, Any]:
+    """Keys of config.data as those of the images of data.valid_path, of all their splits."""
+    return {
+        "source": SOURCES[data.source].held_out,
+        "path": data.valid_path,
+        "split": "",
+        "labels": data.labels if data.labels == ONE_CLASS else "",
+    }

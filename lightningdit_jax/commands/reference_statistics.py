@@ -23,7 +23,8 @@ def main() -> None:
     )
     parser.add_argument("--source", required=True, choices=(*SOURCES, "npz"))
     parser.add_argument("--path", default="", help="folder of images, data_dir, or file")
-    parser.add_argument("--split", default="train", help="of digits and TFDS")
+    parser.add_argument("--split", default="train", help="of digits, parquet folders and TFDS")
+    parser.add_argument("--labels", default="", help="of a folder: file of labels; or none")
     parser.add_argument("--tfds-name", default="imagenet2012")
     parser.add_argument("--size", type=int, default=256, help="side of the crops; not of an npz")
     parser.add_argument("--inception", required=True, help="converted Inception checkpoint")
@@ -69,6 +70,7 @@ def compute(options: argparse.Namespace) -> None:
             split=options.split,
             size=options.size,
             tfds_name=options.tfds_name,
+            labels=options.labels,
         )
         multihost.print_once(*describe_images(source))
         batches = ImageBatches(

@@ -1,6 +1,8 @@
 """Images with labels: what a source of them is, folders of images, decoding and cropping."""
 
+import dataclasses
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -51,7 +53,59 @@ class ImageSource(Protocol):
         ...
 
 
-class ImageFolder:
+class EncodedImages:
+    """Images whose bytes lie somewhere as files of the formats of FORMATS; base of ImageSources.
+
+    A subclass sets `labels` int64 [N] and `class_names`, and has `encoded` and `name`.
+    """
+
+    labels: np.ndarray
+    class_names: Sequence[str]
+    notes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an image. Raises OSError, saying which, where they cannot be read."""
+        raise NotImplementedError
+
+    def image(self, index: int) -> Image.Image:
+        """Raises UnreadableImageError naming the image if it cannot be decoded."""
+        return decode_rgb(io.BytesIO(self.encoded(index)), self.name(index))
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        raise NotImplementedError
+
+
+class ImageFiles(EncodedImages):
+    """Images that are files of their own, at `paths`."""
+
+    paths: Sequence[str]
+
+    def encoded(self, index: int) -> bytes:
+        """See EncodedImages."""
+        try:
+            return pathlib.Path(self.paths[index]).read_bytes()
+        except OSError as error:
+            raise OSError(f"{self.paths[index]} cannot be read: {error}") from error
+
+    def image(self, index: int) -> Image.Image:
+        """Raises UnreadableImageError naming the file if it cannot be decoded."""
+        return decode_rgb(self.paths[index], self.paths[index])
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+
+class ImageFolder(ImageFiles):
     """A folder with one folder of images per class, in the order of torchvision's ImageFolder.
 
     Classes are the subfolders by name; images are found at any depth below, by path. A folder of
@@ -99,13 +153,6 @@ class ImageFolder:
         self.paths = [path for paths in classes.values() for path in paths]
         self.labels = np.repeat(np.arange(len(classes)), [len(p) for p in classes.values()])
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
     def fingerprint(self) -> str:
         """A hash of the classes and file names, the same wherever the folder lies."""
         root = len(str(self._folder)) + 1
@@ -114,18 +161,22 @@ class ImageFolder:
         listing = "\0".join([*classes, "", *(path[root:] for path in self.paths)])
         return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
 
-    def image(self, index: int) -> Image.Image:
-        """Raises UnreadableImageError naming the file if it cannot be decoded."""
-        return decode_rgb(self.paths[index], self.paths[index])
 
-    def label(self, index: int) -> int:
-        return int(self.labels[index])
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image, and the format and the color mode, as Pillow calls them, that it was stored in."""
 
-    def name(self, index: int) -> str:
-        return self.paths[index]
+    rgb: Image.Image
+    format: str
+    mode: str
 
 
 def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
+    """The image of `decode`."""
+    return decode(file, name).rgb
+
+
+def decode(file: str | BinaryIO, name: str) -> Picture:
     """Decodes an image file of any mode to RGB as torchvision's ImageFolder does.
 
     So alpha is dropped and an orientation in EXIF ignored; but gray of 16 bits is scaled to 8,
@@ -138,7 +189,8 @@ def decode_rgb(file: str | BinaryIO, name: str) -> Image.Image:
         with Image.open(file, formats=_PILLOW_FORMATS) as image:
             _check_size(image, file)
             image.load()
-            return image if image.mode == "RGB" else _to_rgb(image)
+            rgb = image if image.mode == "RGB" else _to_rgb(image)
+            return Picture(rgb, image.format or "", image.mode)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:

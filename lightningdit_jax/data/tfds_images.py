@@ -1,14 +1,11 @@
 """Images of TensorFlow Datasets, read without TensorFlow."""
 
-import io
 import os
 
-from PIL import Image
-
-from lightningdit_jax.data.images import decode_rgb
+from lightningdit_jax.data.images import EncodedImages
 
 
-class TFDSImages:
+class TFDSImages(EncodedImages):
     """A prepared TFDS dataset with features `image` and `label`, an ImageSource.
 
     name: as in TFDS, "imagenet2012" or "imagenet2012:5.1.0". split: "train", "train[:1%]".
@@ -17,8 +14,6 @@ class TFDSImages:
     Raises FileNotFoundError if no such dataset is prepared there, ValueError for an unknown split
     or without these features.
     """
-
-    notes = ()
 
     def __init__(self, name: str, split: str, data_dir: str | os.PathLike | None = None):
         import tensorflow_datasets as tfds  # slow to import, and few runs need it
@@ -51,14 +46,9 @@ class TFDSImages:
     def __len__(self) -> int:
         return len(self._source)
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    def image(self, index: int) -> Image.Image:
-        """Raises UnreadableImageError naming the record if it cannot be decoded."""
-        encoded = io.BytesIO(self._source[index]["image"])
-        return decode_rgb(encoded, self.name(index))
+    def encoded(self, index: int) -> bytes:
+        """See EncodedImages."""
+        return self._source[index]["image"]
 
     def label(self, index: int) -> int:
         return int(self._source[index]["label"])

@@ -5,11 +5,13 @@ import pathlib
 import typing
 from collections.abc import Iterator
 
-from lightningdit_jax.assembly.images import open_image_batches
+from lightningdit_jax.assembly.images import held_out_keys, open_image_batches
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
+from lightningdit_jax.data.parquet_images import ParquetImages
+from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import SOURCES
 from lightningdit_jax.parallel.multihost import print_once
 
@@ -42,7 +44,7 @@ def open_held_out(config: Config, source: BatchSource) -> BatchSource | None:
     with _naming_valid_path():
         if is_generator:
             return _open_latents(config, typing.cast(LatentBatches, source))
-        return _open_images(config)
+        return _open_images(config, typing.cast(ImageBatches, source))
 
 
 def _open_latents(config: Config, trained: LatentBatches) -> LatentBatches:
@@ -67,10 +69,10 @@ def _open_latents(config: Config, trained: LatentBatches) -> LatentBatches:
     return LatentBatches(shards, trained.scaling)
 
 
-def _open_images(config: Config) -> BatchSource:
+def _open_images(config: Config, trained: ImageBatches) -> BatchSource:
     data, resolution = config.data, tokenizer_config(config).resolution
     if data.valid_path:
-        config = config.changed(data={"source": "folder", "path": data.valid_path})
+        config = config.changed(data=held_out_keys(data))
     elif "split" not in SOURCES[data.source].reads:
         raise ValueError(
             f"config.data.valid_split is '{data.valid_split}', but config.data.source "
@@ -82,7 +84,20 @@ def _open_images(config: Config) -> BatchSource:
             "another split"
         )
     print_once("held out:")
-    return open_image_batches(config, data.valid_split, resolution)
+    held_out = open_image_batches(config, data.valid_split, resolution)
+    if data.valid_split and _same_rows(held_out.source, trained.source):
+        raise ValueError(
+            f"config.data.path is {data.path}, which has no splits, and all of it is trained on; "
+            "set it to a folder with files of both, or set config.data.valid_path"
+        )
+    return held_out
+
+
+def _same_rows(held_out: ImageSource, trained: ImageSource) -> bool:
+    """Whether both are the same files, which a single one is whatever split is asked for."""
+    if not (isinstance(held_out, ParquetImages) and isinstance(trained, ParquetImages)):
+        return False
+    return held_out.fingerprint() == trained.fingerprint()
 
 
 def _same(path: str, other: str) -> bool:
