@@ -24,6 +24,7 @@ COMPILE_TOKENIZER = "--mode=compile of a tokenizer"
 COMPILE_SAMPLER = "--mode=compile --target=sample"
 VERIFY = "--mode=verify"
 DESCRIBE = "--mode=describe"
+CHECK = "--mode=check"
 
 _TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
 _STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
@@ -31,9 +32,10 @@ _GENERATOR = (TRAIN_GENERATOR, COMPILE_GENERATOR)
 _TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
 _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
 _SAMPLES = (SAMPLE, SWEEP, EVALUATOR)
+_LOOKED_AT = (*_IMAGES, CHECK)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
 _COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
-JOBS = (*_COMPUTING, VERIFY, DESCRIBE)
+JOBS = (*_COMPUTING, VERIFY, DESCRIBE, CHECK)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
@@ -50,13 +52,13 @@ _READERS: dict[str, Collection[str]] = {
     "compute.compile_effort": _STEP,
     "model": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
     "tokenizer": (*_TOKENIZER, COMPILE_SAMPLER),
-    "data.source": (*_TRAIN, *_IMAGES),
-    "data.path": (*_TRAIN, EVALUATOR, *_IMAGES, VERIFY),
-    "data.split": (TRAIN_TOKENIZER, EXTRACT),
-    "data.labels": (TRAIN_TOKENIZER, *_IMAGES),
-    "data.valid_path": _TRAIN,
-    "data.valid_split": (TRAIN_TOKENIZER,),
-    "data.tfds_name": (TRAIN_TOKENIZER, *_IMAGES),
+    "data.source": (*_TRAIN, *_LOOKED_AT),
+    "data.path": (*_TRAIN, EVALUATOR, *_LOOKED_AT, VERIFY),
+    "data.split": (TRAIN_TOKENIZER, EXTRACT, CHECK),
+    "data.labels": (TRAIN_TOKENIZER, *_LOOKED_AT),
+    "data.valid_path": (*_TRAIN, CHECK),
+    "data.valid_split": (TRAIN_TOKENIZER, CHECK),
+    "data.tfds_name": (TRAIN_TOKENIZER, *_LOOKED_AT),
     "data.augment": (TRAIN_TOKENIZER,),
     "data.flip": _TRAIN,
     "data.latent_norm": (TRAIN_GENERATOR, EVALUATOR),
@@ -64,7 +66,7 @@ _READERS: dict[str, Collection[str]] = {
     "data.stats": (TRAIN_GENERATOR,),
     "data.resident": (TRAIN_GENERATOR,),
     "data.corrupt": (TRAIN_TOKENIZER, *_IMAGES),
-    "data.num_threads": (*_TRAIN, *_IMAGES),
+    "data.num_threads": (*_TRAIN, *_LOOKED_AT),
     "data.num_workers": (*_TRAIN, *_IMAGES),
     "data.prefetch_batches": _TRAIN,
     "optimizer": _STEP,
@@ -161,6 +163,7 @@ _JOB_OF = {
     "sweep": SWEEP,
     "verify": VERIFY,
     "describe": DESCRIBE,
+    "check": CHECK,
 }
 
 # Jobs that take these from the checkpoint they load, where the command line may only agree.

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lightningdit_jax.assembly.check import check
 from lightningdit_jax.assembly.choices import solver_choice, source_choice
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.verify import verify
@@ -19,6 +20,7 @@ from lightningdit_jax.commands.modes import MODES
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import (
+    CHECK,
     COMPILE_GENERATOR,
     COMPILE_SAMPLER,
     COMPILE_TOKENIZER,
@@ -158,6 +160,8 @@ def recorded(tmp_path_factory):
         evaluate(dit, generator)
     with recording(seen[VERIFY]):
         verify(dit, generator)
+    with recording(seen[CHECK]):
+        check(vae, str(folder / "checked"))
     whole = whole_loss(vae)
     both = dit.changed(tokenizer=dataclasses.asdict(vae.tokenizer))
     with pytest.MonkeyPatch.context() as patch:

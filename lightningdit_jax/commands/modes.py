@@ -83,6 +83,13 @@ def _verify(request: Request) -> None:
         sys.exit(1)
 
 
+def _check(request: Request) -> None:
+    from lightningdit_jax.assembly.check import check
+
+    if check(request.config, request.workdir):
+        sys.exit(2)
+
+
 _NOTHING = "nothing is written yet; the same command begins again"
 
 MODES = {
@@ -128,6 +135,11 @@ MODES = {
         _verify,
         alone=True,
         sole=False,
+    ),
+    "check": Mode(
+        "every image of a source read once: sizes, classes, what is damaged or there twice",
+        _check,
+        devices=False,
     ),
     "describe": Mode(
         "what a checkpoint, a workdir or a folder of latents is, and what can be done with it",
