@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lightningdit_jax.errors import plain
+from lightningdit_jax.whole_numbers import TOO_LARGE
 
 MOST_CLASSES = 1_000_000
 ONE_CLASS = "none"  # config.data.labels: whatever the labels are, all images are of one class
@@ -30,10 +31,11 @@ def number_labels(
         found = " and ".join(f"{plain(repr(labels[i]))} ({where(i)})" for i in of_kind.values())
         raise ValueError(f"labels are numbers and names: {found}; expected all of them of one kind")
     if str not in of_kind:
-        try:
-            return _checked(np.array(labels, np.int64), where, class_names)
-        except OverflowError as error:
-            raise ValueError(f"labels reach beyond 64 bits; {_EXPECTED}") from error
+        large = next((i for i, label in enumerate(labels) if abs(int(label)) >= TOO_LARGE), None)
+        if large is not None:
+            said = f"label {plain(str(labels[large]), 20)} ({where(large)})"
+            raise ValueError(f"{said} is no class; {_EXPECTED}")
+        return _checked(np.array(labels, np.int64), where, class_names)
     names = sorted({*labels})
     numbers = {name: number for number, name in enumerate(names)}
     return np.array([numbers[label] for label in labels], np.int64), names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightningdit_jax.data.image_listing import printable
 from lightningdit_jax.data.images import EncodedImages, UnreadableImageError
 from lightningdit_jax.data.labels import ONE_CLASS, number_labels
 from lightningdit_jax.data.recent import Recent
@@ -43,7 +44,7 @@ class ParquetImages(EncodedImages):
         self._files = find_files(path, ".parquet")
         if os.path.isdir(path) and split:
             self._files = of_split(self._files, path, split)
-        self._places = [place_of(file, path) for file in self._files]
+        self._path = path
         self._metadata = [_metadata(file) for file in self._files]
         first = _Columns.of(self._files[0], self._metadata[0], labels != ONE_CLASS)
         for file, metadata in zip(self._files, self._metadata):
@@ -71,7 +72,8 @@ class ParquetImages(EncodedImages):
     def fingerprint(self) -> str:
         """A hash of files, their rows and labels, the same wherever they lie."""
         rows = [metadata.num_rows for metadata in self._metadata]
-        digest = hashlib.sha256(json.dumps([self._places, rows, [*self.class_names]]).encode())
+        places = [place_of(file, self._path) for file in self._files]
+        digest = hashlib.sha256(json.dumps([places, rows, [*self.class_names]]).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -88,7 +90,7 @@ class ParquetImages(EncodedImages):
     def name(self, index: int) -> str:
         """File and row, counted from 0."""
         file = int(np.searchsorted(self._file_begins, index, side="right")) - 1
-        return f"row {index - int(self._file_begins[file])} of {self._places[file]}"
+        return f"row {index - int(self._file_begins[file])} of {printable(self._files[file])}"
 
     def _read_group(self, file: int, group: int) -> "pa.ChunkedArray":
         import pyarrow as pa
@@ -96,7 +98,8 @@ class ParquetImages(EncodedImages):
 
         try:
             with pq.ParquetFile(self._files[file], metadata=self._metadata[file]) as reader:
-                return reader.read_row_group(group, columns=[self._column]).column(0)
+                columns = [self._column]
+                return reader.read_row_group(group, columns, use_threads=False).column(0)
         except (pa.ArrowException, OSError, ValueError) as error:
             what = f"{self._files[file]}: row group {group}"
             if isinstance(error, OSError) and error.errno is not None:
@@ -180,11 +183,11 @@ def _read_labels(file: str, metadata: Any, column: str) -> np.ndarray | list[str
 
     try:
         with pq.ParquetFile(file, metadata=metadata) as reader:
-            labels = reader.read(columns=[column]).column(0)
+            labels = reader.read([column], use_threads=False).column(0)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{file}: its labels cannot be read: {one_line(error)}") from error
     if labels.null_count:
-        row = labels.is_null().to_pylist().index(True)
+        row = labels.to_pylist().index(None)
         raise ValueError(f"row {row} of {file} has no label; expected one in each")
     return labels.to_numpy() if _is_number(labels.type) else labels.to_pylist()
 

@@ -86,7 +86,8 @@ class TarImages(EncodedImages):
 
     def name(self, index: int) -> str:
         """The sample's key and its tar."""
-        return f"{printable(self._keys[index])} in {self._places[int(self._where[index, 0])]}"
+        file = self._files[int(self._where[index, 0])]
+        return f"{printable(self._keys[index])} in {printable(file)}"
 
 
 @dataclasses.dataclass

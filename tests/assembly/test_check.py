@@ -64,8 +64,8 @@ def as_tars(folder, images):
 
 NAMES = {
     "folder": lambda i, images=IMAGES: os.path.join(*images[i][:2]),
-    "parquet": lambda i, images=IMAGES: f"row {i} of train.parquet",
-    "webdataset": lambda i, images=IMAGES: f"{images[i][1][0]} in 0.tar",
+    "parquet": lambda i, images=IMAGES: f"row {i} of ",
+    "webdataset": lambda i, images=IMAGES: f"{images[i][1][0]} in ",
 }
 WRITE = {"folder": as_folder, "parquet": as_parquet, "webdataset": as_tars}
 
@@ -90,7 +90,7 @@ def test_what_is_there_is_found(tmp_path, source, capsys):
     assert trained["classes"] == {"cat": 5, "dog": 3}
     assert trained["damaged"]["count"] == 2
     for damaged, index in zip(trained["damaged"]["first"], (4, 7)):
-        assert damaged["name"].endswith(name(index))
+        assert name(index) in damaged["name"]
         assert "cannot be decoded" in damaged["why"] and damaged["why"] in said
     assert trained["formats"] == {"PNG": 5, "JPEG": 1}
     assert trained["color_modes"] == {"RGB": 4, "L": 1, "RGBA": 1}
@@ -99,11 +99,11 @@ def test_what_is_there_is_found(tmp_path, source, capsys):
         assert tuple(trained["sizes"][key].values()) == want
     assert trained["short_side_below"] == {"32": 4, "64": 4, "128": 5, "256": 6, "512": 6}
     [group] = trained["the_same"]["first"]
-    assert [n.endswith(name(i)) for n, i in zip(group, (0, 3, 6))] == [True] * 3
+    assert [name(i) in n for n, i in zip(group, (0, 3, 6))] == [True] * 3
     assert trained["the_same_in_several_classes"]["first"] == [group]
     assert (held_out["images"], held_out["damaged"]["count"]) == (2, 0)
     [pair] = report["held_out_and_trained_on"]["first"]
-    assert pair[0].endswith(name(1)) and pair[1].endswith(name(1, HELD_OUT))
+    assert name(1) in pair[0] and name(1, HELD_OUT) in pair[1]
     for line in (
         "8 images, 2 classes: cat 5, dog 3",
         "width 20 to 300, height 30 to 600, short side 20 to 200, half of them below 25",

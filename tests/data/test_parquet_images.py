@@ -64,7 +64,7 @@ def test_a_split_of_a_folder_of_the_hub(hub):
     assert len(images) == 11 and reds(images) == [*range(11)]
     assert [images.label(i) for i in range(11)] == [0, 1, 1, 0, 2, 1, 0, 2, 2, 1, 0]
     assert list(images.class_names) == ["cat", "dog, hound", "owl"] and images.num_classes == 3
-    assert images.name(8) == "row 1 of data/train-00001-of-00002.parquet"
+    assert images.name(8) == f"row 1 of {hub}/data/train-00001-of-00002.parquet"
     assert reds(ParquetImages(str(hub), "validation")) == [90, 91, 92]
     assert len(ParquetImages(str(hub), "")) == 14
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_columns_of_other_names_where_the_schema_says_what_they_are(tmp_path):
 
 def test_all_rows_as_one_class(tmp_path):
     path = write(tmp_path / "a.parquet", [4, 5], [-1, -1])
-    with pytest.raises(ValueError, match=r"label -1 \(row 0 of a.*config\.data\.labels=none"):
+    with pytest.raises(ValueError, match=r"label -1 \(row 0 of .*a.*config\.data\.labels=none"):
         ParquetImages(path, "train")
     images = ParquetImages(path, "train", "none")
     assert images.labels.tolist() == [0, 0] and images.num_classes == 1
@@ -165,7 +165,7 @@ def test_what_is_asked_for_at_once_is_computed_once_and_the_oldest_goes():
         ({"image": [png(1)]}, r"no column of labels .*config\.data\.labels=none"),
         ({"image": [png(1)], "label": [0.5]}, "no column of labels"),
         ({"image": [png(1)], "label": pa.array([None], pa.int64())}, "row 0 of .* has no label"),
-        ({"image": [png(1)], "label": [10**7]}, r"label 10000000 \(row 0 of a.* is no class"),
+        ({"image": [png(1)], "label": [10**7]}, r"label 10000000 \(row 0 of .*a.* is no class"),
         ({"image": [png(1)], "label": [-2]}, "label -2"),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int8())}, "holds no rows"),
     ],
@@ -183,7 +183,9 @@ def test_files_of_two_data_sets_and_labels_without_a_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"train-1.*'label' is string, but int64 in the first"):
         ParquetImages(str(tmp_path / "d"), "train")
     write(second, [1], [7], names=["a", "b"])
-    with pytest.raises(ValueError, match=r"label 7 \(row 0 of train-1\.parquet\) is none of the 2"):
+    with pytest.raises(
+        ValueError, match=r"label 7 \(row 0 of .*train-1\.parquet\) is none of the 2"
+    ):
         ParquetImages(str(second), "train")
 
 
@@ -212,5 +214,5 @@ def test_a_row_without_bytes_and_one_that_is_no_image(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet")
     images = ParquetImages(str(tmp_path / "a.parquet"), "train")
     for i, told in enumerate(("holds no bytes", "cannot be decoded", "holds no bytes")):
-        with pytest.raises(UnreadableImageError, match=rf"row {i} of a\.parquet {told}"):
+        with pytest.raises(UnreadableImageError, match=rf"row {i} of .*a\.parquet {told}"):
             images.image(i)

@@ -64,7 +64,7 @@ def test_images_and_labels_of_a_folder_of_tars(tmp_path, form):
     assert np.allclose(grays(images), [10, 20, 30, 40, 60], atol=2)
     assert images.labels.tolist() == [2, 0, 1, 0, 4]
     assert list(images.class_names) == ["0", "1", "2", "3", "4"]
-    assert images.name(2) == f"{long} in train-0.tar"
+    assert images.name(2) == f"{long} in {tmp_path}/train-0.tar"
     assert "1 d.cls, 1 txt" in images.notes[0] or "1 txt, 1 d.cls" in images.notes[0]
     assert grays(pickle.loads(pickle.dumps(images))) == grays(images)
     assert len(TarImages(f"{tmp_path}/train-[0]*.tar")) == 4
@@ -81,7 +81,7 @@ def test_names_of_classes_in_json(tmp_path):
 
 def test_all_as_one_class(tmp_path):
     path = write(tmp_path / "a.tar", [("a.png", image(1)), *sample("b", 2, 7)])
-    told = r"1 of 2 images have no label, the first is a in a\.tar; .*config\.data\.labels=none"
+    told = r"1 of 2 images have no label, the first is a in .*a\.tar; .*config\.data\.labels=none"
     with pytest.raises(ValueError, match=told):
         TarImages(path)
     assert TarImages(path, "none").labels.tolist() == [0, 0]
@@ -94,8 +94,11 @@ def test_all_as_one_class(tmp_path):
         ([], "holds no images"),
         ([("a.png", b""), ("a.cls", b"cat")], r"a\.tar: 'a\.cls' holds 'cat'; expected a whole nu"),
         ([("a.png", b""), ("a.cls", b"1" * 65)], r"a\.cls' has 65 bytes; expected a label"),
-        ([("a.png", b""), ("a.cls", b"9" * 40)], "labels reach beyond 64 bits"),
-        ([("a.png", b""), ("a.cls", b"-3")], r"label -3 \(a in a\.tar\) is no class"),
+        (
+            [("a.png", b""), ("a.cls", b"9" * 40)],
+            r"label 9{20}\.\.\. \(a in .*a\.tar\) is no class",
+        ),
+        ([("a.png", b""), ("a.cls", b"-3")], r"label -3 \(a in .*a\.tar\) is no class"),
         ([("a.png", b""), ("a.json", b"{")], r"'a\.json' is no JSON"),
         ([("a.png", b""), ("a.json", b"[" * 9999)], r"'a\.json' is no JSON"),
         (
@@ -105,7 +108,7 @@ def test_all_as_one_class(tmp_path):
         ([("a.png", b""), ("a.jpg", b""), ("a.cls", b"1")], "sample 'a' has two images"),
         (
             [*sample("a", 1, 0), ("b.png", b""), ("b.json", b'{"label": "cat"}')],
-            r"labels are numbers and names: 0 \(a in a\.tar\) and 'cat' \(b in a\.tar\)",
+            r"labels are numbers and names: 0 \(a in .*a\.tar\) and 'cat' \(b in .*a\.tar\)",
         ),
     ],
 )
@@ -137,10 +140,10 @@ def test_damage_is_named(tmp_path):
     path.write_bytes(whole)
     images = TarImages(str(path))
     path.write_bytes(whole[: third + 540])  # cut while it is used
-    with pytest.raises(UnreadableImageError, match=r"2 in a\.tar cannot be decoded"):
+    with pytest.raises(UnreadableImageError, match=r"2 in .*a\.tar cannot be decoded"):
         images.image(2)
     path.unlink()
-    with pytest.raises(OSError, match=r"0 in a\.tar cannot be read"):
+    with pytest.raises(OSError, match=r"0 in .*a\.tar cannot be read"):
         images.image(0)
 
 

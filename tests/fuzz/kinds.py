@@ -8,6 +8,7 @@ from tests.fuzz import (
     json_kinds,
     npz_kinds,
     safetensors_kinds,
+    source_kinds,
     torch_kinds,
 )
 
@@ -16,6 +17,7 @@ _COUNTS = (
     (safetensors_kinds, (1000, 1000)),
     (npz_kinds, (800, 600, 400)),
     (image_kinds, (1500,)),
+    (source_kinds, (800, 800, 600)),
     (json_kinds, (1000, 600, 500)),
     (checkpoint_kinds, (800,)),
     (converter_kinds, (400, 400)),
