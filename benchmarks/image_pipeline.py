@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from lightningdit_jax.atomic_file import write_json
-from lightningdit_jax.data.images import ImageFolder
+from lightningdit_jax.data.images import ImageFolder, ImageSource
 from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline
 
 RESOLUTION = 256
@@ -52,7 +52,12 @@ def cpu_seconds() -> float:
 
 
 def measure(
-    images: ImageFolder, augment: str, threads: int, workers: int, seconds: float
+    images: ImageSource,
+    augment: str,
+    threads: int,
+    workers: int,
+    seconds: float,
+    shuffle: bool = True,
 ) -> dict[str, float]:
     """Images a second and per CPU second, after what was prefetched is used up."""
     source = ImageBatches(images, RESOLUTION, augment, threads)
@@ -63,6 +68,7 @@ def measure(
             global_batch_size=BATCH,
             seed=0,
             flip=True,
+            shuffle=shuffle,
             num_threads=threads,
             num_workers=workers,
             prefetch_batches=prefetch,

@@ -28,7 +28,7 @@ from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = {p.stem for p in (ROOT / "configs").glob("*.py")} - {"__init__", "paper", "workdir"}
-NAMES = sorted(FILES | {f"paper:{row}" for row in paper.rows()})
+NAMES = sorted(FILES | {"photos_64:generator"} | {f"paper:{row}" for row in paper.rows()})
 
 
 def load(name):
@@ -72,6 +72,17 @@ def test_rows_of_the_paper():
     nearest = "has no row 'xl_80ep'; its rows: xl_800ep, xl_800ep_cfg, xl_64ep"
     with pytest.raises(ValueError, match=nearest):
         paper.get_config("xl_80ep")
+
+
+def test_the_two_parts_for_photographs_fit_each_other():
+    vae, dit = (config.from_dict(load(f"photos_64:{p}")) for p in ("tokenizer", "generator"))
+    assert load("photos_64") == load("photos_64:tokenizer") and vae.tokenizer.resolution == 64
+    side = vae.tokenizer.resolution // 2 ** (len(vae.tokenizer.ch_mult) - 1)
+    assert (dit.model.input_size, dit.model.in_channels) == (side, vae.tokenizer.embed_dim)
+    assert vae.data.flip and dit.data.flip and vae.data.augment == "random_crop"
+    assert vae.frozen.lpips == vae.frozen.foundation == ""  # nothing to fetch
+    with pytest.raises(ValueError, match="no part 'generater'; its parts: tokenizer, generator"):
+        load("photos_64:generater")
 
 
 def test_configs_import_only_ml_collections_and_the_standard_library():
