@@ -87,6 +87,7 @@ setup(
             "torch-fidelity>=0.4",
             "torchvision>=0.19",
         ],
+        "parquet": ["pyarrow>=15"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.
         "test": [

@@ -80,18 +80,19 @@ def get_config() -> ConfigDict:
     c.tokenizer.embed_dim = 32  # d: channels of the latents
 
     c.data = ConfigDict()
-    # Or images, see docs/data.md: "digits", "folder", "parquet", "tfds", "webdataset"
+    # Or images: "digits", "folder", "parquet", "tfds", "webdataset", docs/data.md
     c.data.source = "latents"
-    # Folder of latent shards, of class folders, of images; one image; parquet or tar files, a
-    # folder of them or a pattern; or TFDS data_dir
+    # Folder of latent shards, of class folders, of images; one image; a parquet or tar file, a
+    # folder of them or a pattern; TFDS's data_dir
     c.data.path = ""
     c.data.split = "train"  # of digits ("train", "test", "all"), of parquet folders and of TFDS
-    # File of labels of a folder of images; "" is the folders, or labels.csv or labels.txt in a
-    # folder without folders; "none": all images are one class
+    # Of a folder of images, a file of `file,label` lines; "none": all images are one class. "" is
+    # what the source says: class folders, or labels.csv or labels.txt where there are none
     c.data.labels = ""
-    # Of train.validate_every_steps: held-out latents, or of a tokenizer images as data.path
+    # Of train.validate_every_steps: held-out latents, or of a tokenizer images, as data.path (of
+    # digits and of TFDS a folder)
     c.data.valid_path = ""
-    c.data.valid_split = ""  # instead, of digits, parquet and TFDS, another split
+    c.data.valid_split = ""  # instead, of digits, parquet folders and TFDS, another split
     c.data.tfds_name = "imagenet2012"
     c.data.augment = "random_crop"  # of images in training: "random_crop" or "center_crop"
     c.data.flip = True  # horizontal flip with probability 1/2
@@ -209,7 +210,9 @@ def get_config() -> ConfigDict:
     c.sample.batch_size = auto()  # global; changes no result
     c.sample.decode_batch_size = auto()  # images that a device decodes at once; changes no result
     c.sample.output = "npz"  # "npz", "png" or "both"
-    c.sample.labels = "random"  # "random", "balanced", or classes such as "207,387" or "cat,dog"
+    # "random", "balanced", or classes such as "207,387", "cat,dog" or 'goldfish,"tench, Tinca
+    # tinca"', by number or by name
+    c.sample.labels = "random"
     c.sample.use_ema = True
     c.sample.ema_decay = 0.0  # one of train.ema_decays; 0 is the average of train.ema_decay
 

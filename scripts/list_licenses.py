@@ -37,6 +37,10 @@ What `scripts/download_weights.py` fetches, as the publisher's pages on the Hugg
 Latents and weights were made from ImageNet, whose images have terms of access of their own.
 Nothing else is fetched: the digits of the demo come inside scikit-learn, and weights of DINOv2,
 MAE, LPIPS and Inception are files that the user gives, under their publishers' licenses.
+
+`lightningdit_jax/data/imagenet_classes.txt`, the names of ImageNet's classes, is from timm 1.0.31
+(Apache-2.0); the words are those of WordNet 3.0, Copyright 2006 by Princeton University, all rights
+reserved (https://wordnet.princeton.edu/license-and-commercial-use).
 """
 
 

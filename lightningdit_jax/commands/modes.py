@@ -139,7 +139,6 @@ MODES = {
     "check": Mode(
         "every image of a source read once: sizes, classes, what is damaged or there twice",
         _check,
-        devices=False,
     ),
     "describe": Mode(
         "what a checkpoint, a workdir or a folder of latents is, and what can be done with it",

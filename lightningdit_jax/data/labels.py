@@ -36,9 +36,9 @@ def number_labels(
             said = f"label {plain(str(labels[large]), 20)} ({where(large)})"
             raise ValueError(f"{said} is no class; {_EXPECTED}")
         return _checked(np.array(labels, np.int64), where, class_names)
-    names = sorted({*labels})
+    names = sorted(str(label) for label in {*labels})
     numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[label] for label in labels], np.int64), names
+    return np.array([numbers[str(label)] for label in labels], np.int64), names
 
 
 _EXPECTED = f"expected whole numbers from 0, below {MOST_CLASSES:,}, or names"

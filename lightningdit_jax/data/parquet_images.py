@@ -133,7 +133,7 @@ class _Columns:
                 f"{file} has no column of labels ({_listed(schema)}); expected 'label', whole "
                 f"numbers or names, or config.data.labels={ONE_CLASS}: all rows are one class"
             )
-        names = (features.get(label) or {}).get("names")
+        names: Any = (features.get(label) or {}).get("names")
         is_named = isinstance(names, list) and all(isinstance(name, str) for name in names)
         return cls(image, label, schema, names if is_named else ())
 

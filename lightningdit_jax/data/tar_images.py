@@ -142,7 +142,7 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     place = -1
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members = []  # which would keep them all
+            archive.members = []  # type: ignore[attr-defined]  # which would keep them all
             if member.offset <= place or member.size < 0:
                 raise ValueError(f"damaged at byte {archive.offset:,}: a member of no size")
             place = member.offset
