@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
@@ -222,7 +223,9 @@ def _open_latents(config: Config, scaling: LatentScaling | None) -> LatentBatche
         input_size=architecture.input_size,
         num_classes=architecture.num_classes,
     )
-    print_once(*shards.notes, *([class_line(shards.class_names)] if shards.class_names else []))
+    print_once(*shards.notes)
+    if names := shards.class_names:
+        print_once(class_line(names, np.bincount(shards.labels, minlength=len(names)).tolist()))
     scaling = scaling_of(data) if scaling is None else scaling
     scaling.check_channels(architecture.in_channels, data.path)
     return LatentBatches(shards, scaling)
