@@ -13,7 +13,7 @@ from PIL import Image
 
 from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.data.parquet_images import ParquetImages
-from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
+from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline, sequential_batches
 from lightningdit_jax.data.recent import Recent
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -125,6 +125,28 @@ def test_threads_and_copies_in_other_processes_read_the_same(hub):
     seen = [(index, batch) for index, batch in batches]
     assert np.concatenate([index for index, _ in seen]).tolist() == [*range(11)]
     assert np.concatenate([b["images"][:, 0, 0, 0] for _, b in seen]).tolist() == [*range(11)]
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_batches_of_threads(hub):
+    """In the order of the seed and the epoch, every row once an epoch."""
+    source = ImageBatches(ParquetImages(str(hub), "train"), 8, "random_crop", 2)
+    settings = {"global_batch_size": 4, "seed": 3, "flip": True, "num_threads": 2}
+
+    def batches(workers):
+        iterator = iter(make_pipeline(source, **settings, prefetch_batches=2, num_workers=workers))
+        taken = [next(iterator) for _ in range(11)]
+        iterator.close()
+        return taken
+
+    expected = batches(0)
+    for batch, other in zip(expected, batches(2)):
+        for key, array in batch.items():
+            np.testing.assert_array_equal(array, other[key])
+    seen = np.concatenate([batch["images"][:, 0, 0, 0] for batch in expected])
+    epochs = seen.reshape(4, 11)
+    assert [sorted(epoch) for epoch in epochs.tolist()] == [[*range(11)]] * 4
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
 
 
 def test_what_is_asked_for_at_once_is_computed_once_and_the_oldest_goes():
