@@ -28,12 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import dit_xl
 from lightningdit_jax import checkpoint_digests
 from lightningdit_jax import config as configs
 from lightningdit_jax.array_digest import is_cut, sums_of_parts, tree_digests
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import TrainingCheckpoints
+from lightningdit_jax.configs import dit_xl
 from lightningdit_jax.parallel.ahead_of_time import compile_on
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh

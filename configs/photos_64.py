@@ -15,7 +15,7 @@ of the tokenizer takes about 2 seconds of one CPU core, one of the generator 1.5
         --config.sample.tokenizer=runs/photos/tokenizer
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config(part: str = "tokenizer"):
