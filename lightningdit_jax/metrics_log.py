@@ -4,6 +4,9 @@ import json
 
 from etils import epath
 
+# What a clock says of a record's steps. All else is the same after a kill and a restart.
+TIMED = ("images_per_second", "data_wait", "mfu")
+
 
 def read_log(path: epath.Path) -> tuple[list[tuple[int, str]], list[int]]:
     """(step, line) of each whole record, and the numbers of the lines that are none."""

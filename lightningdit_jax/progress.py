@@ -1,8 +1,10 @@
 """One readable line of progress: how much is done, how fast, how long it will take."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
-INTERVAL = 10.0  # seconds between the lines of `update`
+INTERVAL = 10.0  # seconds between the lines of `update`, and until the first where is_due is asked
 
 
 class Progress:
@@ -29,8 +31,8 @@ class Progress:
         self._printed = self._marked[1]
 
     def mark(self, done: int) -> None:
-        """What came before this moment no longer counts in the rate, such as compilation."""
-        self._marked = (done, time.perf_counter())
+        """What came before this moment no longer counts in rate and waits, such as compilation."""
+        self._marked, self._waited = (done, time.perf_counter()), 0.0
 
     def compiling(self) -> None:
         """Says before the first batch why it is silent for so long."""
@@ -47,11 +49,37 @@ class Progress:
         marked, began = self._marked
         return (done - marked) * self._images / max(time.perf_counter() - began, 1e-9)
 
-    def line(self, done: int, rate: float, terms: str = "", last: bool = False) -> str:
-        """The line for a rate, with more numbers in `terms`; the last has no time left."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done within it is waiting."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def waited_share(self) -> float:
+        """Of the time since the last mark, what was spent waiting, in [0, 1]."""
+        return min(1.0, self._waited / max(time.perf_counter() - self._marked[1], 1e-9))
+
+    def is_due(self) -> bool:
+        """Whether there was neither a line nor a mark for ten seconds; then a line is to come."""
+        now = time.perf_counter()
+        if now - max(self._printed, self._marked[1]) < INTERVAL:
+            return False
+        self._printed = now
+        return True
+
+    def line(
+        self, done: int, rate: float, terms: str = "", last: bool = False, shares: str = ""
+    ) -> str:
+        """The line for a rate, with more numbers before (terms) and behind it (shares).
+
+        The last has no time left.
+        """
         parts = [f"{self._verb} {done:,}/{self._total:,}", f"{rate:,.{self._decimals}f} images/s"]
         if terms:
             parts.insert(1, terms)
+        if shares:
+            parts.append(shares)
         if not last:
             seconds = (self._total - done) * self._images / max(rate, 1e-9)
             parts.append(f"{duration(seconds)} left")
@@ -59,9 +87,8 @@ class Progress:
 
     def update(self, done: int) -> None:
         """Prints a line every ten seconds and at the end; the first call ends compilation."""
-        now, last = time.perf_counter(), done >= self._total
-        if not self._quiet and (last or now - self._printed >= INTERVAL):
-            self._printed = now
+        last = done >= self._total
+        if not self._quiet and (self.is_due() or last):
             print(self.line(done, self.rate(done), last=last), flush=True)
         if not self._updated:
             self._updated = True

@@ -18,6 +18,7 @@ import pytest
 from lightningdit_jax import checkpoint
 from lightningdit_jax.data.latents import save_stats, write_shard
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.metrics_log import TIMED
 from tests import tiny
 from tests.forked_commands import answers
 from tests.xla_flags import xla_flags
@@ -82,9 +83,7 @@ def final_arrays(workdir):
 
 def records(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
 
 
 def assert_killed_run_ends_the_same(tmp_path, latents, steps, kills, devices, **changes):

@@ -29,6 +29,9 @@ class RunAhead(Generic[Work]):
         while len(self._pending) > (0 if everything else self._depth):
             yield self._pending.popleft()
 
+    def __len__(self) -> int:
+        return len(self._pending)
+
     def __iter__(self) -> Iterator[Work]:
         return iter(self._pending)
 

@@ -11,18 +11,16 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.kernel_schedule import kernel_cycles
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
-from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.ahead_of_time import compile_on, write_report
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
 from lightningdit_jax.parallel.topology import open_slice
 from lightningdit_jax.planning.hardware import Hardware
 from lightningdit_jax.planning.plan import line
-from lightningdit_jax.training.frozen import abstract_frozen_networks
 from lightningdit_jax.training.job import Job, abstract_generator_job, abstract_tokenizer_job
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import training_plans
 from lightningdit_jax.training.run import compile_ready
-from lightningdit_jax.training.vae_flops import vae_step_flops
+from lightningdit_jax.training.step_flops import step_flops
 from lightningdit_jax.training.vae_step import COMPONENTS
 
 
@@ -54,7 +52,7 @@ def compile_train_step(config: Config, workdir: str, topology: str) -> dict[str,
 def compile_report(config: Config, topology: str) -> dict[str, Any]:
     """Memory, arithmetic and collectives of the config's train step on a slice, as compile_on.
 
-    model_flops are those that the loss asks for (forward_flops, vae_step_flops), matmul_flops those
+    model_flops are those that the loss asks for (step_flops), matmul_flops those
     in the program. Raises ValueError for a slice that does not exist, sizes that do not divide, and
     a step that needs more memory than the chip has.
     """
@@ -103,7 +101,7 @@ def _generator(config: Config, mesh: Mesh) -> Subject:
         "latents": jax.ShapeDtypeStruct((batch, channels, side, side), jnp.float32, sharding=split),
         "labels": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split),
     }
-    flops = 3 * forward_flops(architecture)
+    flops = step_flops(config, mesh)
     return Subject(abstract_generator_job(config, mesh), inputs, flops, config.model.variant)
 
 
@@ -111,6 +109,6 @@ def _tokenizer(config: Config, mesh: Mesh) -> Subject:
     tokenizer, split = tokenizer_config(config), batch_sharding(mesh)
     shape = (config.train.batch_size, *[tokenizer.resolution] * 2, tokenizer.in_channels)
     inputs = {"images": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)}
-    flops = sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
+    flops = step_flops(config, mesh)
     variant = f"f{tokenizer.downsample_factor}d{tokenizer.embed_dim}"
     return Subject(abstract_tokenizer_job(config, mesh), inputs, flops, variant, COMPONENTS)

@@ -23,6 +23,7 @@ from lightningdit_jax.training.spike_steps import SpikeSteps
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.writer import EVALUATION, MetricWriter
 
+UNSAID = ("weight_norm", "update_norm")  # in records alone: lines are long enough
 # Step, position of its batch in the data, metrics.
 Dispatched = tuple[int, dict, dict[str, jax.Array]]
 
@@ -76,7 +77,7 @@ class Loop:
             "step", config.num_steps, done=step, images=config.batch_size, decimals=0
         )
         ahead: RunAhead[Dispatched] = RunAhead()  # so a bad loss is noticed some steps late
-        first, began = True, time.perf_counter()
+        first, silent, began = True, True, time.perf_counter()
         # A run that was ended between a checkpoint and its evaluation makes up for it.
         for prefix in self._evaluates(step):
             if not from_main_process(writer is not None and writer.has(step, prefix)):
@@ -88,7 +89,9 @@ class Loop:
             profile.before(step + 1, list(ahead))
             # Before next(): this position names the batch, should its step not be finite.
             position = feed.iterator.get_state()
-            batch = feed.to_device(next(feed.iterator))
+            with progress.waiting():
+                batch = next(feed.iterator)
+            batch = feed.to_device(batch)
             # All that a step needs lies on the devices now. What it would fetch or send behind our
             # back, every time anew, is refused.
             with jax.transfer_guard("disallow"):
@@ -123,6 +126,9 @@ class Loop:
             if logs:
                 self._log(step, writer, progress)
                 self._run.checkpoints.check()
+                silent = False
+            elif silent and progress.is_due():  # nothing was said yet, and the first log is far
+                self._say(self._line(step - len(ahead), progress, self._means()))
             if saves:
                 self._save(step, state)
             # Before evaluating, which takes longer than is left; the restart makes up for it.
@@ -251,16 +257,33 @@ class Loop:
             self._say(f"step {step:,}: the best {best.metric} so far")
 
     def _log(self, step: int, writer: MetricWriter | None, progress: Progress) -> None:
-        names = self._window[0] if self._window else ()
-        scalars = {n: float(np.mean([record[n] for record in self._window])) for n in names}
+        scalars = self._means()
         if self._nonfinite.count:
             scalars["nonfinite_steps"] = self._nonfinite.count
         if self._spikes.count:
             scalars["spikes"] = self._spikes.count
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-        rate = progress.rate(step)
+        timed, line = self._timed(step, progress), self._line(step, progress, scalars)
         progress.mark(step)
         self._window = []
         if writer:
-            self._say(progress.line(step, rate, terms))  # before writing, which may fail
-            writer.write(step, {**scalars, "images_per_second": rate})
+            self._say(line)  # before writing, which may fail
+            writer.write(step, {**scalars, **timed})
+
+    def _means(self) -> dict[str, float]:
+        """Those of the steps since the last record whose metrics are read."""
+        names = self._window[0] if self._window else ()
+        return {n: float(np.mean([record[n] for record in self._window])) for n in names}
+
+    def _timed(self, step: int, progress: Progress) -> dict[str, float]:
+        """What a clock says of the steps since the last mark, by the names of TIMED."""
+        rate = progress.rate(step)
+        timed = {"images_per_second": rate, "data_wait": progress.waited_share()}
+        return timed | ({"mfu": rate / self._run.peak_rate} if self._run.peak_rate else {})
+
+    def _line(self, step: int, progress: Progress, scalars: Mapping[str, float]) -> str:
+        timed = self._timed(step, progress)
+        shown = {name: value for name, value in scalars.items() if name not in UNSAID}
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        shares = f"MFU {timed['mfu']:.1%}  " if "mfu" in timed else ""
+        shares += f"data wait {timed['data_wait']:.0%}"
+        return progress.line(step, timed["images_per_second"], terms, shares=shares)

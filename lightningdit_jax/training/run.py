@@ -45,6 +45,7 @@ from lightningdit_jax.training.plan import next_plans, training_hardware, traini
 from lightningdit_jax.training.restore import check_optimizer
 from lightningdit_jax.training.run_record import Evaluator, Feed, Run
 from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.training.step_flops import peak_rate
 
 
 def train(
@@ -187,6 +188,7 @@ def _train(
         best=best,
         evaluator=evaluator,
         held_out=held_out,
+        peak_rate=peak_rate(config, mesh),
         preempted=preempted,
     )
     with best or contextlib.nullcontext(), checkpoints:

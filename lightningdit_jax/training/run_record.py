@@ -46,6 +46,7 @@ class Run:
     shardings of the state, for restoring. evaluator(step, state) -> numbers, called on all
     processes every train.evaluate_every_steps and at the end, and held_out likewise every
     train.validate_every_steps; best: where the weights with the lowest train.best_metric go.
+    peak_rate: images a second at the devices' peak, None where it is not known.
     preempted(step): whether to save and end after this step, asked on all processes. say: prints a
     line, on the main process only.
     """
@@ -61,5 +62,6 @@ class Run:
     best: BestCheckpoint | None = None
     evaluator: Evaluator | None = None
     held_out: Evaluator | None = None
+    peak_rate: float | None = None
     preempted: Callable[[int], bool] = lambda step: False
     say: Callable[[str], None] = print_once

@@ -89,6 +89,9 @@ def apply_gradients(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step, and `grad_norm` (before clipping) and `finite` for the loop.
 
+    `weight_norm` and `update_norm`, of the parameters and what was added to them, are for records;
+    over all parameters, as grad_norm. XLA takes both in the pass of the optimizer.
+
     ema_decay: of the main average; ema_decays: of the others, as in create_state. largest: what the
     products of state.float8 saw. watched: metrics that state.spikes is of, where they are not
     `loss` and `grad_norm`; spike_factor: of train.spikes, see spikes.judge, whose numbers and
@@ -106,7 +109,13 @@ def apply_gradients(
     decays = average_decays(ema_decay, ema_decays)
     averages = {n: update_ema(ema, params, decays[n]) for n, ema in state.averages.items()}
     histories = jax.tree.map(remembered, state.float8, largest)
-    metrics, windows = {"grad_norm": grad_norm, "finite": finite}, state.spikes
+    metrics = {
+        "grad_norm": grad_norm,
+        "weight_norm": optax.tree.norm(params),
+        "update_norm": optax.tree.norm(updates),
+        "finite": finite,
+    }
+    windows = state.spikes
     if windows:
         values = {"loss": loss, "grad_norm": grad_norm, **watched}
         spike, windows, numbers = judge(windows, values, spike_factor, finite)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-_NOT_COMPARED = ("images_per_second",)
+_NOT_COMPARED = ("images_per_second", "data_wait", "mfu")
 _OF_A_TRIAL = ("data", "train", "mesh", "sample", "extract", "evaluate")  # paths, among others
 
 

@@ -15,6 +15,7 @@ from lightningdit_jax import checkpoint
 from lightningdit_jax.checkpoint_reading import array_metadata
 from lightningdit_jax.data.latents import LatentShards, shard_name, write_shard
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
+from lightningdit_jax.metrics_log import TIMED
 from tests import tiny
 from tests.parallel import processes
 from tests.parallel.processes import finish, kill_all, wait_for
@@ -58,9 +59,7 @@ def arrays(workdir, items=("params", "ema", "opt_state", "step")):
 
 def records(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
 
 
 def assert_same_bits(workdir, other):

@@ -12,6 +12,7 @@ import optax
 
 from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
+from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.loop import Loop
@@ -79,6 +80,7 @@ def run(
     held_out=None,
     optimizer=None,
     step_fn=None,
+    peak_rate=None,
     lines=None,
     **changes,
 ):
@@ -145,6 +147,7 @@ def run(
                 best=best,
                 evaluator=evaluator,
                 held_out=held_out,
+                peak_rate=peak_rate,
                 preempted=preempted,
                 say=lines.append,
             )
@@ -155,9 +158,7 @@ def run(
 
 def records(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
 
 
 def assert_same(a, b):

@@ -11,6 +11,7 @@ from flax import nnx
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import LatentBatches
+from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
@@ -52,7 +53,7 @@ def config(folders, **changes):
 
 def records(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    every = [{k: v for k, v in json.loads(n).items() if k != "images_per_second"} for n in lines]
+    every = [{k: v for k, v in json.loads(n).items() if k not in TIMED} for n in lines]
     held_out = [r for r in every if any(name.startswith("valid/") for name in r)]
     return held_out, [r for r in every if r not in held_out]
 

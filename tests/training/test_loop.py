@@ -1,6 +1,7 @@
 """The loop on a model of one weight: exact resume, evaluation, and what a NaN does."""
 
 import dataclasses
+import json
 import signal
 
 import jax
@@ -9,12 +10,14 @@ import numpy as np
 import optax
 import pytest
 
+from lightningdit_jax import progress
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
     find_checkpoint,
     item_names,
     read_meta,
 )
+from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.nonfinite import NonFiniteError
@@ -31,14 +34,51 @@ def test_records_are_means_over_the_window(whole):
     state, written = whole
     assert int(state.step) == 12
     assert [r["step"] for r in written] == [4, 8, 12]
-    w, losses = np.ones(3), []
+    w, losses, norms, moved = np.ones(3), [], [], []
     adam = optax.adam(0.1)
     opt = adam.init(jnp.asarray(w, jnp.float32))
     for k in range(4):
         losses.append(np.sum((w - k / 10) ** 2))
         update, opt = adam.update(jnp.asarray(2 * (w - k / 10), jnp.float32), opt)
         w = w + np.asarray(update)
+        norms.append(np.sqrt(np.sum(w**2)))
+        moved.append(np.sqrt(np.sum(np.asarray(update, float) ** 2)))
     assert written[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert written[0]["weight_norm"] == pytest.approx(np.mean(norms), rel=1e-5)
+    assert written[0]["update_norm"] == pytest.approx(np.mean(moved), rel=1e-5)
+
+
+class Slow(Counter):
+    """Four seconds of waiting for each batch, and one of something else."""
+
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+    def get_state(self):
+        self.now += 1
+        return super().get_state()
+
+    def __next__(self):
+        self.now += 4
+        return super().__next__()
+
+
+def test_what_a_clock_says(tmp_path, monkeypatch):
+    clock = Slow()
+    monkeypatch.setattr(progress, "time", clock)
+    every = {"log_every_steps": 9, "checkpoint_every_steps": 12}
+    _, lines = run(tmp_path, iterator=clock, peak_rate=2.0, **every)
+    # Steps 2 to 9 are counted: the first one compiles. Two steps are on their way at a time.
+    written = [json.loads(n) for n in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {k: written[0][k] for k in TIMED} == pytest.approx(
+        {"images_per_second": 0.2, "data_wait": 0.8, "mfu": 0.1}
+    )
+    said = [line for line in lines if line.startswith("step ")]
+    assert [line.split("/")[0] for line in said] == [f"step {n}" for n in (1, 3, 5, 9, 12)]
+    assert said[3].endswith("  0 images/s  MFU 10.0%  data wait 80%  15s left")
+    assert all("loss" in line and "weight_norm" not in line for line in said)
 
 
 @pytest.mark.parametrize("fail_at", [1, 4, 5, 8, 11, 12])

@@ -1,0 +1,29 @@
+"""What a train step's arithmetic is, and how fast devices could do it at most."""
+
+from jax.sharding import Mesh
+
+from lightningdit_jax.assembly.models import generator_config
+from lightningdit_jax.config import Config
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.parallel.chips import chip_of
+from lightningdit_jax.training.frozen import abstract_frozen_networks
+from lightningdit_jax.training.vae_flops import vae_step_flops
+
+
+def step_flops(config: Config, mesh: Mesh) -> float:
+    """FLOPs of a train step per image, as the loss asks for them (forward_flops, vae_step_flops).
+
+    Raises what abstract_frozen_networks raises.
+    """
+    if config.kind == "lightningdit":
+        return 3 * forward_flops(generator_config(config))
+    return sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
+
+
+def peak_rate(config: Config, mesh: Mesh) -> float | None:
+    """Images a second that a mesh would train at its chips' bfloat16 peak; None of unknown chips.
+
+    A measured rate over this one is the MFU (arXiv 2204.02311, appendix B).
+    """
+    chip = chip_of(mesh.devices.flat[0])
+    return chip and mesh.size * chip.peak_flops / step_flops(config, mesh)
