@@ -196,6 +196,10 @@ def get_config() -> ConfigDict:
     c.train.spike_window = 64  # steps that the median is of; no verdict before half of them
     c.train.spike_factor = 6.0  # robust deviations above it, of logarithms; at least half as much
     c.train.max_spikes = 100  # steps skipped or rolled back before the run stops all the same
+    # Where records and pictures go besides metrics.jsonl: "tensorboard", "wandb", "mlflow"
+    c.train.writers = ("tensorboard",)
+    # WORKDIR/pictures: samples of fixed seeds and labels, which need sample.tokenizer, or of a
+    c.train.picture_every_steps = 0  # tokenizer reconstructions; and at the end; 0 is never
     c.train.profile_steps = ()  # first and last step, such as (100, 104), traced for XProf
 
     # Solver and guidance, which ldj.generate takes too: lightningdit_jax/sampling_options.py.

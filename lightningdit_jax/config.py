@@ -217,6 +217,8 @@ class TrainConfig:
     spike_window: int
     spike_factor: float
     max_spikes: int
+    writers: tuple[str, ...]
+    picture_every_steps: int
     profile_steps: tuple[int, ...]
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from lightningdit_jax.errors import unknown_name
 TRAIN_GENERATOR = "the training of a generator"
 TRAIN_TOKENIZER = "the training of a tokenizer"
 EVALUATOR = "an evaluation within a generator's training (train.evaluate_every_steps above 0)"
+PICTURES = "pictures within a generator's training (train.picture_every_steps above 0)"
 EXTRACT = "--mode=extract"
 SAMPLE = "--mode=sample"
 SWEEP = "--mode=sweep"
@@ -31,7 +32,8 @@ _STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
 _GENERATOR = (TRAIN_GENERATOR, COMPILE_GENERATOR)
 _TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
 _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
-_SAMPLES = (SAMPLE, SWEEP, EVALUATOR)
+_WITHIN = (EVALUATOR, PICTURES)
+_SAMPLES = (SAMPLE, SWEEP, *_WITHIN)
 _LOOKED_AT = (*_IMAGES, CHECK)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
 _COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
@@ -39,7 +41,7 @@ JOBS = (*_COMPUTING, VERIFY, DESCRIBE, CHECK)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
-    "kind": (*_STEP, *_EVALUATE, EVALUATOR),
+    "kind": (*_STEP, *_EVALUATE, *_WITHIN),
     "seed": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
     "mesh": _COMPUTING,
     "compute.dtype": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
@@ -50,10 +52,10 @@ _READERS: dict[str, Collection[str]] = {
     "compute.products": _GENERATOR,
     "compute.compilation_cache": JOBS,
     "compute.compile_effort": _STEP,
-    "model": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
+    "model": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "tokenizer": (*_TOKENIZER, COMPILE_SAMPLER),
     "data.source": (*_TRAIN, *_LOOKED_AT),
-    "data.path": (*_TRAIN, EVALUATOR, *_LOOKED_AT, VERIFY),
+    "data.path": (*_TRAIN, *_WITHIN, *_LOOKED_AT, VERIFY),
     "data.split": (TRAIN_TOKENIZER, EXTRACT, CHECK),
     "data.labels": (TRAIN_TOKENIZER, *_LOOKED_AT),
     "data.valid_path": (*_TRAIN, CHECK),
@@ -61,8 +63,8 @@ _READERS: dict[str, Collection[str]] = {
     "data.tfds_name": (TRAIN_TOKENIZER, *_LOOKED_AT),
     "data.augment": (TRAIN_TOKENIZER,),
     "data.flip": _TRAIN,
-    "data.latent_norm": (TRAIN_GENERATOR, EVALUATOR),
-    "data.latent_multiplier": (TRAIN_GENERATOR, EVALUATOR),
+    "data.latent_norm": (TRAIN_GENERATOR, *_WITHIN),
+    "data.latent_multiplier": (TRAIN_GENERATOR, *_WITHIN),
     "data.stats": (TRAIN_GENERATOR,),
     "data.resident": (TRAIN_GENERATOR,),
     "data.corrupt": (TRAIN_TOKENIZER, *_IMAGES),
@@ -71,8 +73,8 @@ _READERS: dict[str, Collection[str]] = {
     "data.prefetch_batches": _TRAIN,
     "optimizer": _STEP,
     "flow": _GENERATOR,
-    "flow.path": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
-    "flow.prediction": (*_GENERATOR, EVALUATOR, COMPILE_SAMPLER),
+    "flow.path": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
+    "flow.prediction": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "vae_loss": _TOKENIZER,
     "stages": _TOKENIZER,
     "discriminator": _TOKENIZER,
@@ -85,10 +87,11 @@ _READERS: dict[str, Collection[str]] = {
     "train.spikes": _STEP,
     "train.spike_window": _STEP,
     "train.spike_factor": _STEP,
-    "train.ema_decay": (*_STEP, EVALUATOR),
-    "train.ema_decays": (*_STEP, EVALUATOR),
+    "train.ema_decay": (*_STEP, *_WITHIN),
+    "train.ema_decays": (*_STEP, *_WITHIN),
     "train.evaluate_every_steps": (*_TRAIN, EVALUATOR),
     "train.best_metric": (*_TRAIN, EVALUATOR),
+    "train.picture_every_steps": (*_TRAIN, PICTURES),
     "sample": (*_SAMPLES, COMPILE_SAMPLER),
     "sample.checkpoint": (SAMPLE, SWEEP),
     "sample.tokenizer": _SAMPLES,
@@ -127,8 +130,8 @@ _REASONS = {
     "data.corrupt": "it is of images",
     "data.prefetch_batches": "it is of training; elsewhere the next batches are read while one is "
     "used",
-    "sample": "in a generator's training images are drawn where train.evaluate_every_steps is "
-    "above 0",
+    "sample": "in a generator's training images are drawn where train.evaluate_every_steps or "
+    "train.picture_every_steps is above 0",
     "sample.checkpoint": "a run goes on from its own workdir; a new one starts from the weights of "
     "config.train.init",
     "train.init_labels": "a tokenizer has no classes",
@@ -211,13 +214,16 @@ _CHOICES = (
 )
 
 
-def jobs_of(mode: str, target: str, kind: str, evaluates: bool) -> tuple[str, ...]:
-    """The jobs that a command does. evaluates: whether its training is to evaluate."""
+def jobs_of(
+    mode: str, target: str, kind: str, evaluates: bool, pictures: bool = False
+) -> tuple[str, ...]:
+    """The jobs that a command does. evaluates, pictures: whether its training is to make such."""
     generator = kind == "lightningdit"
     if mode == "train":
         if not generator:
             return (TRAIN_TOKENIZER,)
-        return (TRAIN_GENERATOR, EVALUATOR) if evaluates else (TRAIN_GENERATOR,)
+        within = [job for job, done in ((EVALUATOR, evaluates), (PICTURES, pictures)) if done]
+        return (TRAIN_GENERATOR, *within)
     if mode == "evaluate":
         return (EVALUATE_SAMPLES if generator else EVALUATE_TOKENIZER,)
     if mode == "compile":

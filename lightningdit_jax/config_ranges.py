@@ -98,6 +98,7 @@ RANGES = {
     "train.spike_window": Range(8, 10_000),
     "train.spike_factor": _POSITIVE,
     "train.max_spikes": _COUNT,
+    "train.picture_every_steps": _NOT_NEGATIVE,
     "sample.num_samples": _SAMPLES,
     "sample.batch_size": _COUNT,
     "sample.decode_batch_size": _COUNT,

@@ -26,7 +26,7 @@ LIMITS = {"RLIMIT_FSIZE": 20_000, "RLIMIT_NOFILE": 3}  # bytes of a file; no fil
 
 
 def metrics(folder):
-    writer = MetricWriter(str(folder), start_step=0)
+    writer = MetricWriter(str(folder), start_step=0, writers=("tensorboard",))
     for step in range(1, 2000):
         writer.write(step, {"loss": 1.0})
 

@@ -30,6 +30,7 @@ from lightningdit_jax.config_jobs import (
     EXTRACT,
     JOBS,
     MEANING,
+    PICTURES,
     SAMPLE,
     SWEEP,
     TRAIN_GENERATOR,
@@ -49,6 +50,7 @@ from lightningdit_jax.inference.quality.in_training import make_training_evaluat
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.metrics import metric_choice
 from lightningdit_jax.inference.quality.sweep import sweep
+from lightningdit_jax.inference.quality.training_pictures import make_training_picture
 from lightningdit_jax.inference.sampling import compile as sampler_compile
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
@@ -152,6 +154,9 @@ def recorded(tmp_path_factory):
     within = dit.changed(train={"evaluate_every_steps": 1}, evaluate={"train_samples": 30})
     with recording(seen[EVALUATOR]):
         make_training_evaluator(within)(1, state)
+    pictured = dit.changed(train={"picture_every_steps": 1})
+    with recording(seen[PICTURES]):
+        make_training_picture(pictured, None, None)(folder / "1.png", state)
     with recording(seen[SAMPLE]):
         sample(dit, generator)
     with recording(seen[SWEEP]):
@@ -385,11 +390,12 @@ def test_the_digits_metric_reads_no_network(tmp_path):
 def test_every_key_has_a_reader_and_every_command_its_jobs():
     assert all(readers(key) for key in KEYS)
     commands = {
-        jobs_of(mode, target, kind, evaluates)
+        jobs_of(mode, target, kind, evaluates, pictures)
         for mode in MODES
         for target in ("train", "sample")
         for kind in ("lightningdit", "vavae")
         for evaluates in (False, True)
+        for pictures in (False, True)
     }
     assert {job for jobs in commands for job in jobs} == set(JOBS)
 

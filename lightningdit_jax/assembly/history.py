@@ -15,8 +15,8 @@ def changes_since(meta: Mapping[str, Any], config: Mapping[str, Any]) -> list[di
     what only new runs read (train.init and the like), nor keys younger than the checkpoint.
     """
     there = meta.get("config", {})
-    evaluates = config["train"]["evaluate_every_steps"] > 0
-    jobs = jobs_of("train", "train", config["kind"], evaluates)
+    within = [config["train"][f"{what}_every_steps"] > 0 for what in ("evaluate", "picture")]
+    jobs = jobs_of("train", "train", config["kind"], *within)
     changes = []
     for key in key_types(Config):
         if key.startswith("train.init") or not set(jobs) & set(readers(key)):

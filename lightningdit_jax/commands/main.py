@@ -108,8 +108,9 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     config = configs.from_dict(CONFIG.value)
     check_alignment(config)
     given = config_flags.get_override_values(flags.FLAGS["config"])
-    evaluates = config.train.evaluate_every_steps > 0
-    jobs = jobs_of(MODE.value, TARGET.value, config.kind, evaluates)
+    train = config.train
+    within = (train.evaluate_every_steps > 0, train.picture_every_steps > 0)
+    jobs = jobs_of(MODE.value, TARGET.value, config.kind, *within)
     choices = (source_choice(), solver_choice(), metric_choice())
     check_command_line(config, given, jobs, WORKDIR.value, choices, defaults())
     return config, given, jobs

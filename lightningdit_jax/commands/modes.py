@@ -29,9 +29,10 @@ class Mode:
 
 def _train(request: Request) -> None:
     from lightningdit_jax.inference.quality.in_training import make_training_evaluator
+    from lightningdit_jax.inference.quality.training_pictures import make_training_picture
     from lightningdit_jax.training.run import train
 
-    train(request.config, request.workdir, make_training_evaluator)
+    train(request.config, request.workdir, make_training_evaluator, make_training_picture)
 
 
 def _extract(request: Request) -> None:

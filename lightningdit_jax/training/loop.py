@@ -16,6 +16,7 @@ from lightningdit_jax.progress import Progress, duration
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.held_out import is_of_bin
 from lightningdit_jax.training.nonfinite import NonFiniteSteps
+from lightningdit_jax.training.pictures import PICTURE, picture_path
 from lightningdit_jax.training.profile import ProfileWindow
 from lightningdit_jax.training.restore import restore_state
 from lightningdit_jax.training.run_record import Run
@@ -50,7 +51,7 @@ class Loop:
         """
         began, num_steps = time.perf_counter(), self._config.num_steps
         state, step = self._start()
-        writer = MetricWriter(self._run.workdir, start_step=step) if is_main_process() else None
+        writer = self._writer(step) if is_main_process() else None
         profile = ProfileWindow(self._config.profile_steps, self._run.workdir, self._say)
         try:
             state = self._train(state, step, writer, profile)
@@ -69,6 +70,11 @@ class Loop:
         self._say(f"trained {num_steps:,} steps in {total}")
         return state
 
+    def _writer(self, step: int) -> MetricWriter:
+        run = self._run
+        given = run.meta.get("config", {})
+        return MetricWriter(run.workdir, start_step=step, writers=run.config.writers, config=given)
+
     def _train(
         self, state: TrainState, step: int, writer: MetricWriter | None, profile: ProfileWindow
     ) -> TrainState:
@@ -82,6 +88,10 @@ class Loop:
         for prefix in self._evaluates(step):
             if not from_main_process(writer is not None and writer.has(step, prefix)):
                 self._evaluate(prefix, step, state, writer, progress)
+        if self._pictures(step):
+            path = picture_path(self._run.workdir, step)
+            if not from_main_process(writer is not None and path.exists()):
+                self._draw(step, state, writer, progress)
         if step < config.num_steps:
             self._say("compiling the train step, a minute or two where the model is large")
         # The order below is what makes a restart exact. Where it says why, it may not change.
@@ -102,7 +112,7 @@ class Loop:
             ends = self._run.preempted(step)
             logs = step % config.log_every_steps == 0 or step == config.num_steps
             saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps or ends
-            evaluates = self._evaluates(step)
+            evaluates, pictured = self._evaluates(step), self._pictures(step)
             if first:
                 jax.block_until_ready(metrics)
                 self._say(f"first step, with compilation: {time.perf_counter() - began:.1f}s")
@@ -112,7 +122,8 @@ class Loop:
             profile.after(step, metrics)
             # Before logging, saving and evaluating: what they tell of is known to be finite, and
             # all of it is in the window. The data then stands right behind the last step.
-            bad_step = self._drain(ahead, everything=bool(logs or saves or evaluates))
+            everything = bool(logs or saves or evaluates or pictured)
+            bad_step = self._drain(ahead, everything=everything)
             if bad_step is not None:
                 ahead = RunAhead()
                 state, step = self._rollback(bad_step)
@@ -140,6 +151,8 @@ class Loop:
             # After saving: no step is lost with an evaluation that fails.
             for prefix in evaluates:
                 self._evaluate(prefix, step, state, writer, progress)
+            if pictured:
+                self._draw(step, state, writer, progress)
         return state
 
     def _start(self) -> tuple[TrainState, int]:
@@ -241,6 +254,22 @@ class Loop:
         if writer:
             writer.write(step, {f"{prefix}{name}": value for name, value in numbers.items()})
         progress.mark(step)  # evaluation does not count as training
+
+    def _pictures(self, step: int) -> bool:
+        """Whether a picture is due at a step."""
+        every = self._config.picture_every_steps if self._run.picture else 0
+        return bool(every and step) and (step % every == 0 or step == self._config.num_steps)
+
+    def _draw(
+        self, step: int, state: TrainState, writer: MetricWriter | None, progress: Progress
+    ) -> None:
+        began, path = time.perf_counter(), picture_path(self._run.workdir, step)
+        assert self._run.picture is not None  # or it is not due
+        image = self._run.picture(path, state)
+        self._say(f"step {step:,}: {path}  ({duration(time.perf_counter() - began)})")
+        if writer:
+            writer.picture(step, PICTURE, image)
+        progress.mark(step)  # nor do pictures
 
     def _keep_if_best(
         self, best: BestCheckpoint, step: int, state: TrainState, numbers: Mapping[str, float]

@@ -43,9 +43,10 @@ from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import next_plans, training_hardware, training_plans
 from lightningdit_jax.training.restore import check_optimizer
-from lightningdit_jax.training.run_record import Evaluator, Feed, Run
+from lightningdit_jax.training.run_record import Evaluator, Feed, Picture, Run
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.step_flops import peak_rate
+from lightningdit_jax.training.writers import check_writers
 
 
 def train(
@@ -54,6 +55,9 @@ def train(
     make_evaluator: Callable[
         [Config, LatentScaling | None], Evaluator | None
     ] = lambda config, scaling: None,
+    make_picture: Callable[
+        [Config, LatentScaling | None, BatchSource], Picture | None
+    ] = lambda config, scaling, source: None,
 ) -> TrainState:
     """Trains what the config says into WORKDIR, resuming from its newest checkpoint.
 
@@ -67,12 +71,14 @@ def train(
     first step.
 
     make_evaluator: what train.evaluate_every_steps calls, see Loop, for a config whose plan is
-    made, and for the scaling of a generator's latents; it changes no bit of the run.
+    made, and for the scaling of a generator's latents; it changes no bit of the run. make_picture:
+    the same for train.picture_every_steps; it is given the held-out data or, without any, the data.
     Raises ValueError or FileNotFoundError for data, sizes, a source of weights or a workdir that do
     not fit the config, before anything is computed or written. SIGTERM or SIGINT to any process
     saves and raises Preempted in all (parallel.ending).
     """
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    check_writers(config.train.writers)
     hardware = training_hardware()
     check_divides(config, hardware)
     init, scaling = open_init(config, workdir)
@@ -93,8 +99,9 @@ def train(
             planned = plan.applied(config)
             try:
                 evaluator = make_evaluator(planned, scaling)
+                picture = make_picture(planned, scaling, source if valid is None else valid)
                 given = Given(config, source, valid, optimizer, shapes, workdir, takeover)
-                return _train(planned, given, evaluator, preempted)
+                return _train(planned, given, evaluator, picture, preempted)
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -131,6 +138,7 @@ def _train(
     config: Config,
     given: Given,
     evaluator: Evaluator | None,
+    picture: Picture | None,
     preempted: Callable[[int], bool],
 ) -> TrainState:
     """Trains by a planned config."""
@@ -188,6 +196,7 @@ def _train(
         best=best,
         evaluator=evaluator,
         held_out=held_out,
+        picture=picture,
         peak_rate=peak_rate(config, mesh),
         preempted=preempted,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from etils import epath
 
 from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
@@ -13,6 +14,7 @@ from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.state import TrainState
 
 Evaluator = Callable[[int, TrainState], Mapping[str, float]]
+Picture = Callable[[epath.Path, TrainState], np.ndarray]
 
 
 class DataIterator(Protocol):
@@ -46,6 +48,8 @@ class Run:
     shardings of the state, for restoring. evaluator(step, state) -> numbers, called on all
     processes every train.evaluate_every_steps and at the end, and held_out likewise every
     train.validate_every_steps; best: where the weights with the lowest train.best_metric go.
+    picture(path, state): a picture, uint8 [H, W, 3], written as PNG by the main process, called on
+    all of them every train.picture_every_steps and at the end.
     peak_rate: images a second at the devices' peak, None where it is not known.
     preempted(step): whether to save and end after this step, asked on all processes. say: prints a
     line, on the main process only.
@@ -62,6 +66,7 @@ class Run:
     best: BestCheckpoint | None = None
     evaluator: Evaluator | None = None
     held_out: Evaluator | None = None
+    picture: Picture | None = None
     peak_rate: float | None = None
     preempted: Callable[[int], bool] = lambda step: False
     say: Callable[[str], None] = print_once

@@ -4,20 +4,26 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from lightningdit_jax.assembly.loading import load
-from lightningdit_jax.assembly.models import generator_config
+from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.data.latents import load_stats
 from lightningdit_jax.evaluation.frechet import Moments, ReferenceMoments, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.inference.quality.digits import digits_judge
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
+from lightningdit_jax.inference.quality.training_pictures import make_training_picture
+from lightningdit_jax.inference.reconstruct import make_encoder
 from lightningdit_jax.inference.sampling.generate import generate
 from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.vae import VAVAE
+from lightningdit_jax.training.job import open_source
 from lightningdit_jax.training.run import train
 from tests import tiny
 from tests.inference import tiny_inception
@@ -125,6 +131,43 @@ def test_fid_of_the_averaged_weights(config, state, images, monkeypatch, tmp_pat
     distance = frechet_distance(*reference.pool, *Moments.of(want["pool"]).gaussian)
     assert found["fid"] == pytest.approx(distance, rel=1e-4)
     assert found["inception_score"] == pytest.approx(inception_score(want["logits"]), rel=1e-4)
+
+
+def test_a_picture_of_the_averaged_weights(config, state, images, tmp_path):
+    config = config.changed(train={"evaluate_every_steps": 0, "picture_every_steps": 1})
+    found = make_training_picture(config, None, None)(tmp_path / "p" / "7.png", state)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p" / "7.png")), found)
+    side, gap = 64, 2  # 16 pixels, four times enlarged; a column a class
+    assert found.shape == (4 * (side + gap) + gap, 10 * (side + gap) + gap, 3)
+    for i, image in enumerate(images):
+        top, left = gap + i // 10 * (side + gap), gap + i % 10 * (side + gap)
+        tile = found[top : top + side : 4, left : left + side : 4]
+        np.testing.assert_allclose(tile.astype(int), image.astype(int), atol=1)
+
+
+def test_a_picture_of_what_a_tokenizer_rebuilds(tmp_path):
+    config = tiny.config("digits_vavae", train__picture_every_steps=1)
+    source, architecture = open_source(config), tokenizer_config(config)
+    make = jax.jit(lambda: nnx.split(VAVAE(architecture, rngs=nnx.Rngs(0)), nnx.Param))
+    graphdef, params = make()
+    ema = nnx.to_pure_dict(params)
+
+    @jax.jit
+    def decoded(params, images):
+        latents, _ = make_encoder(graphdef, config.seed)(params, images, np.arange(10))
+        return nnx.merge(graphdef, params).decode(latents)
+
+    state = types.SimpleNamespace(params=jax.tree.map(jnp.zeros_like, ema), averages={"ema": ema})
+    found = make_training_picture(config, None, source)(tmp_path / "1.png", state)
+    shown = np.arange(10) * len(source) // 10
+    images = np.stack([np.asarray(source.source.image(int(i)).convert("RGB")) for i in shown])
+    rebuilt = np.clip(127.5 * np.asarray(decoded(ema, images)) + 128, 0, 255).astype(np.uint8)
+    side, gap = 64, 2
+    rows = [found[gap + k * (side + gap) :][:side:4, gap:-gap] for k in (0, 1)]
+    for row, wanted, tolerance in zip(rows, (images, rebuilt), (0, 1)):
+        for i, image in enumerate(wanted):
+            tile = row[:, i * (side + gap) :][:, :side:4]
+            np.testing.assert_allclose(tile.astype(int), image.astype(int), atol=tolerance)
 
 
 @pytest.mark.slow

@@ -45,6 +45,8 @@ CONFIG = TrainConfig(
     spike_window=8,
     spike_factor=8.0,
     max_spikes=100,
+    writers=("tensorboard",),
+    picture_every_steps=0,
     profile_steps=(),
 )
 
@@ -78,6 +80,7 @@ def run(
     iterator=None,
     evaluator=None,
     held_out=None,
+    picture=None,
     optimizer=None,
     step_fn=None,
     peak_rate=None,
@@ -147,6 +150,7 @@ def run(
                 best=best,
                 evaluator=evaluator,
                 held_out=held_out,
+                picture=picture,
                 peak_rate=peak_rate,
                 preempted=preempted,
                 say=lines.append,

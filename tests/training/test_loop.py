@@ -1,6 +1,7 @@
 """The loop on a model of one weight: exact resume, evaluation, and what a NaN does."""
 
 import dataclasses
+import io
 import json
 import signal
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from lightningdit_jax import progress
 from lightningdit_jax.checkpoint import (
@@ -22,6 +24,7 @@ from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.nonfinite import NonFiniteError
 from tests.training.loop_cases import CONFIG, Counter, assert_same, records, run
+from tests.training.test_writer import events
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,43 @@ def test_records_are_means_over_the_window(whole):
     assert written[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert written[0]["weight_norm"] == pytest.approx(np.mean(norms), rel=1e-5)
     assert written[0]["update_norm"] == pytest.approx(np.mean(moved), rel=1e-5)
+
+
+def test_pictures_come_at_their_steps_and_again_after_a_kill(whole, tmp_path):
+    def picture(path, state):
+        if fails and int(state.step) == 5:
+            raise KeyboardInterrupt
+        drawn.append(int(state.step))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"weights {float(state.params['w'][0])}")
+        return np.full((4, 6, 3), int(state.step), np.uint8)
+
+    every = {"picture": picture, "picture_every_steps": 5, "checkpoint_every_steps": 5}
+    drawn, fails = [], True
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, **every)
+    fails = False
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, **every, fail_at=12)
+    # Of a step that is taken again; the next start drops it before anything else.
+    later = tmp_path / "pictures" / "12.png"
+    later.write_text("of a run that went on")
+    state, lines = run(tmp_path, **every)
+    assert drawn == [5, 10, 12]
+    assert_same(state, whole[0])
+    assert records(tmp_path) == whole[1]
+    files = {path.name: path.read_text() for path in (tmp_path / "pictures").iterdir()}
+    assert set(files) == {"5.png", "10.png", "12.png"}
+    assert files["12.png"] == f"weights {float(state.params['w'][0])}"
+    assert any(line.startswith(f"step 12: {later}") for line in lines)
+    images = [
+        (event.step, np.asarray(Image.open(io.BytesIO(v.image.encoded_image_string)))[0, 0, 0])
+        for file in sorted((tmp_path / "tensorboard").iterdir())
+        for event in events(file)
+        for v in event.summary.value
+        if v.tag == "picture"
+    ]
+    assert images == [(5, 5), (10, 10), (12, 12)]
 
 
 class Slow(Counter):

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from lightningdit_jax.training import writer
+from lightningdit_jax.training import event_files
 from lightningdit_jax.training.writer import MetricWriter
 
 
@@ -28,8 +28,8 @@ def written(folder):
 
 
 def test_events_go_on_in_another_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "EVENTS_BYTES", 1000)
-    log = MetricWriter(str(tmp_path), start_step=0)
+    monkeypatch.setattr(event_files, "EVENTS_BYTES", 1000)
+    log = MetricWriter(str(tmp_path), start_step=0, writers=("tensorboard",))
     for step in range(1, 101):
         log.write(step, {"loss": step / 2, "grad_norm": 1.0})
     log.close()
@@ -44,7 +44,7 @@ def test_events_go_on_in_another_file(tmp_path, monkeypatch):
 
 def test_going_back_within_a_second_loses_no_event(tmp_path):
     """Their names said the second alone, and the later one was written over the other."""
-    log = MetricWriter(str(tmp_path), start_step=0)
+    log = MetricWriter(str(tmp_path), start_step=0, writers=("tensorboard",))
     log.write(5, {"loss": 1.0})
     log.rewind(5)
     log.write(10, {"loss": 2.0})
@@ -55,7 +55,7 @@ def test_going_back_within_a_second_loses_no_event(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["valid/", "eval/"])
 def test_what_has_a_record(tmp_path, prefix):
-    log = MetricWriter(str(tmp_path), start_step=0)
+    log = MetricWriter(str(tmp_path), start_step=0, writers=("tensorboard",))
     log.write(4, {"loss": 1.0})
     log.write(4, {f"{prefix}mse": 1.0})
     log.write(8, {"loss": 1.0})
@@ -65,7 +65,7 @@ def test_what_has_a_record(tmp_path, prefix):
 
 
 def test_records_that_are_gone_are_said(tmp_path, caplog):
-    MetricWriter(str(tmp_path), start_step=0).close()
+    MetricWriter(str(tmp_path), start_step=0, writers=("tensorboard",)).close()
     assert not caplog.text
     (tmp_path / "metrics.jsonl").unlink()
     MetricWriter(str(tmp_path), start_step=6).close()
