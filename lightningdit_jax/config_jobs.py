@@ -26,6 +26,7 @@ COMPILE_SAMPLER = "--mode=compile --target=sample"
 VERIFY = "--mode=verify"
 DESCRIBE = "--mode=describe"
 CHECK = "--mode=check"
+REPORT = "--mode=report"
 
 _TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
 _STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
@@ -37,7 +38,7 @@ _SAMPLES = (SAMPLE, SWEEP, *_WITHIN)
 _LOOKED_AT = (*_IMAGES, CHECK)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
 _COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
-JOBS = (*_COMPUTING, VERIFY, DESCRIBE, CHECK)
+JOBS = (*_COMPUTING, VERIFY, DESCRIBE, CHECK, REPORT)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
@@ -167,6 +168,7 @@ _JOB_OF = {
     "verify": VERIFY,
     "describe": DESCRIBE,
     "check": CHECK,
+    "report": REPORT,
 }
 
 # Jobs that take these from the checkpoint they load, where the command line may only agree.

@@ -1,9 +1,10 @@
-"""metrics.jsonl: a line of JSON a record. Imports nothing of ours."""
+"""Logs of a run: a line of JSON a record, which has a step. Imports nothing of ours."""
 
 import json
 
 from etils import epath
 
+RECORDS, STARTS = "metrics.jsonl", "starts.jsonl"
 # What a clock says of a record's steps. All else is the same after a kill and a restart.
 TIMED = ("images_per_second", "data_wait", "mfu")
 

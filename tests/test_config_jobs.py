@@ -31,6 +31,7 @@ from lightningdit_jax.config_jobs import (
     JOBS,
     MEANING,
     PICTURES,
+    REPORT,
     SAMPLE,
     SWEEP,
     TRAIN_GENERATOR,
@@ -58,6 +59,7 @@ from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.chips import CHIPS
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.topology import Slice
+from lightningdit_jax.report.job import report
 from lightningdit_jax.training import compile as step_compile
 from lightningdit_jax.training.init.opening import open_init
 from lightningdit_jax.training.job import make_job
@@ -167,6 +169,8 @@ def recorded(tmp_path_factory):
         verify(dit, generator)
     with recording(seen[CHECK]):
         check(vae, str(folder / "checked"))
+    with recording(seen[REPORT]):
+        report(generator, {})
     whole = whole_loss(vae)
     both = dit.changed(tokenizer=dataclasses.asdict(vae.tokenizer))
     with pytest.MonkeyPatch.context() as patch:

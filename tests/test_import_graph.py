@@ -59,7 +59,7 @@ LOWER = {
 }
 MIDDLE = {"assembly"}
 PLANS = {"planning"}
-UPPER = {"training", "inference", "convert"}
+UPPER = {"training", "inference", "convert", "report"}
 TOP = {"commands"}
 
 

@@ -20,7 +20,7 @@ from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.data.sample_parts import SamplePart, find_parts
 from lightningdit_jax.data.shard_header import check_header, read_header
 from lightningdit_jax.errors import listed
-from lightningdit_jax.metrics_log import read_log
+from lightningdit_jax.metrics_log import RECORDS, STARTS, read_log
 from lightningdit_jax.parallel.multihost import print_once
 
 # What is looked at, and a check that says what it found, or raises ValueError or OSError.
@@ -74,8 +74,9 @@ def _of_workdir(folder: epath.Path) -> Iterator[Check]:
             yield path, partial(_json, path)
     if (path := folder / "sweep.json").exists():
         yield path, partial(_json, path, list)
-    if (path := folder / "metrics.jsonl").exists():
-        yield path, partial(_log, path)
+    for name in (RECORDS, STARTS):
+        if (path := folder / name).exists():
+            yield path, partial(_log, path)
     for part in find_parts(folder / "samples.parts"):
         yield part.path, partial(_part, part)
     if (path := folder / "samples.json").exists():

@@ -91,6 +91,13 @@ def _check(request: Request) -> None:
         sys.exit(2)
 
 
+def _report(request: Request) -> None:
+    from lightningdit_jax.commands.config_argument import defaults
+    from lightningdit_jax.report.job import report
+
+    report(request.workdir, defaults())
+
+
 _NOTHING = "nothing is written yet; the same command begins again"
 
 MODES = {
@@ -140,6 +147,13 @@ MODES = {
     "check": Mode(
         "every image of a source read once: sizes, classes, what is damaged or there twice",
         _check,
+    ),
+    "report": Mode(
+        "curves, pictures, config and history of a run as one page, report.html",
+        _report,
+        kept=_NOTHING,
+        alone=True,
+        devices=False,
     ),
     "describe": Mode(
         "what a checkpoint, a workdir or a folder of latents is, and what can be done with it",

@@ -32,6 +32,7 @@ from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.parallel.topology import compiler_options
 from lightningdit_jax.planning.plan import check_divides, line
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
+from lightningdit_jax.training.environment import record_start
 from lightningdit_jax.training.going_on import inherited
 from lightningdit_jax.training.held_out import HeldOut
 from lightningdit_jax.training.held_out_data import open_held_out
@@ -177,6 +178,7 @@ def _train(
     )
     if is_main_process():
         write_config(given.config, workdir)
+        record_start(workdir, int(newest.name) if newest else 0, mesh)
     metric = config.train.best_metric
     best = BestCheckpoint(workdir, metric) if metric else None
     num_params = parameter_overview.count_parameters(abstract_state.params)

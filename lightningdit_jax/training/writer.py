@@ -11,7 +11,7 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.errors import listed
-from lightningdit_jax.metrics_log import read_log
+from lightningdit_jax.metrics_log import RECORDS, read_log
 from lightningdit_jax.storage_errors import storing
 from lightningdit_jax.training.pictures import drop_after
 from lightningdit_jax.training.writers import Writers
@@ -36,7 +36,7 @@ class MetricWriter:
         writers: Sequence[str] = (),
         config: Mapping[str, Any] = MappingProxyType({}),
     ):
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._path = epath.Path(workdir) / RECORDS
         self._can_append = "://" not in str(workdir)
         self._workdir, self._names, self._config = str(workdir), writers, config
         self._open(start_step)

@@ -1,0 +1,1 @@
+"""What a run was, as one HTML file."""
