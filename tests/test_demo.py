@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.test_glossary import tables
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -27,3 +29,12 @@ def test_demo_makes_what_it_says(tmp_path):
     assert summary["distance_within_class"] > 0.5 * summary["distance_within_class_real"]
     for name in ("samples.png", "reconstructions.png", "losses.png"):
         assert (tmp_path / "demo" / name).stat().st_size > 1000
+    records, evaluation = tables()
+    for job in ("tokenizer", "generator"):
+        lines = (tmp_path / "demo" / job / "metrics.jsonl").read_text().splitlines()
+        written = {name for line in lines for name in json.loads(line)}
+        assert {name for name in written if not name.startswith("eval/")} <= records
+        numbers = {name for name in written if name.startswith("eval/")}
+        assert {name.removeprefix("eval/") for name in numbers} <= evaluation
+        judged = json.loads((tmp_path / "demo" / job / "evaluation.json").read_text())
+        assert judged.keys() - {"of"} <= evaluation

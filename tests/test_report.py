@@ -148,9 +148,9 @@ def test_what_cannot_be_reported_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"holds no run: expected metrics.jsonl, config.json or"):
         report(str(tmp_path / "nothing"), DEFAULTS)
     folder = tmp_path / "w"
-    (folder / "report.html").mkdir(parents=True)
+    (folder / ".report.html.tmp").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(StorageError, match=r"report.html: Is a directory"):
+    with pytest.raises(StorageError, match=r"report.html.tmp: Is a directory"):
         report(str(folder), DEFAULTS)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"matplotlib: pip install 'lightningdit_jax\[report\]'"):

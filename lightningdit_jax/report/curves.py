@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def svg(panel: Panel) -> str:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "path.simplify": False,
         "svg.hashsalt": panel.title,  # names of clips differ between drawings of a page
@@ -105,8 +106,10 @@ def svg(panel: Panel) -> str:
         figure, axes = plt.subplots(figsize=(4.4, 2.6), layout="constrained")
         for color, (label, curve) in zip(_colors(panel), panel.curves.items(), strict=True):
             steps, values = _thinned(curve)
-            few = {"marker": "o", "markersize": 3} if len(steps) < 15 else {}
-            axes.plot(steps, values, color=color, linewidth=1.3, label=label, **few)
+            marker = "o" if len(steps) < 15 else ""
+            axes.plot(
+                steps, values, color=color, linewidth=1.3, label=label, marker=marker, markersize=3
+            )
         axes.set_title(panel.title, loc="left", fontweight="bold", fontsize=10)
         if _is_wide(panel):
             axes.set_yscale("log")

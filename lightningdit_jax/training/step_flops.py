@@ -26,4 +26,4 @@ def peak_rate(config: Config, mesh: Mesh) -> float | None:
     A measured rate over this one is the MFU (arXiv 2204.02311, appendix B).
     """
     chip = chip_of(mesh.devices.flat[0])
-    return chip and mesh.size * chip.peak_flops / step_flops(config, mesh)
+    return mesh.size * chip.peak_flops / step_flops(config, mesh) if chip else None

@@ -1,8 +1,9 @@
 """Where records and pictures go besides metrics.jsonl, by the names of train.writers."""
 
+import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,8 +67,8 @@ class Writers:
     def __init__(self, names: Sequence[str], workdir: str, step: int, config: Mapping[str, Any]):
         self._open: dict[str, Writer] = {}
         for name in names:
-            row = WRITERS[name]
-            self._try(name, lambda row=row: row.open(workdir, step, config), self._open.__setitem__)
+            with self._forgiving(name):
+                self._open[name] = WRITERS[name].open(workdir, step, config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See Writer."""
@@ -83,19 +84,16 @@ class Writers:
 
     def _each(self, tell: Callable[[Writer], None]) -> None:
         for name, writer in list(self._open.items()):
-            self._try(name, lambda writer=writer: tell(writer))
+            with self._forgiving(name):
+                tell(writer)
 
-    def _try(
-        self, name: str, act: Callable[[], Any], keep: Callable[[str, Any], None] | None = None
-    ) -> None:
+    @contextlib.contextmanager
+    def _forgiving(self, name: str) -> Iterator[None]:
         try:
-            result = act()
+            yield
         except Exception as error:
             if not WRITERS[name].package:
                 raise
             self._open.pop(name, None)
             said = one_line(error, 200)
             logging.warning("%s failed, and the run goes on without it: %s", name, said)
-        else:
-            if keep:
-                keep(name, result)
