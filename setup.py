@@ -89,7 +89,7 @@ setup(
         ],
         "parquet": ["pyarrow>=15"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
-        "mlflow": ["mlflow-skinny>=3"],
+        "mlflow": ["mlflow-skinny>=3"],  # not with constraints.txt: it lags behind what is pinned
         "report": ["matplotlib>=3.9"],
         "wandb": ["wandb>=0.22"],
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.

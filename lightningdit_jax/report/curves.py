@@ -111,8 +111,12 @@ def svg(panel: Panel) -> str:
                 steps, values, color=color, linewidth=1.3, label=label, marker=marker, markersize=3
             )
         axes.set_title(panel.title, loc="left", fontweight="bold", fontsize=10)
-        if _is_wide(panel):
+        if (factor := _factor(panel)) > 20:
             axes.set_yscale("log")
+            marks = (1, 2, 5) if factor < 1e3 else (1,)
+            axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=marks))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.grid(which="major")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
@@ -133,9 +137,10 @@ def _colors(panel: Panel) -> Iterator[str]:
         yield COLORS[known.index(label)] if label in known else next(others)
 
 
-def _is_wide(panel: Panel) -> bool:
+def _factor(panel: Panel) -> float:
+    """How many times the least is the largest value; 1 where not all are positive."""
     values = np.concatenate([values for _, values in panel.curves.values()])
-    return bool(values.min() > 0 and values.max() > 20 * values.min())
+    return values.max() / values.min() if values.min() > 0 else 1.0
 
 
 def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
