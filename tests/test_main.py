@@ -200,6 +200,10 @@ def bad_inputs(tmp, latents):
         "config file": ([f"--workdir={tmp}", "--config=configs/none.py"], "no such file"),
         "images as generator data": ([*dit, "--config.data.source=digits"], "trains on 'latents'"),
         "image folder": ([*vae, "--config.data.source=folder", f"{path}={empty}"], "no images"),
+        "nothing to report": (
+            ["--mode=report", f"--workdir={empty}"],
+            "empty holds no run: expected",
+        ),
         "nothing to verify": (["--mode=verify"], "give --workdir=WORKDIR, or --config.data.path"),
         "key of a verification": (
             ["--mode=verify", f"{path}={latents}", "--config.seed=1"],

@@ -10,6 +10,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from lightningdit_jax import checkpoint
 from lightningdit_jax.checkpoint_reading import array_metadata
@@ -17,6 +18,7 @@ from lightningdit_jax.data.latents import LatentShards, shard_name, write_shard
 from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
 from lightningdit_jax.metrics_log import TIMED
 from tests import tiny
+from tests.inference.tiny_tokenizer import save_tokenizer
 from tests.parallel import processes
 from tests.parallel.processes import finish, kill_all, wait_for
 
@@ -83,6 +85,24 @@ def end_with_sigterm(workdir, latents, count, **mesh):
 def test_sigterm_to_one_saves_and_ends_all(tmp_path, latents):
     saved = end_with_sigterm(tmp_path, latents, 2, mesh__fsdp=2)
     assert saved > 3 and records(tmp_path)[-1]["step"] == saved
+
+
+@pytest.mark.slow
+def test_all_processes_draw_a_picture_and_one_writes_it(tmp_path, latents):
+    save_tokenizer(tmp_path / "tokenizer")
+    changes = {"train__num_steps": 2, "train__picture_every_steps": 2, "sample__num_steps": 2}
+    changes |= {"sample__tokenizer": str(tmp_path / "tokenizer")}
+    found = []
+    for count in (2, 1):
+        workdir = tmp_path / str(count)
+        output = run(workdir, latents, count, mesh__fsdp=2, **changes)
+        assert output.count("2.png") == 1
+        assert [path.name for path in (workdir / "pictures").iterdir()] == ["2.png"]
+        start = json.loads((workdir / "starts.jsonl").read_text())
+        assert (start["num_processes"], start["num_devices"]) == (count, 2 * count)
+        found.append(np.asarray(Image.open(workdir / "pictures" / "2.png")).astype(int))
+    assert found[0].std() > 10
+    np.testing.assert_allclose(*found, atol=1)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import sys
 from jax._src import distributed
 
 from lightningdit_jax.data.pipeline import LatentBatches
+from lightningdit_jax.inference.quality.training_pictures import make_training_picture
 from lightningdit_jax.parallel.ending import failing_together
 from lightningdit_jax.parallel.multihost import initialize
 from lightningdit_jax.training import run
@@ -59,7 +60,7 @@ def main(workdir: str, latents: str, changes: str) -> None:
     )
     meet_after_compiling()
     with failing_together():
-        run.train(config, workdir)
+        run.train(config, workdir, make_picture=make_training_picture)
 
 
 if __name__ == "__main__":
