@@ -192,7 +192,10 @@ def bad_inputs(tmp, latents):
         "no number": ([*dit, "--config.optimizer.beta1=nan"], "config.optimizer.beta1 is nan"),
         "row": (["--config=configs/paper.py:xl_80ep", f"--workdir={tmp}"], "no row 'xl_80ep'"),
         "no row": (["--config=configs/paper.py", f"--workdir={tmp}"], "no row ''; its rows"),
-        "nothing at all": ([], "give --config=CONFIG and --workdir=WORKDIR; --help lists modes"),
+        "nothing given": (
+            ["--mode=train"],
+            "give --config=CONFIG and --workdir=WORKDIR; --help lists modes",
+        ),
         "no workdir": ([f"--config={empty}"], "there is no config.json in it"),
         "type": ([*dit, "--config.train.batch_size=many"], "batch_size=many"),
         "config name": ([f"--workdir={tmp}", "--config=digit_dit"], "did you mean 'digits_dit'"),
