@@ -431,6 +431,7 @@ OTHERS = {
     "train.ema_decay": 0.5,
     "train.keep_every_steps": 4,  # a multiple of train.checkpoint_every_steps
     "train.ema_decays": (0.5,),
+    "train.writers": (),
     "train.profile_steps": (1, 1),
     "optimizer.beta1": 0.6,
     "optimizer.beta2": 0.6,

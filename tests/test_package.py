@@ -157,6 +157,7 @@ def test_every_import_is_required():
     provides = {"PIL": "pillow", "absl": "absl-py", "sklearn": "scikit-learn"} | {
         "orbax": "orbax-checkpoint",
         "libtpu": None,
+        "mlflow": None,
         "torch": None,
         "yaml": "pyyaml",
     }

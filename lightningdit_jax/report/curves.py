@@ -12,7 +12,7 @@ import numpy as np
 COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#a855f7", "#ef4444")
 _PLACEHOLDER = "#010203"  # what becomes the page's color
 _MOST = 500  # points of a curve, means of neighbors where there are more
-_TRAINED = "training"
+_TRAINED, _EVALUATED = "training", "evaluation"
 
 Curve = tuple[list[float], list[float]]
 
@@ -55,7 +55,7 @@ def panels(records: Sequence[Mapping[str, float]]) -> list[Panel]:
 def _place(name: str) -> tuple[str, str]:
     """Title and label of a name in records."""
     if name.startswith("eval/"):
-        return name, "evaluation"
+        return name, _EVALUATED
     if not name.startswith("valid/"):
         return name, _TRAINED
     term = name.removeprefix("valid/")
@@ -121,7 +121,7 @@ def svg(panel: Panel) -> str:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
         axes.set_xlabel("step")
-        if list(panel.curves) != [_TRAINED]:
+        if set(panel.curves) - {_TRAINED, _EVALUATED}:
             axes.legend(fontsize=8, frameon=False)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

@@ -16,13 +16,16 @@ h1 { margin: 0; overflow-wrap: anywhere; } h2 { margin: 2.2rem 0 .6rem; }
 nav { margin: .6rem 0 1.2rem; } nav a { margin-right: 1rem; } a { color: var(--accent); }
 table { border-collapse: collapse; font-size: 14px; max-width: 100%; }
 td, th { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; overflow-wrap: break-word; max-width: 40rem; }
 th { font-weight: 600; } td.number { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
-.cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
-.card { background: var(--soft); border-radius: 8px; padding: .7rem .9rem; }
-.card b { display: block; font-size: 1.25rem; overflow-wrap: anywhere; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); }
+.cards { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(160px, 100%), 1fr)); }
+.card { background: var(--soft); border-radius: 8px; padding: .7rem .9rem; min-width: 0;
+  overflow-wrap: anywhere; }
+.card b { display: block; font-size: 1.25rem; }
+.grid { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
 .grid svg { width: 100%; height: auto; background: var(--soft); border-radius: 8px; }
 figure { margin: 0; } figcaption { opacity: .75; font-size: 13px; }
 img { max-width: 100%; height: auto; border-radius: 4px; display: block; }
@@ -37,7 +40,7 @@ _SIDE = 1400  # pixels of others at most
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]], footer: str) -> str:
     """A page of sections, (heading, HTML) each; those that are empty are left out."""
     shown = [(heading, body) for heading, body in sections if body]
-    links = "".join(f'<a href="#{_anchor(h)}">{text(h)}</a>' for h, _ in shown)
+    links = "\n".join(f'<a href="#{_anchor(h)}">{text(h)}</a>' for h, _ in shown)
     parts = "".join(f'<h2 id="{_anchor(h)}">{text(h)}</h2>\n{body}\n' for h, body in shown)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

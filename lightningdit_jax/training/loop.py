@@ -257,7 +257,7 @@ class Loop:
 
     def _pictures(self, step: int) -> bool:
         """Whether a picture is due at a step."""
-        every = self._config.picture_every_steps if self._run.picture else 0
+        every = self._config.picture_every_steps
         return bool(every and step) and (step % every == 0 or step == self._config.num_steps)
 
     def _draw(
@@ -311,8 +311,8 @@ class Loop:
 
     def _line(self, step: int, progress: Progress, scalars: Mapping[str, float]) -> str:
         timed = self._timed(step, progress)
-        shown = {name: value for name, value in scalars.items() if name not in UNSAID}
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        names = sorted(scalars.keys() - set(UNSAID), key=lambda name: (name != "loss", name))
+        terms = "  ".join(f"{name} {scalars[name]:.4g}" for name in names)
         shares = f"MFU {timed['mfu']:.1%}  " if "mfu" in timed else ""
         shares += f"data wait {timed['data_wait']:.0%}"
         return progress.line(step, timed["images_per_second"], terms, shares=shares)

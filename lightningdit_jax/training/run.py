@@ -149,6 +149,11 @@ def _train(
             f"config.train.evaluate_every_steps is {config.train.evaluate_every_steps}, but there "
             f"is nothing that evaluates a {config.kind} in training; set it to 0"
         )
+    if config.train.picture_every_steps and picture is None:
+        raise ValueError(
+            f"config.train.picture_every_steps is {config.train.picture_every_steps}, but train() "
+            "was given nothing that draws (make_picture); set it to 0"
+        )
     mesh, optimizer = make_mesh(**dataclasses.asdict(config.mesh)), given.optimizer
     job = make_job(config, mesh, given.source)
     init_state, step_fn, abstract_state = compile_ready(job, config, mesh, optimizer, given.shapes)

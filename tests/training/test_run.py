@@ -24,6 +24,10 @@ def test_evaluating_without_an_evaluator_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is 10, but there is nothing that evaluates a vavae"):
         train(config, str(tmp_path))
     assert not any(tmp_path.iterdir())
+    config = tiny.config("digits_vavae", train__picture_every_steps=10)
+    with pytest.raises(ValueError, match=r"picture_every_steps is 10, but train\(\) was given"):
+        train(config, str(tmp_path))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
