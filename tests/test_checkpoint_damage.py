@@ -173,7 +173,7 @@ def test_a_run_goes_on_from_the_one_before_with_the_same_bits(tmp_path, monkeypa
     harmed(workdir, 6)
     attempts = []
 
-    def _train(config, given, evaluator, preempted):
+    def _train(config, given, evaluator, picture, preempted):
         attempts.append(newest_of_run(str(workdir)).name)
         return run(workdir)[0]
 
@@ -200,7 +200,7 @@ class _Config:
     def __init__(self):
         self.optimizer = self.train = self.compute = self
 
-    num_steps, on_oom = 12, "stop"
+    num_steps, on_oom, writers = 12, "stop", ()
 
 
 def test_without_a_whole_one_before_nothing_is_begun_anew(tmp_path):

@@ -55,7 +55,8 @@ def test_a_skipped_step_is_in_no_mean(tmp_path):
     go(tmp_path / "all", num_steps=7, log_every_steps=1)
     go(tmp_path, **SKIP)
     _, mean, last = records(tmp_path)
-    assert set(mean) == {"step", "loss", "grad_norm", "spikes"} and last["spikes"] == 1
+    norms = {"grad_norm", "weight_norm", "update_norm"}
+    assert set(mean) == {"step", "loss", "spikes", *norms} and last["spikes"] == 1
     want = np.mean([record["loss"] for record in records(tmp_path / "all")[4:]])
     assert mean["loss"] == pytest.approx(want, rel=1e-6)
 

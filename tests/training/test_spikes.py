@@ -129,8 +129,10 @@ def without_detector(
     params = optax.apply_updates(state.params, updates)
     decays = average_decays(ema_decay, ema_decays)
     averages = {n: update_ema(ema, params, decays[n]) for n, ema in state.averages.items()}
+    norms = {"weight_norm": optax.tree.norm(params), "update_norm": optax.tree.norm(updates)}
     kept = keep_finite(TrainState(state.step, params, averages, moments), state, finite)
-    return kept.replace(step=state.step + 1), {"grad_norm": norm, "finite": finite}
+    metrics = {"grad_norm": norm, **norms, "finite": finite}
+    return kept.replace(step=state.step + 1), metrics
 
 
 @pytest.mark.parametrize("kind", ["generator", "tokenizer"])
