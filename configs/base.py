@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
     c.model.use_rope = True
     c.model.use_rmsnorm = True
     c.model.wo_shift = False  # adaLN without its shift
+    c.model.aux_head_depth = 0  # block after which a second final layer stands, for internal
+    # guidance (sample.ig_scale; arXiv 2512.24176, where it is 8); 0 is none
 
     c.tokenizer = ConfigDict()  # VA-VAE; Rombach et al. 2022, release's vavae/configs
     c.tokenizer.resolution = 256  # of the images it trains on; decides where attention sits
@@ -135,6 +137,7 @@ def get_config() -> ConfigDict:
     c.flow.logit_std = 1.0
     c.flow.uniform_from_step = -1  # step at which timesteps become uniform; -1 is never
     c.flow.cosine_weight = 1.0  # of 1 - cos(prediction, target) beside the squared error
+    c.flow.aux_loss_weight = 0.5  # of the second head's squared error; arXiv 2512.24176
 
     c.vae_loss = ConfigDict()  # training of the tokenizer; a weight of 0 leaves its term out
     c.vae_loss.reduction = "sum"  # of L1, LPIPS and KL over an image; "mean" is "pp_style"
@@ -226,6 +229,8 @@ def get_config() -> ConfigDict:
     c.sweep.num_steps = ()
     c.sweep.cfg_scale = ()
     c.sweep.cfg_interval_start = ()
+    c.sweep.ig_scale = ()
+    c.sweep.ig_interval_end = ()
     c.sweep.timestep_shift = ()
 
     c.extract = ConfigDict()  # latents of every image of data.source

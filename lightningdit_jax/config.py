@@ -56,6 +56,7 @@ class ModelConfig:
     use_rope: bool
     use_rmsnorm: bool
     wo_shift: bool
+    aux_head_depth: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ class FlowConfig:
     logit_std: float
     uniform_from_step: int
     cosine_weight: float
+    aux_loss_weight: float
 
     def __post_init__(self) -> None:
         if self.prediction == "velocity" and self.loss_weight != "none":
@@ -265,6 +267,8 @@ class SweepConfig:
     num_steps: tuple[int, ...]
     cfg_scale: tuple[float, ...]
     cfg_interval_start: tuple[float, ...]
+    ig_scale: tuple[float, ...]
+    ig_interval_end: tuple[float, ...]
     timestep_shift: tuple[float, ...]
 
 

@@ -21,6 +21,10 @@ class SamplingOptions:
     cfg_channels: int = 3  # guided channels; 0 is all. Published scales mean 3
     cfg_interval_start: float = 0.0  # no guidance at earlier times
     cfg_interval_end: float = 1.0  # no guidance at later times
+    ig_scale: float = 1.0  # internal guidance by the generator's second head, on all channels; 1 is
+    # none. Zhou et al. 2025, arXiv 2512.24176
+    ig_interval_start: float = 0.0  # no internal guidance at earlier times
+    ig_interval_end: float = 1.0  # no internal guidance at later times
     timestep_shift: float = 0.0  # t -> s t / (1 + (s - 1) t); 0 is off
     rtol: float = 1e-3  # of dopri5, relative to the state
     atol: float = 1e-6  # of dopri5

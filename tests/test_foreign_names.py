@@ -11,7 +11,7 @@ from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.diffusions import DIFFUSIONS
 from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.foreign_names import RELEASE_RENAMED, foreign_keys, foreign_values
-from lightningdit_jax.models.lightningdit import VARIANTS
+from lightningdit_jax.models.lightningdit_config import VARIANTS
 from lightningdit_jax.training.optimizer import OPTIMIZERS
 from tests import tiny
 

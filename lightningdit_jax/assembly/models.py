@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.kernel_check import kernel_fault
 from lightningdit_jax.config import ComputeConfig, Config
 from lightningdit_jax.models.attention import choose_implementation
-from lightningdit_jax.models.lightningdit import LightningDiTConfig, variant_config
+from lightningdit_jax.models.lightningdit_config import LightningDiTConfig, variant_config
 from lightningdit_jax.models.pallas_attention import MAX_TOKENS, kernel_takes
 from lightningdit_jax.models.vae import VAVAEConfig
 from lightningdit_jax.parallel.chips import TPUS, chip_of

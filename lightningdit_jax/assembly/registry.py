@@ -34,7 +34,7 @@ from lightningdit_jax.parallel.sharding import Rules
 
 # "fsdp" cuts the axis of width D of every block kernel. "tensor" follows Megatron (Shoeybi et al.
 # 2019): heads and F are cut in the column-parallel qkv and w12, and summed over in proj and w3.
-# Embeddings and the final layer are replicated: sharding them only adds stray collectives.
+# Embeddings and the final layers are replicated: sharding them only adds stray collectives.
 LIGHTNINGDIT_RULES: Rules = (
     (r"(^|/)blocks/attn/qkv/kernel$", P(None, "fsdp", None, "tensor", None)),  # [L, D, 3, H, hd]
     (r"(^|/)blocks/attn/qkv/bias$", P(None, None, "tensor", None)),  # [L, 3, H, hd]
@@ -47,7 +47,7 @@ LIGHTNINGDIT_RULES: Rules = (
     (r"(^|/)blocks/adaLN_modulation/kernel$", P(None, "fsdp")),  # [L, D, 6 or 4, D]
     (r"(^|/)blocks/(attn/proj|mlp/w3|mlp/fc2|adaLN_modulation)/bias$", P()),
     (r"(^|/)blocks/(norm[12]|attn/[qk]_norm)/(scale|bias)$", P()),
-    (r"(^|/)([xty]_embedder|final_layer)/", P()),
+    (r"(^|/)([xty]_embedder|final_layer|aux_head)/", P()),
     (r"(^|/)pos_embed$", P()),
 )
 

@@ -9,6 +9,7 @@ from etils import epath
 
 from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
+from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint
 from lightningdit_jax.config import Config, from_dict
@@ -107,7 +108,9 @@ def check_taken(
 def remembered(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Values of config keys that a checkpoint's meta tells, also one of converted weights."""
     section = {"lightningdit": "model", "vavae": "tokenizer"}.get(meta["kind"])
-    fields, known = architecture_fields(meta), key_types(Config)
+    # Fields that are younger than the checkpoint have their defaults.
+    fields = dataclasses.asdict(architecture(meta["kind"], architecture_fields(meta)))
+    known = key_types(Config)
     values = {f"{section}.{name}": value for name, value in fields.items()}
     # Published weights may be of an architecture that no key makes.
     values = {key: value for key, value in values.items() if key in known}

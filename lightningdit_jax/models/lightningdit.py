@@ -3,7 +3,6 @@
 DiT (Peebles & Xie 2023) with SwiGLU, RMSNorm and rotary embedding, each an option.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,23 +25,11 @@ from lightningdit_jax.models.layers import (
     linear,
     modulated,
     token_norm,
+    xavier_uniform,
 )
+from lightningdit_jax.models.lightningdit_config import LightningDiTConfig
 from lightningdit_jax.models.pallas_attention import Shard, unsharded
 from lightningdit_jax.models.stack import Activations, make_stack, run_stack
-
-# Sizes as in the release; L/1 stands in the paper only.
-_SIZES = {
-    "B": {"depth": 12, "hidden_size": 768, "num_heads": 12},
-    "L": {"depth": 24, "hidden_size": 1024, "num_heads": 16},
-    "XL": {"depth": 28, "hidden_size": 1152, "num_heads": 16},
-    "1p0B": {"depth": 24, "hidden_size": 1536, "num_heads": 24},
-    "1p6B": {"depth": 28, "hidden_size": 1792, "num_heads": 28},
-}
-VARIANTS: dict[str, dict[str, int]] = {
-    f"{size}/{patch}": dims | {"patch_size": patch}
-    for size, dims in _SIZES.items()
-    for patch in (1, 2)
-}
 
 # What a rematerialized block keeps for its backward pass.
 _POLICIES = jax.checkpoint_policies
@@ -53,106 +40,6 @@ REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "dots": _POLICIES.save_only_these_names("qkv", "attention", "mlp_hidden", "branch"),
 }
 REMAT = ("none", *REMAT_POLICIES)
-
-
-def variant_dims(name: str) -> dict[str, int]:
-    """depth, hidden_size, num_heads and patch_size of a variant such as "XL/1".
-
-    Raises ValueError naming the nearest variant and all of them.
-    """
-    if name not in VARIANTS:
-        raise ValueError(unknown_name("variant", name, tuple(VARIANTS)))
-    return dict(VARIANTS[name])
-
-
-@dataclasses.dataclass(frozen=True)
-class LightningDiTConfig:
-    """Architecture of LightningDiT. Raises ValueError naming the field that does not fit.
-
-    input_size is the side of the square latent. With class_dropout_prob > 0 the label table has
-    one row more, the null class at index num_classes.
-    """
-
-    input_size: int
-    patch_size: int
-    in_channels: int
-    hidden_size: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float
-    num_classes: int
-    class_dropout_prob: float
-    learn_sigma: bool
-    use_qknorm: bool
-    use_swiglu: bool
-    use_rope: bool
-    use_rmsnorm: bool
-    wo_shift: bool
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and value < 1:
-                raise ValueError(f"{field.name} is {value}; expected at least 1")
-        self._check_divides("patch_size", self.patch_size, "input_size", self.input_size)
-        self._check_divides("num_heads", self.num_heads, "hidden_size", self.hidden_size)
-        if self.hidden_size % 4:
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}; expected a multiple of 4 "
-                "(sines and cosines of rows and columns)"
-            )
-        if self.use_rope and self.head_dim % 4:
-            raise ValueError(
-                f"hidden_size / num_heads is {self.head_dim}; with use_rope expected a multiple "
-                "of 4 (pairs of channels for rows and columns)"
-            )
-        if not 0 <= self.class_dropout_prob < 1:
-            raise ValueError(
-                f"class_dropout_prob is {self.class_dropout_prob}; expected 0 <= p < 1"
-            )
-        if self.mlp_hidden < 1:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; expected more, 4.0 say")
-
-    @staticmethod
-    def _check_divides(part: str, divisor: int, whole: str, value: int) -> None:
-        if value % divisor:
-            raise ValueError(f"{whole} is {value}; expected a multiple of {part}={divisor}")
-
-    @property
-    def grid(self) -> int:
-        """Tokens along a side."""
-        return self.input_size // self.patch_size
-
-    @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-        return self.hidden_size // self.num_heads
-
-    @property
-    def mlp_hidden(self) -> int:
-        """Width F of the MLP; SwiGLU takes two thirds, to have as many parameters."""
-        hidden = int(self.hidden_size * self.mlp_ratio)
-        return int(2 / 3 * hidden) if self.use_swiglu else hidden
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output layer; learn_sigma doubles them (DiT)."""
-        return self.in_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def num_labels(self) -> int:
-        """Rows of the label table."""
-        return self.num_classes + (self.class_dropout_prob > 0)
-
-
-def variant_config(variant: str, **fields: Any) -> LightningDiTConfig:
-    """The architecture of a variant; fields that are not None override its sizes.
-
-    Raises ValueError as variant_dims and LightningDiTConfig.
-    """
-    sizes = variant_dims(variant)
-    sizes |= {name: fields[name] for name in sizes if fields.get(name) is not None}
-    return LightningDiTConfig(**(fields | sizes))
 
 
 class Block(nnx.Module):
@@ -215,17 +102,26 @@ class Block(nnx.Module):
 class FinalLayer(nnx.Module):
     """Modulated norm and linear. x: [B, N, D], c: [B, D] -> [B, N, p p C_out]. DiT."""
 
-    def __init__(self, config: LightningDiTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        dim, zeros = config.hidden_size, nnx.initializers.zeros
+    def __init__(
+        self,
+        config: LightningDiTConfig,
+        *,
+        kernel_init: nnx.Initializer = nnx.initializers.zeros,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        dim = config.hidden_size
         self.norm_final = token_norm(dim, config.use_rmsnorm, dtype=dtype, rngs=rngs)
         self.linear = linear(
             dim,
             config.patch_size**2 * config.out_channels,
             dtype=dtype,
-            kernel_init=zeros,
+            kernel_init=kernel_init,
             rngs=rngs,
         )
-        self.adaLN_modulation = linear(dim, (2, dim), dtype=dtype, kernel_init=zeros, rngs=rngs)
+        self.adaLN_modulation = linear(
+            dim, (2, dim), dtype=dtype, kernel_init=kernel_init, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
         shift, scale = jnp.unstack(self.adaLN_modulation(nnx.silu(c))[:, :, None], axis=1)
@@ -293,6 +189,12 @@ class LightningDiT(nnx.Module):
 
         self.blocks = make_stack(make_block, config.depth, rngs)
         self.final_layer = FinalLayer(config, dtype=dtype, rngs=rngs)
+        # Last, so that the other weights are drawn as without it. Not of zeros, as published.
+        self.aux_head = (
+            FinalLayer(config, kernel_init=xavier_uniform, dtype=dtype, rngs=rngs)
+            if config.aux_head_depth
+            else None
+        )
 
     def __call__(self, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
         """Velocity at x. x: [B, H, W, C], t: [B] in [0, 1], y: [B] int -> [B, H, W, C] float32.
@@ -311,10 +213,32 @@ class LightningDiT(nnx.Module):
 
         Arguments and errors as of __call__; ValueError for a number that no block has too.
         """
+        velocity, _, kept = self._run(x, t, y, activations)
+        return velocity, kept
+
+    def with_aux_head(
+        self, x: jax.Array, t: jax.Array, y: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The velocity, and what the second head makes of the tokens after block aux_head_depth.
+
+        Of one pass; the second head has a modulation of its own, of the same condition. Zhou et
+        al. 2025, arXiv 2512.24176. Arguments, shapes and errors as of __call__; ValueError for a
+        model without a second head too.
+        """
+        if self.aux_head is None:
+            raise ValueError("the model has no second head; expected aux_head_depth above 0")
+        depth = self.config.aux_head_depth
+        velocity, c, kept = self._run(x, t, y, (depth,))
+        return velocity, self.unpatchify(self.aux_head(kept[depth], c))
+
+    def _run(
+        self, x: jax.Array, t: jax.Array, y: jax.Array, activations: Sequence[int]
+    ) -> tuple[jax.Array, jax.Array, Activations]:
+        """As with_activations, and between them the condition c [B, D]."""
         self._check_inputs(x, t, y)
         c = self.embed_condition(t, y)
         tokens, kept = self.run_blocks(self.embed_latents(x), c, activations)
-        return self.unpatchify(self.final_layer(tokens, c)), kept
+        return self.unpatchify(self.final_layer(tokens, c)), c, kept
 
     def _check_inputs(self, x: jax.Array, t: jax.Array, y: jax.Array) -> None:
         config = self.config

@@ -111,6 +111,8 @@ class PlacedGenerator:
         both = architecture.hidden_size + architecture.mlp_hidden
         kept = fit.unkept * both if remat == "none" else kept_widths(architecture)[remat]
         channels = architecture.depth * kept + fit.working[remat] * both
+        if architecture.aux_head_depth:  # its tokens, their gradient and what its norm makes
+            channels += 4 * architecture.hidden_size
         item = np.dtype(self.step.dtype).itemsize
         gradients = (fit.whole if parts == 1 else fit.parted) * self.at.param_bytes
         activations = self._tokens(parts) * channels * item / self.at.sizes["tensor"]
@@ -118,7 +120,8 @@ class PlacedGenerator:
 
     def seconds(self, remat: str, parts: int) -> float:
         """Products, the optimizer's pass, and what communication they do not hide."""
-        flops = 3 * forward_flops(self.step.architecture) * self.at.images / self.at.sizes["tensor"]
+        forward = forward_flops(self.step.architecture, aux_head=True)
+        flops = 3 * forward * self.at.images / self.at.sizes["tensor"]
         speed = Speed(self.step.hardware)
         arithmetic = speed.arithmetic(_AGAIN[remat] * flops, self._tokens(parts))
         return arithmetic + speed.update(self.at.state_bytes) + parts * self.at.communication

@@ -12,7 +12,7 @@ from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import time_interval, train_eps
 from lightningdit_jax.flow.timesteps import even_quantiles, timestep_quantiles
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.training.dit_step import make_dit_losses
+from lightningdit_jax.training.dit_step import make_dit_losses, total_loss
 from lightningdit_jax.training.held_out import INDEX, SEED, TIME, Losses
 from lightningdit_jax.training.state import TrainState
 
@@ -25,14 +25,18 @@ def make_dit_held_out(graphdef: nnx.GraphDef, config: Config, *, scaling: Latent
     """
     flow, path = config.flow, get_path(config.flow.path)
     losses = make_dit_losses(
-        graphdef, path=flow.path, prediction=flow.prediction, loss_weight=flow.loss_weight
+        graphdef,
+        path=flow.path,
+        prediction=flow.prediction,
+        loss_weight=flow.loss_weight,
+        aux_head=config.model.aux_head_depth > 0,
     )
 
     def rows(params: Any, state: TrainState, batch: dict) -> dict[str, jax.Array]:
         x1 = scaling.normalize(batch["latents"])
         x0 = draw_samples(jax.random.normal, SEED, batch[INDEX], x1.shape[1:])
         terms = losses(params, x1, x0, batch[TIME], batch["labels"])
-        loss = terms["mse"] + flow.cosine_weight * terms.get("cosine", 0.0)
+        loss = total_loss(terms, flow.cosine_weight, flow.aux_loss_weight)
         return {"loss": loss} | terms
 
     def columns(indices: np.ndarray) -> dict[str, np.ndarray]:

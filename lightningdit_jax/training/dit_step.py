@@ -30,10 +30,12 @@ def make_dit_losses(
     path: str = "linear",
     prediction: str = "velocity",
     loss_weight: str = "none",
+    aux_head: bool = False,
 ) -> Callable[..., Metrics]:
     """losses(params, x1, x0, t, y) -> {term: [B]}, those of `prediction_loss`.
 
     x1 latents and x0 noise [B, H, W, C], t [B] in [0, 1], y [B] labels, dropped ones null already.
+    aux_head: the model has a second one, whose squared error is "aux_mse".
     """
     flow_path = get_path(path)
 
@@ -41,28 +43,44 @@ def make_dit_losses(
         chex.assert_equal_shape([x1, x0])
         chex.assert_shape([t, y], x1.shape[:1])
         model = nnx.merge(graphdef, params)
-        output = model(flow_path.interpolate(x0, x1, t), t, y)
-        return prediction_loss(flow_path, prediction, loss_weight, output, x0, x1, t)
+        x = flow_path.interpolate(x0, x1, t)
+
+        def terms(output: jax.Array) -> Metrics:
+            return prediction_loss(flow_path, prediction, loss_weight, output, x0, x1, t)
+
+        if not aux_head:
+            return terms(model(x, t, y))
+        output, aux_output = model.with_aux_head(x, t, y)
+        return terms(output) | {"aux_mse": terms(aux_output)["mse"]}
 
     return losses_fn
 
 
+def total_loss(terms: Metrics, cosine_weight: float, aux_weight: float) -> jax.Array:
+    """The sum of the terms that there are, the squared error unweighted."""
+    loss = terms["mse"]
+    if "cosine" in terms:
+        loss = loss + cosine_weight * terms["cosine"]
+    if "aux_mse" in terms:
+        loss = loss + aux_weight * terms["aux_mse"]
+    return loss
+
+
 def make_dit_loss(
-    graphdef: nnx.GraphDef, cosine_weight: float, **flow: str
+    graphdef: nnx.GraphDef, cosine_weight: float, aux_weight: float = 0.0, **flow: Any
 ) -> Callable[..., tuple[jax.Array, Metrics]]:
     """loss(params, x1, x0, t, y) -> (scalar, metrics). flow, arguments: as of make_dit_losses.
 
     Squared velocity error plus cosine_weight times 1 - cosine similarity (arXiv 2501.01423,
     sec. 4); both terms are metrics of their own, the release logs the first alone. A model of
-    the noise or the score has the squared error alone, weighted as `prediction_loss` says.
+    the noise or the score has the squared error alone, weighted as `prediction_loss` says. A second
+    head adds aux_weight times its own squared error (arXiv 2512.24176).
     """
     losses_fn = make_dit_losses(graphdef, **flow)
 
     def loss_fn(params: Any, *arrays: jax.Array):
         terms = {name: loss.mean() for name, loss in losses_fn(params, *arrays).items()}
-        loss = terms["mse"]
-        if "cosine" in terms:
-            loss = loss + cosine_weight * terms["cosine"]
+        loss = total_loss(terms, cosine_weight, aux_weight)
         return loss, {"loss": loss} | terms
 
     return loss_fn
@@ -84,9 +102,11 @@ def make_dit_step(
     loss_fn = make_dit_loss(
         graphdef,
         flow.cosine_weight,
+        flow.aux_loss_weight,
         path=flow.path,
         prediction=flow.prediction,
         loss_weight=flow.loss_weight,
+        aux_head=config.model.aux_head_depth > 0,
     )
     schedule = make_schedule(config.optimizer, config.train.num_steps)
     path = get_path(flow.path)

@@ -16,7 +16,7 @@ def step_flops(config: Config, mesh: Mesh) -> float:
     Raises what abstract_frozen_networks raises.
     """
     if config.kind == "lightningdit":
-        return 3 * forward_flops(generator_config(config))
+        return 3 * forward_flops(generator_config(config), aux_head=True)
     return sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
 
 

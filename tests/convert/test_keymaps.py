@@ -18,7 +18,7 @@ from lightningdit_jax.convert.convert import (
 )
 from lightningdit_jax.convert.keymap import ConversionError, Flat, Hints, KeyMap, Rule
 from lightningdit_jax.convert.kinds import find_kind
-from lightningdit_jax.models.lightningdit import variant_dims
+from lightningdit_jax.models.lightningdit_config import variant_dims
 from tests import golden, tiny
 
 MANIFESTS = sorted((golden.GOLDEN / "manifests").glob("*.json"))

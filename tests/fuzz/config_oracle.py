@@ -11,7 +11,8 @@ from lightningdit_jax.configs import base
 BELOW_ZERO = {"mesh.data", "mesh.fsdp", "mesh.tensor", "flow.uniform_from_step"}
 FREE = {"flow.logit_mean", "vae_loss.logvar", "sample.cfg_scale", "sample.cfg_interval_start"}
 FREE |= {"sample.cfg_interval_end", "sample.extrapolation", "sample.time_warp", "sweep.cfg_scale"}
-FREE |= {"sweep.cfg_interval_start"}
+FREE |= {"sweep.cfg_interval_start", "sample.ig_scale", "sample.ig_interval_start"}
+FREE |= {"sample.ig_interval_end", "sweep.ig_scale", "sweep.ig_interval_end"}
 SHARES = {"model.class_dropout_prob", "optimizer.end_factor", "train.ema_decay", "optimizer.beta1"}
 WORDS = {
     "kind": ("lightningdit", "vavae"),

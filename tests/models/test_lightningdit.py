@@ -14,13 +14,8 @@ from flax import nnx
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.models.layers import modulated
-from lightningdit_jax.models.lightningdit import (
-    REMAT,
-    VARIANTS,
-    LightningDiT,
-    LightningDiTConfig,
-    variant_dims,
-)
+from lightningdit_jax.models.lightningdit import REMAT, LightningDiT
+from lightningdit_jax.models.lightningdit_config import VARIANTS, LightningDiTConfig, variant_dims
 from tests import golden, tiny
 
 FORWARD = [

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lightningdit_jax.config import MeshConfig
-from lightningdit_jax.models.lightningdit import variant_config
+from lightningdit_jax.models.lightningdit_config import variant_config
 from lightningdit_jax.parallel.links import LINKS, Network
 from lightningdit_jax.parallel.mesh import abstract_mesh, make_mesh
 from lightningdit_jax.planning.hardware import Hardware

@@ -11,7 +11,9 @@ from lightningdit_jax.training.init.leaves import Leaf, Make, Shape, fresh, refu
 from lightningdit_jax.training.init.patches import resized_input, resized_output
 
 _HEAD_NORMS = ("blocks/attn/q_norm/", "blocks/attn/k_norm/")
-_OUTPUT = ("final_layer/linear/kernel", "final_layer/linear/bias")
+_NO_AUX_HEAD = "the source has no second head"
+_HEADS = ("final_layer", "aux_head")
+_OUTPUT = tuple(f"{head}/linear/{leaf}" for head in _HEADS for leaf in ("kernel", "bias"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,9 @@ class GeneratorLeaves:
 
     def leaf(self, name: str, there: Shape | None, here: Shape) -> Leaf:
         """The fate of an array, by its shape in the source, None without it, and here."""
+        if name.startswith("aux_head/") and self.there.aux_head_depth != self.here.aux_head_depth:
+            block = self.there.aux_head_depth
+            return fresh(name, f"the source's is after block {block}" if block else _NO_AUX_HEAD)
         if there is None:
             if name.startswith(_HEAD_NORMS) and not self.there.use_qknorm:
                 return fresh(name, "the source has no q/k norm")
