@@ -1,4 +1,4 @@
-"""Guidance by labels or by a worse model, on some channels and on an interval of time."""
+"""Guidance by labels, by a worse model or by a model's own earlier blocks, on parts of time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 ConditionalVelocityFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+TwoVelocitiesFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -84,6 +85,31 @@ def guide(
     def velocity(x, t):
         on = guidance_is_on(jnp.float32(t), jnp.float32(interval_start), jnp.float32(interval_end))
         return jax.lax.cond(on, guided, conditional, x, jnp.float32(t))
+
+    return velocity
+
+
+def guide_internally(
+    velocities_fn: TwoVelocitiesFn,
+    *,
+    ig_scale: float | jax.Array,
+    interval_start: float | jax.Array = 0.0,
+    interval_end: float | jax.Array = 1.0,
+) -> ConditionalVelocityFn:
+    """Velocity of a model guided by what its own earlier blocks say. Zhou et al. 2025, sec. 3.
+
+    velocities_fn: (x [B, ..., C], t [B], y [B]) -> (strong, weak), of the whole model and of its
+    second head, each [B, ..., C] and both of one forward pass. v = weak + ig_scale (strong - weak)
+    on all channels, in float32, at times of the interval, which is as in `guide`; strong outside.
+    The result is what `guide` takes: label and null label are guided internally first, and then by
+    each other, as published. arXiv 2512.24176.
+    """
+
+    def velocity(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+        strong, weak = (v.astype(jnp.float32) for v in velocities_fn(x, t, y))
+        on = guidance_is_on(t, jnp.float32(interval_start), jnp.float32(interval_end))
+        guided = weak + ig_scale * (strong - weak)
+        return jnp.where(on.reshape(-1, *[1] * (x.ndim - 1)), guided, strong)
 
     return velocity
 

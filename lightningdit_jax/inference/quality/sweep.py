@@ -67,6 +67,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
             "settings": settings,
             "evaluations": sampling.evaluations(),
             "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
+            "generator_flops": sampler.generator_flops(sampling),
             "numbers": numbers,
             "seconds": round(time.perf_counter() - began, 2),
         }

@@ -73,6 +73,7 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
     ones = (1.0,) * dit_config.in_channels
     scaling = LatentScaling(ones, ones)  # its numbers cost nothing
     structure = Structure(dit, vae, dit_config, scaling, flow)
+    structure.check(sampling)
     weights = structure.weights(
         {
             "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),
@@ -97,7 +98,8 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
 
     latent = jnp.zeros((1, dit_config.input_size, dit_config.input_size, dit_config.in_channels))
     decode = matmul_flops(lambda p, z: nnx.merge(vae, p).decode(z), vae_params, latent)
-    flops_per_image = evaluations * forward_flops(dit_config) + decode
+    forward = forward_flops(dit_config, aux_head=sampling.is_guided_internally)
+    flops_per_image = evaluations * forward + decode
     return {
         "target": "sample",
         "variant": config.model.variant,

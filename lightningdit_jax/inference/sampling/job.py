@@ -45,6 +45,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
         **{key: getattr(options, key) for key in _CHOICES},
         "evaluations": sampling.evaluations(),
         "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
+        "generator_flops": sampler.generator_flops(sampling),
         "seed": config.seed,
         "dtype": config.compute.dtype,
         **weights,

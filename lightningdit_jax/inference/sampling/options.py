@@ -27,6 +27,7 @@ class Method:
 
     solver: str
     guided: bool
+    guided_internally: bool
     cfg_channels: int
     options: tuple[tuple[str, Any], ...]  # the solver's own, by name
 
@@ -47,11 +48,13 @@ class Sampling(SamplingOptions):
                 whole_number(field.name, value, least, _MOST)
             elif field.type is float and not (isinstance(value, Real) and math.isfinite(value)):
                 raise ValueError(f"{field.name} is {value!r}; expected a finite number")
-        if self.cfg_interval_end < self.cfg_interval_start:
-            raise ValueError(
-                f"guidance ends at {self.cfg_interval_end}, before it begins at "
-                f"{self.cfg_interval_start}; expected cfg_interval_start <= cfg_interval_end"
-            )
+        for kind in ("cfg", "ig"):
+            start, end = (getattr(self, f"{kind}_interval_{edge}") for edge in ("start", "end"))
+            if end < start:
+                raise ValueError(
+                    f"guidance ends at {end}, before it begins at {start}; expected "
+                    f"{kind}_interval_start <= {kind}_interval_end"
+                )
         if solver.times_by and self.timestep_shift:
             raise ValueError(
                 f"timestep_shift is {self.timestep_shift}, but the solver {self.solver} has times "
@@ -86,6 +89,11 @@ class Sampling(SamplingOptions):
         """Whether a second velocity is ever needed."""
         return self.cfg_scale != 1
 
+    @property
+    def is_guided_internally(self) -> bool:
+        """Whether the generator's second head is ever asked."""
+        return self.ig_scale != 1
+
     def evaluations(self) -> int | None:
         """Times at which the velocity of an image is asked for; None: the solver finds them."""
         times = self._evaluation_times(self._some_flow())
@@ -109,7 +117,9 @@ class Sampling(SamplingOptions):
     def method(self) -> Method:
         """What a program is compiled for."""
         options = tuple(self._values(self.row.options).items())
-        return Method(self.solver, self.is_guided, self.cfg_channels, options)
+        return Method(
+            self.solver, self.is_guided, self.is_guided_internally, self.cfg_channels, options
+        )
 
     def knobs(self, flow: Flow) -> dict[str, Any]:
         """The numbers that can change without compiling again."""
@@ -117,6 +127,8 @@ class Sampling(SamplingOptions):
             "grid": self.grid(flow),
             "cfg_scale": np.float32(self.cfg_scale),
             "interval": np.array([self.cfg_interval_start, self.cfg_interval_end], np.float32),
+            "ig_scale": np.float32(self.ig_scale),
+            "ig_interval": np.array([self.ig_interval_start, self.ig_interval_end], np.float32),
         }
 
     def _some_flow(self) -> Flow:

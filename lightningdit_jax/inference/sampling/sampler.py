@@ -11,7 +11,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lightningdit_jax.flow.draws import draw_samples
-from lightningdit_jax.flow.guidance import ConditionalVelocityFn, guide
+from lightningdit_jax.flow.guidance import (
+    ConditionalVelocityFn,
+    TwoVelocitiesFn,
+    guide,
+    guide_internally,
+)
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import Flow, to_velocity
 from lightningdit_jax.flow.sde import sample_noise
@@ -20,6 +25,7 @@ from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.finite import check_finite, rows_are_finite
 from lightningdit_jax.inference.sampling.options import Method, Sampling
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.pixels import to_uint8
 from lightningdit_jax.models.weight_types import as_used
@@ -73,13 +79,19 @@ class Structure:
         return {name: as_used(getattr(self, name), params) for name, params in networks.items()}
 
     def check(self, sampling: Sampling) -> None:
-        """Raises ValueError for guidance by a null class that the generator does not have."""
+        """Raises ValueError for guidance by what the generator does not have."""
         has_null_class = self.config.num_labels > self.config.num_classes
         if sampling.is_guided and not has_null_class and self.weak is None:
             raise ValueError(
                 f"cfg_scale is {sampling.cfg_scale}, but the generator was trained with "
                 "class_dropout_prob 0 and has no null class to guide by; set cfg_scale to 1, or "
                 "guide against a weak generator (autoguidance)"
+            )
+        if sampling.is_guided_internally and not self.config.aux_head_depth:
+            raise ValueError(
+                f"ig_scale is {sampling.ig_scale}, but the generator has no second head to guide "
+                "by (its model.aux_head_depth is 0); set ig_scale to 1, or take a generator that "
+                "was trained with one"
             )
 
 
@@ -97,6 +109,18 @@ class Sampler:
     mesh: Mesh
     batch_size: int
     class_names: tuple[str, ...] = ()
+
+    def generator_flops(self, sampling: Sampling) -> float | None:
+        """Matmul FLOPs of all velocities of an image; None: the solver finds their number."""
+        structure = self.structure
+        evaluations, guided = sampling.evaluations(), sampling.guided_evaluations(structure.flow)
+        if evaluations is None or guided is None:
+            return None
+        ours = forward_flops(structure.config, aux_head=sampling.is_guided_internally)
+        if structure.weak is None:
+            return (evaluations + guided) * ours
+        weak = nnx.merge(structure.weak, self.weights["weak"])
+        return evaluations * ours + guided * forward_flops(weak.config)
 
     def batches(
         self,
@@ -174,8 +198,16 @@ def make_program(structure: Structure, method: Method, mesh: Mesh) -> jax.stages
         weak = None
         if structure.weak is not None:
             weak = _velocity_fn(structure.weak, weights["weak"], structure.flow)
+        model: ConditionalVelocityFn = _velocity_fn(structure.dit, weights["dit"], structure.flow)
+        if method.guided_internally:
+            model = guide_internally(
+                _two_velocities_fn(structure.dit, weights["dit"], structure.flow),
+                ig_scale=knobs["ig_scale"],
+                interval_start=knobs["ig_interval"][0],
+                interval_end=knobs["ig_interval"][1],
+            )
         velocity_fn = guide(
-            _velocity_fn(structure.dit, weights["dit"], structure.flow),
+            model,
             labels,
             config.num_classes,
             cfg_scale=knobs["cfg_scale"] if method.guided else 1,
@@ -201,6 +233,16 @@ def _velocity_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> Conditional
         return to_velocity(get_path(flow.path), flow.prediction, output, x, t)
 
     return velocity_fn
+
+
+def _two_velocities_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> TwoVelocitiesFn:
+    def velocities_fn(x: jax.Array, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs = nnx.merge(graphdef, params).with_aux_head(x, t, y)
+        path = get_path(flow.path)
+        strong, weak = (to_velocity(path, flow.prediction, output, x, t) for output in outputs)
+        return strong, weak
+
+    return velocities_fn
 
 
 def _decode(
