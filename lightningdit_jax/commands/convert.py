@@ -64,6 +64,12 @@ def main() -> None:
         "--no-null-class", action="store_true", help="a generator trained without label dropout"
     )
     parser.add_argument(
+        "--aux-head-depth",
+        type=int,
+        metavar="N",
+        help="block after which a generator's second head (final_layer_xr) stands",
+    )
+    parser.add_argument(
         "--norm-groups",
         type=int,
         metavar="N",
@@ -124,7 +130,13 @@ def convert(options: argparse.Namespace) -> None:
 
     if (options.to_torch or options.to_diffusers) and len(options.src) > 1:
         raise ValueError(f"one checkpoint is written back; found {len(options.src)}")
-    hints = Hints(options.num_heads, not options.no_null_class, options.norm_groups, options.act_fn)
+    hints = Hints(
+        options.num_heads,
+        not options.no_null_class,
+        options.norm_groups,
+        options.act_fn,
+        options.aux_head_depth,
+    )
     if options.to_workdir:
         if options.kind != "auto" or options.weights or options.without or options.overwrite:
             raise ValueError(

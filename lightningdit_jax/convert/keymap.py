@@ -362,12 +362,15 @@ class Hints:
     num_heads: needed where neither a table nor a norm has the width of a head and the model's width
     is not a published one. null_class: the last label of a generator is the null class.
     norm_groups, act_fn: of an autoencoder, needed where its program lets them differ.
+    aux_head_depth: the block of a generator after which its second head stands, needed where it has
+    one and is not the published model.
     """
 
     num_heads: int | None = None
     null_class: bool = True
     norm_groups: int | None = None
     act_fn: str | None = None
+    aux_head_depth: int | None = None
 
 
 def known_heads(shapes: StateShapes, width: int, published: Mapping[int, int], hints: Hints) -> int:

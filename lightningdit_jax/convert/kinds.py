@@ -53,7 +53,7 @@ KINDS = {
         lightningdit.infer,
         lightningdit.keymap,
         (lightningdit.SIGN,),
-        hints=("num_heads", "null_class"),
+        hints=("num_heads", "null_class", "aux_head_depth"),
     ),
     "sdvae": Kind(
         "vavae",

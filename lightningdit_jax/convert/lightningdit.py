@@ -1,4 +1,4 @@
-"""LightningDiT: the release's state dict."""
+"""LightningDiT: the release's state dict, and that of Internal Guidance's generators."""
 
 import math
 
@@ -14,10 +14,14 @@ from lightningdit_jax.convert.keymap import (
     known_heads,
 )
 from lightningdit_jax.models.embeddings import rotary_tables
-from lightningdit_jax.models.lightningdit import VARIANTS, LightningDiTConfig
+from lightningdit_jax.models.lightningdit_config import VARIANTS, LightningDiTConfig
 from lightningdit_jax.square import REASON
 
 SIGN = "x_embedder.proj.weight"
+# The second head, as CVL-UESTC/Internal-Guidance names it, and after which block that has it in
+# its published model, by depth and width: no tensor says it.
+_AUX_HEAD = "final_layer_xr"
+_PUBLISHED_AUX_HEAD = {(28, 1152): 8}
 
 
 def keymap(config: LightningDiTConfig) -> KeyMap:
@@ -41,24 +45,21 @@ def keymap(config: LightningDiTConfig) -> KeyMap:
         Rule("blocks.{L}.{0}.weight", "blocks/(.+)/kernel", Linear()),
         Rule("blocks.{L}.{0}.weight", "blocks/(.+)/scale", Flat()),
         Rule("blocks.{L}.{0}.bias", "blocks/(.+)/bias", Flat()),
-        Rule(
-            "final_layer.adaLN_modulation.1.weight",
-            "final_layer/adaLN_modulation/kernel",
-            Linear(),
-        ),
-        Rule("final_layer.adaLN_modulation.1.bias", "final_layer/adaLN_modulation/bias", Flat()),
-        Rule("final_layer.linear.weight", "final_layer/linear/kernel", Linear()),
-        Rule("final_layer.linear.bias", "final_layer/linear/bias", Flat()),
-        Rule("final_layer.norm_final.weight", "final_layer/norm_final/scale", Flat()),
+        *_final_layer_rules("final_layer", "final_layer"),
+        *_final_layer_rules(_AUX_HEAD, "aux_head"),
     )
-    extras = (
-        (
-            r"final_layer_xr\.",
-            "the second head of Internal Guidance, which this model does not have; "
-            "--without=final_layer_xr leaves it out",
-        ),
+    return KeyMap(rules, buffers)
+
+
+def _final_layer_rules(torch: str, ours: str) -> tuple[Rule, ...]:
+    modulation = f"{torch}.adaLN_modulation.1"
+    return (
+        Rule(f"{modulation}.weight", f"{ours}/adaLN_modulation/kernel", Linear()),
+        Rule(f"{modulation}.bias", f"{ours}/adaLN_modulation/bias", Flat()),
+        Rule(f"{torch}.linear.weight", f"{ours}/linear/kernel", Linear()),
+        Rule(f"{torch}.linear.bias", f"{ours}/linear/bias", Flat()),
+        Rule(f"{torch}.norm_final.weight", f"{ours}/norm_final/scale", Flat()),
     )
-    return KeyMap(rules, buffers, extras=extras)
 
 
 def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:
@@ -96,12 +97,13 @@ def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:
         (mlp_hidden,) = shapes.read("blocks.0.mlp.fc1.bias", (4 * dim,))
     (modulation,) = shapes.read("blocks.0.adaLN_modulation.1.bias", (6 * dim,))
     labels, _ = shapes.read("y_embedder.embedding_table.weight", (1001, dim))
+    depth = max(shapes.count(r"blocks\.(\d+)\."), 1)
     return LightningDiTConfig(
         input_size=grid * patch,
         patch_size=patch,
         in_channels=channels,
         hidden_size=dim,
-        depth=max(shapes.count(r"blocks\.(\d+)\."), 1),
+        depth=depth,
         num_heads=_infer_heads(shapes, dim, hints),
         mlp_ratio=_infer_mlp_ratio(shapes, dim, mlp_hidden, use_swiglu),
         num_classes=labels - hints.null_class,
@@ -112,7 +114,34 @@ def infer(shapes: StateShapes, hints: Hints) -> LightningDiTConfig:
         use_rope=use_rope,
         use_rmsnorm="blocks.0.norm1.weight" in shapes,
         wo_shift=modulation == 4 * dim,
+        aux_head_depth=_infer_aux_head(shapes, dim, depth, hints),
     )
+
+
+def _infer_aux_head(shapes: StateShapes, dim: int, depth: int, hints: Hints) -> int:
+    """The block after which the second head stands, 0 without one."""
+    given = hints.aux_head_depth
+    if not any(key.startswith(f"{_AUX_HEAD}.") for key in shapes):
+        if given is not None:
+            shapes.note("aux_head_depth", f"aux_head_depth is {given}, but there is no {_AUX_HEAD}")
+        return 0
+    after = _PUBLISHED_AUX_HEAD.get((depth, dim)) if given is None else given
+    if after is None:
+        shapes.note(
+            "aux_head_depth",
+            f"the weights do not tell after which block {_AUX_HEAD}, the second head of Internal "
+            f"Guidance, stands (encoder_depth there); give aux_head_depth (--aux-head-depth), or "
+            f"leave it out with --without={_AUX_HEAD}",
+        )
+    elif not 0 < after < depth:
+        shapes.note(
+            "aux_head_depth",
+            f"aux_head_depth is {after}; expected the number of a block before the last, 1 to "
+            f"{depth - 1}",
+        )
+    else:
+        return after
+    return min(1, depth - 1)  # stands in
 
 
 def _infer_heads(shapes: StateShapes, dim: int, hints: Hints) -> int:

@@ -11,8 +11,8 @@ from jax.sharding import AbstractMesh, AxisType
 from lightningdit_jax.assembly.registry import LIGHTNINGDIT_RULES, VAVAE_RULES
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch
 from lightningdit_jax.flow.losses import flow_loss
-from lightningdit_jax.models.lightningdit import VARIANTS, LightningDiT
-from lightningdit_jax.models.lightningdit_config import variant_dims
+from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.lightningdit_config import VARIANTS, variant_dims
 from lightningdit_jax.models.vae import VAVAEConfig
 from lightningdit_jax.parallel.mesh import AXES, batch_sharding, make_mesh
 from lightningdit_jax.parallel.sharding import constrain_tokens, tree_shardings
