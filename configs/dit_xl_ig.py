@@ -1,4 +1,4 @@
-"""LightningDiT-XL/1 with internal guidance on VA-VAE f16d32 latents, 680 epochs of ImageNet 256x256.
+"""LightningDiT-XL/1 with internal guidance on VA-VAE f16d32 latents, 680 epochs of ImageNet.
 
 Zhou et al. 2025, arXiv 2512.24176: FID 1.19 with labels at random, 1.07 balanced
 (--config.sample.labels=balanced), by cfg 1.45 on all channels from t = 0.19 and ig 1.4. The recipe

@@ -51,6 +51,13 @@ def test_published_recipes():
     assert (c800.train.num_steps, c800.flow.uniform_from_step) == (1_000_000, 600_000)
     assert (c800.sample.cfg_scale, c800.sample.cfg_interval_start) == (6.7, 0.125)
     assert c64.optimizer.learning_rate == 2e-4 and c64.optimizer.beta2 == 0.95
+    ig = config.from_dict(load("dit_xl_ig"))
+    assert (ig.model.aux_head_depth, ig.flow.aux_loss_weight) == (8, 0.5)
+    assert (ig.flow.timesteps, ig.flow.cosine_weight, ig.sample.solver) == ("uniform", 1.0, "heun2")
+    guidance = (ig.sample.cfg_scale, ig.sample.cfg_interval_start, ig.sample.cfg_channels)
+    assert guidance == (1.45, 0.19, 0)
+    assert (ig.sample.ig_scale, ig.sample.timestep_shift, ig.sample.num_steps) == (1.4, 0.3, 125)
+    assert (ig.train.batch_size, ig.optimizer.max_grad_norm) == (256, 1.0)
 
 
 def test_rows_of_the_paper():

@@ -19,11 +19,14 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import lightningdit_jax as ldj
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
-from lightningdit_jax.convert.files import convert_files
-from lightningdit_jax.convert.keymap import ConversionError
+from lightningdit_jax.convert.convert import infer_config, torch_shapes
+from lightningdit_jax.convert.files import convert_files, export_file
+from lightningdit_jax.convert.keymap import ConversionError, Hints
 from lightningdit_jax.convert.kinds import common_prefix
 from lightningdit_jax.convert.source import read_source
+from tests import tiny
 from tests.golden import GOLDEN
 
 DATA = GOLDEN.parent / "formats"
@@ -332,28 +335,73 @@ def test_a_module_beside_other_tensors_is_a_question(tmp_path):
         common_prefix(tensors, "teacher")
 
 
-def with_second_head(path):
-    """Internal Guidance's generators have another final layer, after a block in the middle."""
-    heads = {k: v for k, v in EXPECTED.items() if k.startswith("final_layer.")}
-    second = {k.replace("final_layer.", "final_layer_xr."): v for k, v in heads.items()}
-    return saved(path, EXPECTED | second), len(second)
+def with_second_head(path, plain):
+    """Internal Guidance's generators have another final layer, after a block in the middle.
+
+    Here after the first of two blocks.
+    """
+    rng = np.random.default_rng(0)
+
+    def others(one, other):
+        return {
+            k.replace(one, other): rng.normal(size=v.shape).astype(np.float32)
+            for k, v in EXPECTED.items()
+            if k.startswith(one)
+        }
+
+    second = others("final_layer.", "final_layer_xr.")
+    blocks = others("blocks.0.", "blocks.1.")
+    return saved(path, EXPECTED | blocks | second), saved(plain, EXPECTED | blocks), len(second)
 
 
-def test_the_head_of_internal_guidance_is_refused_unless_left_out(tmp_path):
-    path, count = with_second_head(tmp_path / "ig.safetensors")
+def test_the_head_of_internal_guidance_there_and_back(tmp_path):
+    path, _, count = with_second_head(tmp_path / "ig.safetensors", tmp_path / "plain.safetensors")
+    assert count == 5
+    dit, back = str(tmp_path / "dit"), tmp_path / "back.safetensors"
+    convert_files([str(path)], dit, hints=Hints(aux_head_depth=1), say=str)
+    assert read_meta(find_checkpoint(dit))["architecture"]["aux_head_depth"] == 1
+    export_file(dit, str(back), say=str)
+    got, want = load_file(back), load_file(path)
+    assert got.keys() == want.keys()
+    for key, tensor in want.items():
+        np.testing.assert_array_equal(got[key], tensor)
+        assert got[key].dtype == tensor.dtype
+    model = ldj.load(dit)
+    kernel = model.aux_head.linear.kernel[...]
+    np.testing.assert_array_equal(kernel.T, want["final_layer_xr.linear.weight"])
+    shift, scale = np.split(want["final_layer_xr.adaLN_modulation.1.bias"], 2)
+    np.testing.assert_array_equal(model.aux_head.adaLN_modulation.bias[...], [shift, scale])
+
+
+def test_after_which_block_a_second_head_stands_is_asked_for(tmp_path):
+    """But of the published model, which the yaml beside it says of: encoder_depth 8."""
+    path, plain, _ = with_second_head(tmp_path / "ig.safetensors", tmp_path / "plain.safetensors")
+    dit = tmp_path / "dit"
     with pytest.raises(ConversionError) as caught:
-        convert_files([str(path)], str(tmp_path / "dit"), say=str)
-    assert len(caught.value.problems) == count
-    for problem in caught.value.problems:
-        assert "final_layer_xr." in problem and "second head of Internal Guidance" in problem
-        assert "--without=final_layer_xr leaves it out" in problem
-    assert not (tmp_path / "dit").exists()
+        convert_files([str(path)], str(dit), say=str)
+    (problem,) = caught.value.problems
+    assert "final_layer_xr, the second head of Internal Guidance" in problem
+    assert "(--aux-head-depth)" in problem and "--without=final_layer_xr" in problem
+    for depth in (0, 2):
+        with pytest.raises(ConversionError, match=f"aux_head_depth is {depth}; .* 1 to 1"):
+            convert_files([str(path)], str(dit), hints=Hints(aux_head_depth=depth), say=str)
+    with pytest.raises(ConversionError, match="aux_head_depth is 1, but there is no final_layer_x"):
+        convert_files([str(plain)], str(dit), hints=Hints(aux_head_depth=1), say=str)
+    assert not dit.exists()
+    published = torch_shapes("lightningdit", generator_config(tiny.config("dit_xl_ig")))
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in published.items()}
+    assert infer_config("lightningdit", tensors).aux_head_depth == 8
 
+
+def test_the_head_of_internal_guidance_can_be_left_out(tmp_path):
+    path, plain, count = with_second_head(
+        tmp_path / "ig.safetensors", tmp_path / "plain.safetensors"
+    )
     convert_files([str(path)], str(tmp_path / "dit"), without=["final_layer_xr"], say=str)
     source = read_meta(find_checkpoint(str(tmp_path / "dit")))["source"]
     assert source["left_out"] == {"--without=final_layer_xr": count}
-    assert (source["tensors"], source["converted"]) == (len(EXPECTED) + count, len(EXPECTED))
-    convert_files([str(DATA / "expected.safetensors")], str(tmp_path / "plain"), say=str)
+    assert (source["tensors"], source["converted"]) == (len(load_file(path)), len(load_file(plain)))
+    convert_files([str(plain)], str(tmp_path / "plain"), say=str)
     got, want = (nnx.to_pure_dict(nnx.state(ldj.load(str(tmp_path / n)))) for n in ("dit", "plain"))
     chex.assert_trees_all_equal(got, want)
 

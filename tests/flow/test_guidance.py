@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lightningdit_jax.flow.guidance import guide
+from lightningdit_jax.flow.guidance import guide, guide_internally
 from lightningdit_jax.flow.ode import integrate
 from lightningdit_jax.flow.timesteps import time_grid
 
@@ -156,3 +156,79 @@ def test_a_weak_model_takes_the_place_of_the_null_label():
     times = jnp.full(len(X), 0.3)
     strong, bad = velocity(X, times, LABELS), weak(X, times, LABELS)
     np.testing.assert_allclose(v(X, 0.3), bad + 2.5 * (strong - bad), rtol=1e-5, atol=1e-5)
+
+
+STRONG, WEAK = np.random.default_rng(1).normal(size=(2, 5, 5)).astype(np.float32)
+
+
+def heads(x, t, y):
+    """Two known linear maps of the channels, each with a part of its own of time and label."""
+    t, y = t[:, None, None, None], y[:, None, None, None]
+    return x @ STRONG + t + y, x @ WEAK - t + 0.5 * y
+
+
+def internally(t, label, scale=1.4, start=0.2, end=0.7):
+    """What internal guidance makes of `heads`, in float64 by hand."""
+    x = np.asarray(X, np.float64)
+    strong, weak = (x @ STRONG + t + label, x @ WEAK - t + 0.5 * label)
+    return weak + scale * (strong - weak) if start <= t <= end else strong
+
+
+@pytest.mark.parametrize("t", np.float32([0.1, 0.25, 0.5, 0.75]))
+def test_internal_guidance_of_linear_heads(t):
+    """Alone, and with guidance by labels, whose halves are guided internally first."""
+    model = guide_internally(heads, ig_scale=1.4, interval_start=0.2, interval_end=0.7)
+    label = np.asarray(LABELS)[:, None, None, None]
+    alone = guide(model, LABELS, NULL, cfg_scale=1)(X, t)
+    np.testing.assert_allclose(alone, internally(t, label), rtol=1e-5, atol=1e-5)
+    v = guide(model, LABELS, NULL, cfg_scale=2.5, cfg_channels=3, interval_start=0.5)(X, t)
+    want, null = internally(t, label), internally(t, NULL)
+    if t >= 0.5:
+        want[..., :3] = (null + 2.5 * (want - null))[..., :3]
+    np.testing.assert_allclose(v, want, rtol=1e-5, atol=1e-5)
+
+
+def test_internal_guidance_has_its_ends_and_no_end():
+    """Ends are inclusive in float32, each row has its own time, outside is strong to the bit."""
+
+    @jax.jit  # numbers may be traced
+    def velocities(t, scale, start, end):
+        both = heads(jnp.ones((5, 2, 2, 5)), t, jnp.zeros(5, jnp.int32))
+        model = guide_internally(
+            lambda *args: both, ig_scale=scale, interval_start=start, interval_end=end
+        )
+        return model(both[0], t, None), both[0]
+
+    before = np.nextafter(np.float32(0.1), np.float32(0))
+    for end, late in ((0.7, False), (1.0, True)):
+        times = jnp.array([0.1, before, end, 0.05, 1.05])
+        v, strong = velocities(times, 3.0, 0.1, end)
+        same = [np.array_equal(*rows) for rows in zip(v, strong, strict=True)]
+        assert same == [False, True, False, True, not late]
+
+
+def test_internal_guidance_evaluates_the_model_once():
+    """No row more than without it, alone and beside the null label."""
+
+    def guided(internal, scale):
+        def start(counting):
+            def model(x, t, y):
+                return counting(x, t, y), 0.5 * x
+
+            velocity_fn = guide_internally(model, ig_scale=1.4) if internal else counting
+            return jax.jit(guide(velocity_fn, LABELS, NULL, cfg_scale=scale, interval_start=0.1))
+
+        return start
+
+    for scale, rows in ((1.0, [3, 7, 1]), (2.0, [3, NULL, 7, NULL, 1, NULL])):
+        for internal in (True, False):
+            assert count_rows(guided(internal, scale), 0.2) == rows
+
+
+def test_low_precision_is_guided_internally_in_float32():
+    t = jnp.full(3, 0.5)
+    low = [v.astype(jnp.bfloat16) for v in heads(X, t, LABELS)]
+    v = guide_internally(lambda *args: tuple(low), ig_scale=6.7)(X, t, LABELS)
+    strong, weak = (np.asarray(part, np.float32) for part in low)
+    assert v.dtype == jnp.float32
+    np.testing.assert_allclose(v, weak + 6.7 * (strong - weak), rtol=1e-5, atol=1e-5)

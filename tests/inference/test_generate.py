@@ -13,13 +13,13 @@ from lightningdit_jax.inference.quality.sweep import sweep
 from lightningdit_jax.inference.sampling.generate import generate
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.inference.sampling.options import Sampling
-from lightningdit_jax.inference.sampling.sampler import Structure, initial_noise
+from lightningdit_jax.inference.sampling.sampler import Sampler, Structure, initial_noise
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
-from tests.inference.tiny_generator import save_generator
+from tests.inference.tiny_generator import random_generator, save_generator
 from tests.inference.tiny_tokenizer import save_tokenizer
 
 # The fixtures of the module are made once, by one worker.
@@ -209,3 +209,72 @@ def test_guidance_by_a_null_class_that_is_not_there_is_refused(models, tmp_path)
     structure = Structure(graphdef, graphdef, dit.config, LatentScaling())
     structure.check(Sampling(cfg_scale=1.0))
     dataclasses.replace(structure, weak=graphdef).check(Sampling(cfg_scale=3.0))
+    told = "ig_scale is 1.4, but the generator has no second head to guide by .*set ig_scale to 1"
+    config = config.changed(sample={"cfg_scale": 1.0, "ig_scale": 1.4})
+    for job in (sample, sweep):
+        with pytest.raises(ValueError, match=told):
+            job(config, str(tmp_path / "w"))
+    with pytest.raises(ValueError, match=told):
+        make_training_evaluator(config)
+    with pytest.raises(ValueError, match=told):
+        generate(*models, LABELS, ig_scale=1.4, latent_stats="none")
+    assert not (tmp_path / "w").exists()
+
+
+TWO_HEADS = tiny.dit_config(aux_head_depth=1)
+
+
+def two_heads():
+    """(a generator of two blocks, that of the first block and the second head alone)."""
+    dit = random_generator(TWO_HEADS)
+    graphdef = nnx.graphdef(LightningDiT(tiny.dit_config(depth=1), rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
+    params["blocks"] = jax.tree.map(lambda leaf: leaf[:1], params["blocks"])
+    params["final_layer"] = params.pop("aux_head")
+    return dit, nnx.merge(graphdef, params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["euler", "heun2", "dopri5", "ucgm", "sde_euler"])
+def test_internal_guidance_is_autoguidance_by_the_first_blocks(models, solver):
+    """As a weak generator of its own, which has its own pass over these."""
+    dit, weak = two_heads()
+    common = SETTINGS | {"cfg_channels": 0, "solver": solver, "num_steps": 6}
+    common |= {"mesh": make_mesh(devices=jax.devices()[:1]), "cfg_interval_start": 0.0}
+    if solver in ("ucgm", "sde_euler"):
+        common["timestep_shift"] = 0.0
+    interval = {"interval_start": 0.2, "interval_end": 0.8}
+    internal, auto = (
+        {f"{kind}_{name}": value for name, value in interval.items()} | {f"{kind}_scale": 2.5}
+        for kind in ("ig", "cfg")
+    )
+    got = generate(dit, models[1], LABELS[:4], **common | {"cfg_scale": 1.0} | internal)
+    want = generate(dit, models[1], LABELS[:4], weak=weak, **common | auto)
+    assert_same_images(got, want)
+    plain = generate(dit, models[1], LABELS[:4], **common | {"cfg_scale": 1.0})
+    assert np.abs(got.astype(int) - plain).max() > 5
+
+
+def test_flops_of_a_sample():
+    """Of every velocity one pass, guided internally or not, by hand."""
+    dit, weak = (nnx.split(model, nnx.Param) for model in two_heads())
+    structure = Structure(dit[0], dit[0], TWO_HEADS, LatentScaling())
+    sampler = Sampler(structure, {"dit": dit[1]}, make_mesh(), 8)
+    guided = dataclasses.replace(
+        sampler,
+        structure=dataclasses.replace(structure, weak=weak[0]),
+        weights={"dit": dit[1], "weak": weak[1]},
+    )
+    tokens, dim, hidden, channels = 16, 16, TWO_HEADS.mlp_hidden, 8
+    block = tokens * (4 * dim**2 + 3 * dim * hidden + 2 * tokens * dim) + 6 * dim**2
+    head = tokens * dim * channels + 2 * dim**2
+    rest = tokens * channels * dim + 256 * dim + dim**2
+    strong, small = 2 * (2 * block + head + rest), 2 * (block + head + rest)
+    settings = {"num_steps": 11, "cfg_scale": 3.0, "cfg_interval_start": 0.45}  # 5 of 10 guided
+    for one, internal in ((strong, 1.0), (strong + 2 * head, 1.4)):
+        sampling = Sampling(**settings, ig_scale=internal)
+        assert sampler.generator_flops(sampling) == 15 * one
+        assert guided.generator_flops(sampling) == 10 * one + 5 * small
+        alone = dataclasses.replace(sampling, cfg_scale=1.0)
+        assert sampler.generator_flops(alone) == 10 * one
+    assert sampler.generator_flops(Sampling(solver="dopri5")) is None

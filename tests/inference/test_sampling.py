@@ -24,6 +24,8 @@ PUBLISHED = {"cfg_scale": 6.7, "timestep_shift": 0.3}
         ({"solver": "dopri5", "cfg_scale": 6.7}, None, None),
         ({"num_steps": 250, "solver": "sde_euler", "cfg_scale": 2.0}, 250, 250),
         ({"num_steps": 5, "solver": "sde_heun", "last_step": "tweedie"}, 9, 0),
+        ({"ig_scale": 1.4}, 249, 0),  # no evaluation of its own
+        (PUBLISHED | {"ig_scale": 1.4, "ig_interval_end": 0.5}, 249, 249),
     ],
 )
 def test_evaluations(changes, evaluations, guided):
@@ -40,6 +42,8 @@ def test_evaluations(changes, evaluations, guided):
         ({"num_steps": 1}, "num_steps is 1"),
         ({"cfg_channels": -1}, "cfg_channels is -1"),
         ({"cfg_interval_start": 0.5, "cfg_interval_end": 0.2}, "ends at 0.2, before it begins"),
+        ({"ig_interval_start": 0.5, "ig_interval_end": 0.2}, "ig_interval_start <= ig_interval_e"),
+        ({"ig_scale": float("nan")}, "ig_scale is nan; expected a finite number"),
         ({"solver": "ucgm", "timestep_shift": 0.3}, "set timestep_shift to 0"),
         ({"solver": "ucgm", "time_warp": (1.0, 1.0)}, "expected three positive numbers"),
         ({"solver": "sde_euler", "timestep_shift": 0.3}, "num_steps and last_step_size; set"),

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,11 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import abstract_params, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
+from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.layers import modulated
 from lightningdit_jax.models.lightningdit import REMAT, LightningDiT
 from lightningdit_jax.models.lightningdit_config import VARIANTS, LightningDiTConfig, variant_dims
+from lightningdit_jax.models.matmul_flops import matmul_flops
 from tests import golden, tiny
 
 FORWARD = [
@@ -325,6 +328,73 @@ def test_unknown_names_are_answered_with_the_nearest():
 def test_bad_architectures(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **changes)
+
+
+TWO_HEADS = dataclasses.replace(TINY, aux_head_depth=2)
+
+
+@functools.cache
+def two_heads():
+    """Parameters with nothing at zero, those of `tiny` but for the second head."""
+    rng = np.random.default_rng(1)
+    head = abstract_params("lightningdit", TWO_HEADS)["aux_head"]
+    return tiny()[0] | {
+        "aux_head": jax.tree.map(
+            lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), head
+        )
+    }
+
+
+@functools.cache
+def two_outputs():
+    run = jax.jit(lambda p, *x: nnx.merge(graphdef_of(TWO_HEADS), p).with_aux_head(*x))
+    return run(two_heads(), *tiny()[1])
+
+
+def test_a_second_head_changes_no_bit_of_the_first():
+    np.testing.assert_array_equal(two_outputs()[0], tiny_output())
+    fresh = nnx.to_pure_dict(nnx.state(LightningDiT(TWO_HEADS, rngs=nnx.Rngs(3)), nnx.Param))
+    head = fresh.pop("aux_head")
+    plain = nnx.to_pure_dict(nnx.state(LightningDiT(TINY, rngs=nnx.Rngs(3)), nnx.Param))
+    chex.assert_trees_all_equal(fresh, plain)
+    for layer, outputs in (("linear", 3), ("adaLN_modulation", 2 * 16)):  # xavier, as published
+        limit = math.sqrt(6 / (16 + outputs))
+        assert 0.8 * limit < np.abs(head[layer]["kernel"]).max() <= limit
+        assert not np.asarray(head[layer]["bias"]).any()
+
+
+def test_the_second_head_speaks_for_the_blocks_before_it():
+    """A model of those blocks alone, whose final layer it is."""
+    params = two_heads() | {"final_layer": two_heads()["aux_head"]}
+    params["blocks"] = jax.tree.map(lambda leaf: leaf[:2], params["blocks"])
+    del params["aux_head"]
+    graphdef = graphdef_of(dataclasses.replace(TINY, depth=2))
+    want = jax.jit(lambda p, *x: nnx.merge(graphdef, p)(*x))(params, *tiny()[1])
+    np.testing.assert_allclose(two_outputs()[1], want, rtol=1e-5, atol=1e-5)
+    assert np.abs(want - two_outputs()[0]).max() > 0.1
+
+
+def test_flops_of_a_second_head_are_those_of_its_products():
+    params, batch = two_heads(), tiny()[1]
+
+    def count(name):
+        return matmul_flops(
+            lambda p, *x: getattr(nnx.merge(graphdef_of(TWO_HEADS), p), name)(*x), params, *batch
+        )
+
+    added = count("with_aux_head") - count("__call__")
+    both, one = (forward_flops(TWO_HEADS, aux_head=aux) for aux in (True, False))
+    assert len(batch[0]) * (both - one) == added > 0
+    assert one == forward_flops(TINY) == forward_flops(TINY, aux_head=True)
+
+
+def test_a_second_head_that_is_not_there_is_refused():
+    for depth in (-1, 4):
+        message = f"aux_head_depth is {depth}; expected 0, no second head, or .* below depth=4"
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(TINY, aux_head_depth=depth)
+    with pytest.raises(ValueError, match="the model has no second head"):
+        LightningDiT(TINY, rngs=nnx.Rngs(0)).with_aux_head(*tiny()[1])
 
 
 def test_inputs_of_another_shape_are_refused():

@@ -10,8 +10,10 @@ from flax import nnx
 from lightningdit_jax.flow.paths import PATHS
 from lightningdit_jax.flow.predictions import PREDICTIONS
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.training import dit_step
 from lightningdit_jax.training.state import create_state
+from lightningdit_jax.tree_paths import named_leaves
 from tests import tiny
 
 
@@ -88,3 +90,39 @@ def test_losses_that_do_not_fit_the_prediction_are_refused():
         tiny.config("digits_dit", flow__prediction="noise")
     with pytest.raises(ValueError, match=r"flow\.path.*linaer.*linear"):
         tiny.config("digits_dit", flow__path="linaer")
+
+
+def test_the_second_head_teaches_its_own_blocks_alone():
+    """Its weighted loss is added; of it later blocks and the last layer have no gradient."""
+    config = tiny.dit_config(depth=3, aux_head_depth=2)
+    graphdef, state = nnx.split(LightningDiT(config, rngs=nnx.Rngs(0)), nnx.Param)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), nnx.to_pure_dict(state)
+    )
+    x1, x0 = rng.normal(size=(2, 4, 4, 4, 8)).astype(np.float32)
+    batch = x1, x0, jnp.linspace(0.1, 0.9, 4), jnp.arange(4)
+
+    def loss_fn(params, aux_weight):
+        return dit_step.make_dit_loss(graphdef, 1.0, aux_weight, aux_head=True)(params, *batch)
+
+    run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, terms), grads = run(params, 0.5)
+    (_, same), plain = run(params, 0.0)
+    t = np.asarray(batch[2])[:, None, None, None]
+    second = jax.jit(lambda p, *x: nnx.merge(graphdef, p).with_aux_head(*x)[1])
+    weak = second(params, t * x1 + (1 - t) * x0, *batch[2:])
+    want = np.mean((np.asarray(weak) - (x1 - x0)) ** 2)
+    np.testing.assert_allclose(terms["aux_mse"], want, rtol=1e-5)
+    want = terms["mse"] + terms["cosine"] + 0.5 * terms["aux_mse"]
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    assert same["mse"] == terms["mse"] and same["aux_mse"] == terms["aux_mse"]
+    of_head = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), grads, plain)
+    for name, grad in named_leaves(of_head):
+        if name.startswith("blocks/"):
+            assert not grad[2:].any(), name
+            assert all(np.abs(block).max() > 1e-6 for block in grad[:2]), name
+        else:
+            reached = not name.startswith("final_layer") and name != "pos_embed"
+            assert (np.abs(grad).max() > 1e-6) == reached, name
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(plain["aux_head"]))

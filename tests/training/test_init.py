@@ -232,3 +232,23 @@ def test_every_device_reads_its_part(source, monkeypatch):
         on_mesh.params,
         alone.params,
     )
+
+
+def test_a_second_head_is_taken_from_after_the_same_block_alone(tmp_path):
+    three = {"model__depth": 3}
+    path, _ = write_source(tmp_path / "two_heads", config(**three, model__aux_head_depth=1))
+    plain, _ = write_source(tmp_path / "plain", config(**three))
+    for init, depth, fate, note in (
+        (path, 1, "taken", ""),
+        (path, 2, "fresh", "the source's is after block 1"),
+        (plain, 2, "fresh", "the source has no second head"),
+    ):
+        takeover = planned(config(train__init=init, **three, model__aux_head_depth=depth))
+        heads = [leaf for leaf in takeover.leaves if leaf.name.startswith("aux_head/")]
+        assert {(leaf.fate, leaf.note) for leaf in heads} == {(fate, note)} and len(heads) == 5
+        others = {leaf.fate for leaf in takeover.leaves if leaf not in heads}
+        assert others == {"taken"}
+    with pytest.raises(ValueError, match=r"aux_head_depth 1 there, 0 here\): aux_head/adaLN"):
+        planned(config(train__init=path, **three))
+    left = planned(config(train__init=path, **three, train__init_exclude=("aux_head/*",))).left
+    assert len(left) == 5
