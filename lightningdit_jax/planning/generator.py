@@ -111,8 +111,8 @@ class PlacedGenerator:
         both = architecture.hidden_size + architecture.mlp_hidden
         kept = fit.unkept * both if remat == "none" else kept_widths(architecture)[remat]
         channels = architecture.depth * kept + fit.working[remat] * both
-        if architecture.aux_head_depth:  # its tokens, their gradient and what its norm makes
-            channels += 4 * architecture.hidden_size
+        if architecture.aux_head_depth:  # its tokens and their gradient
+            channels += 2 * architecture.hidden_size
         item = np.dtype(self.step.dtype).itemsize
         gradients = (fit.whole if parts == 1 else fit.parted) * self.at.param_bytes
         activations = self._tokens(parts) * channels * item / self.at.sizes["tensor"]
