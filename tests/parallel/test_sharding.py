@@ -50,10 +50,13 @@ def dit_params(**blocks):
             "adaLN_modulation": dense(L, D, 6, D, bias=(L, 6, D)),
             **blocks,
         },
-        "final_layer": {
-            "norm_final": {"scale": leaf(D)},
-            "linear": dense(D, 8, bias=(8,)),
-            "adaLN_modulation": dense(D, 2, D, bias=(2, D)),
+        **{
+            head: {
+                "norm_final": {"scale": leaf(D)},
+                "linear": dense(D, 8, bias=(8,)),
+                "adaLN_modulation": dense(D, 2, D, bias=(2, D)),
+            }
+            for head in ("final_layer", "aux_head")
         },
     }
 
@@ -73,7 +76,7 @@ def test_fsdp_cuts_the_width_of_every_block_kernel():
     assert blocks["mlp"]["fc1"]["kernel"] == (L, D // 8, 4 * D)
     assert blocks["mlp"]["fc2"]["kernel"] == (L, 4 * D, D // 8)
     assert blocks["adaLN_modulation"]["kernel"] == (L, D // 8, 6, D)
-    for name in ("x_embedder", "t_embedder", "y_embedder", "pos_embed", "final_layer"):
+    for name in ("x_embedder", "t_embedder", "y_embedder", "pos_embed", "final_layer", "aux_head"):
         assert local[name] == jax.tree.map(lambda x: x.shape, dit_params()[name])
 
 
