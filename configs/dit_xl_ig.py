@@ -11,7 +11,7 @@ all at rate 2e-4, which is not here; AdamW at that rate without decay stays in i
     python main.py --config=configs/dit_xl_ig.py --workdir=runs/dit_xl_ig --config.data.path=LATENTS
 """
 
-from configs import base
+from lightningdit_jax.configs import base
 
 
 def get_config():
