@@ -67,8 +67,8 @@ def get_config() -> ConfigDict:
     c.model.use_rope = True
     c.model.use_rmsnorm = True
     c.model.wo_shift = False  # adaLN without its shift
-    c.model.aux_head_depth = 0  # block after which a second final layer stands, for internal
-    # guidance (sample.ig_scale; arXiv 2512.24176, where it is 8); 0 is none
+    # A second head stands after this block, for sample.ig_scale (arXiv 2512.24176: 8); 0 is none
+    c.model.aux_head_depth = 0
 
     c.tokenizer = ConfigDict()  # VA-VAE; Rombach et al. 2022, release's vavae/configs
     c.tokenizer.resolution = 256  # of the images it trains on; decides where attention sits

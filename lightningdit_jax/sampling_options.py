@@ -21,8 +21,7 @@ class SamplingOptions:
     cfg_channels: int = 3  # guided channels; 0 is all. Published scales mean 3
     cfg_interval_start: float = 0.0  # no guidance at earlier times
     cfg_interval_end: float = 1.0  # no guidance at later times
-    ig_scale: float = 1.0  # internal guidance by the generator's second head, on all channels; 1 is
-    # none. Zhou et al. 2025, arXiv 2512.24176
+    ig_scale: float = 1.0  # by the generator's second head, arXiv 2512.24176; 1 is none
     ig_interval_start: float = 0.0  # no internal guidance at earlier times
     ig_interval_end: float = 1.0  # no internal guidance at later times
     timestep_shift: float = 0.0  # t -> s t / (1 + (s - 1) t); 0 is off
