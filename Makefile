@@ -5,10 +5,10 @@ WILL_DO := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 DEMO := outputs/demo
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version=3.11 \
-	--constraints=constraints.txt --generate-hashes --no-annotate --no-header
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --constraints=constraints.txt \
+	--generate-hashes --no-annotate --no-header
 
-.PHONY: setup requirements demo test test-slow test-faults fuzz bench lint clean
+.PHONY: setup requirements demo docs test test-slow test-faults fuzz bench lint clean
 
 setup: .venv/installed
 
@@ -25,14 +25,25 @@ setup: .venv/installed
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Both files anew, after a change of setup.py or constraints.txt: for all platforms and Pythons.
+# All files anew, after a change of setup.py or constraints.txt: for all platforms and Pythons.
 requirements: setup
 	$(INSTALL) uv==0.13.9
-	echo setuptools | $(COMPILE) - -o requirements-build.txt
-	$(COMPILE) setup.py --extra=digits --extra=test -o requirements.txt
+	echo setuptools | $(COMPILE) --python-version=3.11 - -o requirements-build.txt
+	$(COMPILE) --python-version=3.11 setup.py --extra=digits --extra=test -o requirements.txt
+	printf '%s\n' mkdocs-material 'mkdocstrings[python]' | \
+		$(COMPILE) --python-version=3.11.5 - -o requirements-docs.txt
 
 demo: setup
 	JAX_PLATFORMS=cpu $(BIN)/python scripts/demo.py --output=$(DEMO)
+
+# What builds the site, beside what `make setup` installs; it wants Python 3.11.5.
+.venv/docs: .venv/installed requirements-docs.txt
+	$(INSTALL) --require-hashes -r requirements-docs.txt
+	@touch $@
+
+# The documents as a site, outputs/site/index.html, with every link checked; a warning is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lint: setup
 	$(BIN)/ruff check --no-cache .

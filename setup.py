@@ -88,6 +88,7 @@ setup(
             "torchvision>=0.19",
         ],
         "parquet": ["pyarrow>=15"],
+        "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         "mlflow": ["mlflow-skinny>=3"],  # not with constraints.txt: it lags behind what is pinned
         "report": ["matplotlib>=3.9"],

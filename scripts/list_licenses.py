@@ -1,4 +1,4 @@
-"""Prints docs/licenses.md: the licenses of what requirements.txt installs, and of what is fetched.
+"""Prints docs/licenses.md: the licenses of what requirements*.txt install, and of what is fetched.
 
 python scripts/list_licenses.py > docs/licenses.md
 """
@@ -15,8 +15,9 @@ page.
 
 ## Packages
 
-Of what `make setup` installs, as the packages say it of themselves: of the versions of
-`requirements.txt` and `requirements-build.txt` for Python 3.11. Other extras are not in it.
+Of what `make setup` and `make docs` install, as the packages say it of themselves: of the versions
+of `requirements.txt`, `requirements-build.txt` and `requirements-docs.txt` for Python 3.11. Other
+extras are not in it.
 
 | package | license |
 |---|---|
@@ -54,8 +55,9 @@ def license_of(name: str) -> str:
 
 
 def packages() -> list[str]:
-    """Names in both files that are installed here: those of other platforms are not."""
-    text = "".join((ROOT / f"requirements{part}.txt").read_text() for part in ("-build", ""))
+    """Names in these files that are installed here: those of other platforms are not."""
+    parts = ("-build", "-docs", "")
+    text = "".join((ROOT / f"requirements{part}.txt").read_text() for part in parts)
     names = re.findall(r"^([\w-]+)==", text, re.MULTILINE)
     there = {re.sub(r"[-_.]+", "-", d.name).lower() for d in importlib.metadata.distributions()}
     return sorted(there & set(names))

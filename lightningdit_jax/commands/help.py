@@ -77,20 +77,20 @@ def of_keys(asked: str, arguments: Sequence[str]) -> str:
     if not chosen:
         raise ValueError(unknown_name("config key", asked, keys))
     given = given_config(arguments)
-    defaults = _values("base")
-    values = defaults if given is None else {**defaults, **_values(given)}
+    defaults = config_values("base")
+    values = defaults if given is None else {**defaults, **config_values(given)}
     lines, section = [], ""
     for key in chosen:
         if "." in key and key.partition(".")[0] != section:
             section = key.partition(".")[0]
             lines += ["", *_wrapped(comments[section])] if comments[section] else [""]
-        other = "" if values[key] == defaults[key] else f"  (not {_shown(defaults[key])})"
-        lines.append(f"  --config.{key}={_shown(values[key])}{other}")
+        other = "" if values[key] == defaults[key] else f"  (not {shown(defaults[key])})"
+        lines.append(f"  --config.{key}={shown(values[key])}{other}")
         lines += _wrapped(comments[key], "      ")
     return "\n".join(lines).strip("\n")
 
 
-def _values(given: str) -> dict[str, Any]:
+def config_values(given: str) -> dict[str, Any]:
     """Values of a config by dotted key: of a name, a file, or a workdir's config.json."""
     path, _, row = given.partition(":")
     if (written := pathlib.Path(given) / "config.json").is_file():
@@ -117,7 +117,7 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As it can be typed: tuples with commas."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "()"
