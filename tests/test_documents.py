@@ -24,12 +24,29 @@ from lightningdit_jax.config_fields import key_types
 from scripts import site_pages
 from tests.test_package import console_scripts, said_to_setup
 
+pytestmark = pytest.mark.xdist_group(__name__)  # the folder of all commands is made once
+
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / p for p in site_pages.PAGES.values())]
 TEXTS = {path: path.read_text() for path in DOCUMENTS}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something else: rows, numbers and names that are the reader's.
-GIVEN = {"paper.py:ROW": "paper.py:xl_64ep", "=K ": "=12 ", "$scale": "2.0", " ...": ""}
+GIVEN = {
+    "paper.py:ROW": "paper.py:xl_64ep",
+    "=K ": "=12 ",
+    "$scale": "2.0",
+    " ...": " --workdir=/runs",
+    "gs://BUCKET": "/bucket",
+}
+
+# What a command needs that not every machine has, and the words of which its section has one.
+NEEDS = {
+    "download_weights": "download|hub|GB",
+    "gcloud|launch_tpu_vm|launch_gke": "TPU|chips|slice",
+    "sbatch": "Slurm",
+    "--topology": "extra|not there|absent|[Aa]head of time|compiled",
+    r"on_devices|release_on_gpu|\.\[cuda\]": "GPU|H100",
+}
 # Commands of others, of which nothing here can be checked.
 FOREIGN = {"gcloud", "source", "export", "for", "done", "xprof", "nvidia-smi"}
 
@@ -91,7 +108,6 @@ def test_the_references_have_every_key_and_every_public_name():
     import lightningdit_jax as ldj
 
     page = site_pages.configuration()
-    assert re.findall(r"^##+ `(.+)`$", page, re.MULTILINE).sort() is None
     assert sorted(re.findall(r"^##+ `(.+)`$", page, re.MULTILINE)) == sorted(key_types(Config))
     batch = page.partition("### `train.batch_size`\n")[2].partition("###")[0]
     assert "default `1024`, at least 1" in batch and "the training of a generator" in batch
@@ -103,8 +119,9 @@ def commands(text):
     """Every command: of blocks without a language, of indented lines and of code within lines."""
     blocks = [body for language, body in FENCED.findall(text) if not language]
     rest = prose(text)
-    blocks += re.findall(r"^ {4,}((?:python|pip|make|export) [^\n]*(?:\\\n[^\n]*)*)", rest, re.M)
-    blocks += re.findall(r"`((?:python|lightningdit) (?:[^`]*-[^`]*))`", rest)
+    blocks += re.findall(r"^ {4,}((?:python|pip|make|export) (?:.*\\\n)*.*)", rest, re.M)
+    within = re.findall(r"`((?:python|lightningdit) (?:[^`]*-[^`]*))`", rest)
+    blocks += [" ".join(code.split()) for code in within]
     variables = {}
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
         for name, value in [*GIVEN.items(), *variables.items()]:
@@ -112,7 +129,7 @@ def commands(text):
         if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
             variables[f"${assigned[1]}"] = assigned[2]
             continue
-        for part in re.split(" && ", line):
+        for part in re.split(r' && (?=(?:[^"]*"[^"]*")*[^"]*$)', line):  # outside of quotes
             if words := shlex.split(part, comments=True):
                 yield words
 
@@ -148,9 +165,9 @@ def world(tmp_path_factory):
         check(patch, ["--config=photos_64", "--workdir=runs/photos/tokenizer"], written=True)
         for _, words in EVERY:
             given = kept(words)
-            if given and not re.search("--mode|--help|://", " ".join(given)):
-                if "--workdir" in " ".join(given):
-                    check(patch, given, written=True)
+            line = " ".join(given or ())
+            if "--workdir" in line and not re.search("--mode|--help|://", line):
+                check(patch, given, written=True)
         yield patch
 
 
@@ -209,13 +226,24 @@ def test_other_commands_name_what_there_is(page, words):
         has_options(given[1:], own + (inside.read_text() if inside.exists() else ""))
     elif program == "make":
         targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-        assert [w for w in given if "=" not in w][0] in targets
+        assert next(w for w in given if "=" not in w) in targets
     elif program == "pip":
         extras = {k.value for k in said_to_setup()["extras_require"].keys}
         for named in itertools.chain.from_iterable(re.findall(r"\[(.+)\]", w) for w in given):
             assert {*named.split(",")} <= extras
     else:
         assert program in FOREIGN or program in console_scripts() or program == "pre-commit"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_what_not_every_machine_has_is_said_where_the_command_stands(path):
+    """In the words of its section or in a comment of its block."""
+    for section in re.split(r"^## ", TEXTS[path], flags=re.MULTILINE):
+        lines = [" ".join(words) for words in commands(section)]
+        said = re.sub(r"^ *\S*(python|gcloud|sbatch|pip) [^#\n]*", "", section, flags=re.MULTILINE)
+        for command, wanted in NEEDS.items():
+            if any(re.search(command, line) for line in lines):
+                assert re.search(wanted, said), f"{section[:60]}: {command} needs {wanted}"
 
 
 def source(module):

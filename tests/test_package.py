@@ -68,7 +68,7 @@ def hashed(name):
     return {Requirement(first.strip()): [h.strip() for h in hashes] for first, *hashes in parts}
 
 
-HASHED = ("requirements.txt", "requirements-build.txt")
+HASHED = ("requirements.txt", "requirements-build.txt", "requirements-docs.txt")
 
 
 @pytest.mark.parametrize("name", HASHED)
@@ -103,6 +103,16 @@ def test_what_make_setup_installs_is_hashed_and_complete():
         assert key[0] in covered, f"{requirement} has no hash: make requirements"
         further = importlib.metadata.requires(requirement.name) or ()
         queue += [r for r in map(Requirement, further) if wanted(r, ("", *requirement.extras))]
+
+
+def test_what_make_docs_installs_is_the_extra():
+    """The Makefile names the packages again, since the extra alone cannot be compiled."""
+    extras = ast.literal_eval(said_to_setup()["extras_require"])
+    names = {canonical(Requirement(r).name) for r in extras["docs"]}
+    assert names <= {canonical(requirement.name) for requirement in hashed("requirements-docs.txt")}
+    makefile = (ROOT / "Makefile").read_text()
+    (line,) = re.findall(r"printf '%s\\n' (.*) \|", makefile)
+    assert {canonical(Requirement(r.strip("'")).name) for r in line.split()} == names
 
 
 def wanted(requirement, extras):
