@@ -115,6 +115,16 @@ def test_the_references_have_every_key_and_every_public_name():
     assert named == ldj.__all__
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_python_compiles_and_takes_public_names(path):
+    import lightningdit_jax as ldj
+
+    for language, body in FENCED.findall(TEXTS[path]):
+        if language == "python":
+            compile(body, path.name, "exec")
+    assert {*re.findall(r"\bldj\.(\w+)\(", TEXTS[path])} <= {*ldj.__all__}
+
+
 def commands(text):
     """Every command: of blocks without a language, of indented lines and of code within lines."""
     blocks = [body for language, body in FENCED.findall(text) if not language]
