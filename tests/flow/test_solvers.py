@@ -15,7 +15,9 @@ from lightningdit_jax.sampling_options import SamplingOptions
 from tests.flow.gaussian import GaussianFlow, noise
 
 OF_ALL = {"num_steps", "solver", "timestep_shift"}
-OF_GUIDANCE = {"cfg_scale", "cfg_channels", "cfg_interval_start", "cfg_interval_end"}
+OF_GUIDANCE = {"cfg_scale", "cfg_channels", "cfg_interval_start", "cfg_interval_end"} | {
+    *("ig_scale", "ig_interval_start", "ig_interval_end"),
+}
 X = noise(2, 3)
 
 
