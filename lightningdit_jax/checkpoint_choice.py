@@ -60,14 +60,20 @@ def newest_complete(folder: epath.Path, before: float = math.inf) -> Found:
     before: of those of smaller steps. One that a process did not live to finish is neither.
     """
     damaged: dict[epath.Path, str] = {}
-    steps = [p for p in folder.iterdir() if is_finalized_step(p)] if folder.is_dir() else []
-    steps = [path for path in steps if int(path.name) < before]
-    for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
+    for path in reversed(finalized_steps(folder)):
+        if int(path.name) >= before:
+            continue
         lacks = defect(path)
         if lacks is None:
             return path, damaged
         damaged[path] = lacks
     return None, damaged
+
+
+def finalized_steps(folder: epath.Path) -> list[epath.Path]:
+    """The checkpoints of a run that are finalized, in order; none where there is no folder."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted(filter(is_finalized_step, there), key=lambda path: int(path.name))
 
 
 def is_finalized_step(path: epath.Path) -> bool:

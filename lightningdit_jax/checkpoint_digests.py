@@ -85,9 +85,9 @@ class DigestsHandler(ocp.AsyncCheckpointHandler):
         """See CheckpointHandler."""
         args.write(directory)
 
-    def restore(self, directory: epath.Path, args: Any = None) -> Any:
-        """Not by Orbax: Digests reads all files."""
-        raise NotImplementedError
+    def restore(self, directory: epath.Path, args: Any = None) -> Digests:
+        """See CheckpointHandler. Raises as Digests, of all processes' files."""
+        return Digests(directory.parent)
 
 
 @ocp.args.register_with_handler(DigestsHandler, for_save=True, for_restore=True)

@@ -24,6 +24,17 @@ def key_types(cls: type, prefix: str = "") -> Mapping[str, Any]:
     return types.MappingProxyType(found)
 
 
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested mappings by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
 def build(cls: type, values: Mapping[str, Any]) -> Any:
     """An instance of nested dataclasses from nested values of the very types.
 

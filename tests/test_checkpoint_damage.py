@@ -21,6 +21,7 @@ from lightningdit_jax.checkpoint import (
     use_checkpoint,
 )
 from lightningdit_jax.checkpoint_choice import defect
+from lightningdit_jax.checkpoint_digests import DigestsHandler
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, read_json
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training import run as run_module
@@ -119,6 +120,13 @@ def test_arrays_in_each_others_places_are_noticed(tmp_path):
     with verifying(False):
         found = read_arrays(checkpoint, "params", abstract["params"])
     np.testing.assert_array_equal(found["v"], TREES["params"]["w"])
+
+
+def test_orbax_reads_the_digests_of_all_items(tmp_path):
+    run(tmp_path)
+    restored = DigestsHandler().restore(epath.Path(tmp_path) / "checkpoints" / "12" / "digests")
+    assert restored.arrays.keys() == {"params", "opt_state", "ema", "step"}
+    assert restored.arrays["params"]["w"].shape == (3,)
 
 
 def test_an_item_of_another_step_is_noticed(tmp_path):

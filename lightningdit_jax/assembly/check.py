@@ -7,12 +7,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from lightningdit_jax.assembly.images import held_out_keys
+from lightningdit_jax.assembly.images import held_out_keys, open_config_images
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.inspection import SIDES, Inspection, inspect, names_of
-from lightningdit_jax.data.sources import open_images
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.progress import Progress
 
@@ -67,14 +66,7 @@ def check(config: Config, workdir: str, say: Callable[[str], None] = print_once)
 
 def _inspect(config: Config, split: str, say: Callable[[str], None]) -> Inspection:
     data = config.data
-    images = open_images(
-        data.source,
-        path=data.path,
-        split=split,
-        size=_DIGITS_SIDE,
-        tfds_name=data.tfds_name,
-        labels=data.labels,
-    )
+    images = open_config_images(data, split, _DIGITS_SIDE)
     for note in images.notes:
         say(note)
     return inspect(images, data.num_threads, Progress("read", len(images)).update)

@@ -15,13 +15,14 @@ from lightningdit_jax.assembly.workdir import CONFIG_FILE
 from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.averages import WEIGHTS, is_average
 from lightningdit_jax.checkpoint import find_checkpoint, item_names
+from lightningdit_jax.checkpoint_choice import finalized_steps
 from lightningdit_jax.checkpoint_reading import array_metadata
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.latents_record import read_record
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.metrics_log import read_log
+from lightningdit_jax.metrics_log import RECORDS, read_log
 
 _DRAWN = ("num_samples", "solver", "num_steps", "cfg_scale", "seed")  # of samples.json
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -101,21 +102,20 @@ def _said(config: Mapping[str, Any], section: str, name: str) -> Any:
 
 def _run(folder: epath.Path) -> list[str]:
     """Of a training's workdir; nothing where there is none."""
-    kept = {name: _steps(folder / name) for name in ("checkpoints", "best")}
+    kept = {name: finalized_steps(folder / name) for name in ("checkpoints", "best")}
     if not kept["checkpoints"]:
         begun = (folder / CONFIG_FILE).exists()
         return [f"no checkpoint yet, {CONFIG_FILE} alone"] if begun else []
-    lines = [row(name, ", ".join(f"{s:,}" for s in steps)) for name, steps in kept.items() if steps]
-    if (path := folder / "metrics.jsonl").exists():
+    lines = [
+        row(name, ", ".join(f"{int(path.name):,}" for path in steps))
+        for name, steps in kept.items()
+        if steps
+    ]
+    if (path := folder / RECORDS).exists():
         records, _ = read_log(path)
-        lines.append(row("metrics.jsonl", f"{len(records):,} records"))
+        lines.append(row(RECORDS, f"{len(records):,} records"))
         lines += [row("last record", _numbers(json.loads(records[-1][1])))] if records else []
     return [*lines, *_checkpoint(str(folder))]
-
-
-def _steps(folder: epath.Path) -> list[int]:
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _results(folder: epath.Path) -> list[str]:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from lightningdit_jax.config import Config, DataConfig
+from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.labels import ONE_CLASS
 from lightningdit_jax.data.pipeline import ImageBatches
 from lightningdit_jax.data.sources import SOURCES, describe_images, open_images
@@ -20,14 +21,7 @@ def open_image_batches(
     Prints how many there are, their classes and what was left out. Raises what open_images raises.
     """
     data = config.data
-    images = open_images(
-        data.source,
-        path=data.path,
-        split=split,
-        size=resolution,
-        tfds_name=data.tfds_name,
-        labels=data.labels,
-    )
+    images = open_config_images(data, split, resolution)
     print_once(*describe_images(images))
     return ImageBatches(
         images,
@@ -35,6 +29,18 @@ def open_image_batches(
         augment=augment,
         num_threads=data.num_threads,
         corrupt=data.corrupt,
+    )
+
+
+def open_config_images(data: DataConfig, split: str, size: int) -> ImageSource:
+    """The images that config.data names, of a split of them. Raises what open_images raises."""
+    return open_images(
+        data.source,
+        path=data.path,
+        split=split,
+        size=size,
+        tfds_name=data.tfds_name,
+        labels=data.labels,
     )
 
 

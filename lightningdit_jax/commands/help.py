@@ -107,14 +107,11 @@ def config_values(given: str) -> dict[str, Any]:
     return _flat(names["get_config"](*[row] if row else []).to_dict())
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
-    return flat
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key; JSON's lists are tuples."""
+    from lightningdit_jax.config_fields import flattened
+
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in flattened(nested).items()}
 
 
 def shown(value: Any) -> str:

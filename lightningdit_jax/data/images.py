@@ -1,5 +1,6 @@
 """Images with labels: what a source of them is, folders of images, decoding and cropping."""
 
+import abc
 import dataclasses
 import hashlib
 import io
@@ -53,7 +54,7 @@ class ImageSource(Protocol):
         ...
 
 
-class EncodedImages:
+class EncodedImages(abc.ABC):
     """Images whose bytes lie somewhere as files of the formats of FORMATS; base of ImageSources.
 
     A subclass sets `labels` int64 [N] and `class_names`, and has `encoded` and `name`.
@@ -70,9 +71,9 @@ class EncodedImages:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
         """The bytes of an image. Raises OSError, saying which, where they cannot be read."""
-        raise NotImplementedError
 
     def image(self, index: int) -> Image.Image:
         """Raises UnreadableImageError naming the image if it cannot be decoded."""
@@ -81,8 +82,9 @@ class EncodedImages:
     def label(self, index: int) -> int:
         return int(self.labels[index])
 
+    @abc.abstractmethod
     def name(self, index: int) -> str:
-        raise NotImplementedError
+        """See ImageSource."""
 
 
 class ImageFiles(EncodedImages):

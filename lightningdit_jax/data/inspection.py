@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from lightningdit_jax.data.image_listing import printable
 from lightningdit_jax.data.images import (
     EncodedImages,
     ImageSource,
-    Picture,
     UnreadableImageError,
     decode,
 )
@@ -102,27 +101,36 @@ def inspect(
     return found
 
 
-def _look(source: ImageSource, index: int) -> tuple[int, Picture | str, bytes]:
+class _Seen(NamedTuple):
+    """What is kept of a decoded image; not its pixels, of which a block would be gigabytes."""
+
+    size: tuple[int, int]
+    format: str
+    mode: str
+
+
+def _look(source: ImageSource, index: int) -> tuple[int, _Seen | str, bytes]:
     """Label, what it is or why it cannot be read, and digest."""
     label = -1
     try:
         label = source.label(index)
         if not isinstance(source, EncodedImages):
             image = source.image(index)
-            return label, Picture(image, "", ""), hashlib.sha256(image.tobytes()).digest()
+            return label, _Seen(image.size, "", ""), hashlib.sha256(image.tobytes()).digest()
         content = source.encoded(index)
         picture = decode(io.BytesIO(content), printable(source.name(index)))
-        return label, picture, hashlib.sha256(content).digest()
+        seen = _Seen(picture.rgb.size, picture.format, picture.mode)
+        return label, seen, hashlib.sha256(content).digest()
     except (UnreadableImageError, OSError) as error:
         return label, one_line(error, 300), b""
 
 
-def _note(found: Inspection, index: int, label: int, seen: Picture | str, digest: bytes) -> None:
+def _note(found: Inspection, index: int, label: int, seen: _Seen | str, digest: bytes) -> None:
     found.labels[index], found.digests[index] = label, digest
     if isinstance(seen, str):
         found.damaged.append((index, seen))
         return
-    found.sides[index] = seen.rgb.size
+    found.sides[index] = seen.size
     if seen.format:
         found.formats[seen.format] += 1
         found.modes[seen.mode] += 1

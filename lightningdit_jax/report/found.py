@@ -11,7 +11,7 @@ from etils import epath
 from lightningdit_jax.assembly.workdir import CONFIG_FILE
 from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.checkpoint import read_meta
-from lightningdit_jax.checkpoint_choice import is_finalized_step, newest_complete
+from lightningdit_jax.checkpoint_choice import finalized_steps, newest_complete
 from lightningdit_jax.metrics_log import RECORDS, STARTS, read_log
 
 EVALUATION_FILE = "evaluation.json"
@@ -87,7 +87,7 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _steps(folder: epath.Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if is_finalized_step(path))
+    return [int(path.name) for path in finalized_steps(folder)]
 
 
 def _newest_meta(folder: epath.Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from PIL import Image
 
 from lightningdit_jax.assembly.history import change_lines
 from lightningdit_jax.atomic_file import replacing
+from lightningdit_jax.config_fields import flattened
 from lightningdit_jax.errors import one_line
 from lightningdit_jax.report.curves import check_drawing, panels, svg
 from lightningdit_jax.report.found import EVALUATION_FILE, Found, find
@@ -108,18 +109,10 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
 
 
 def _config(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    there, base = dict(_flat(config)), dict(_flat(json.loads(json.dumps(defaults))))
+    there, base = flattened(config), flattened(json.loads(json.dumps(defaults)))
     changed = [(k, v, base.get(k, "")) for k, v in there.items() if k not in base or v != base[k]]
     every = folded(f"all {len(there)} keys", table(there.items(), ("key", "value")))
     return table(changed, ("key", "value", "configs/base.py")) + (every if there else "")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _environment(starts: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import weakref
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from lightningdit_jax.assembly.check import check
+from lightningdit_jax.data import inspection
 from lightningdit_jax.data.inspection import inspect
 from lightningdit_jax.data.sources import open_images
 from tests import tiny
@@ -170,3 +172,21 @@ def test_the_status_of_the_command_says_whether_all_is_whole(tmp_path):
     assert (done.returncode, done.stderr) == (2, "")
     assert "e.png cannot be decoded" in done.stdout and "1 of 5 damaged" in done.stdout
     assert os.listdir(tmp_path / "run") == ["check.json"]
+
+
+def test_pixels_are_not_kept(tmp_path, monkeypatch):
+    """Of many photographs they would be gigabytes."""
+    as_folder(tmp_path, [("cat", f"{i:03d}.png", encoded(i)) for i in range(100)])
+    images = open_images("folder", path=str(tmp_path), split="", size=8, tfds_name="")
+    seen, alive = [], []
+
+    def decode(*arguments):
+        picture = original(*arguments)
+        seen.append(weakref.ref(picture))
+        alive.append(sum(ref() is not None for ref in seen))
+        return picture
+
+    original = inspection.decode
+    monkeypatch.setattr(inspection, "decode", decode)
+    assert inspect(images, 2).whole.all()
+    assert len(alive) == 100 and max(alive) <= 4
