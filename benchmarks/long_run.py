@@ -4,13 +4,15 @@
 
 Trains the smallest generator for 50,000 steps in a process of its own, with a checkpoint every 250,
 a record every 10, held-out losses every 500 and an evaluation by samples every 2,500. From outside
-its memory, file descriptors, threads and CPU time are read; from inside, at each record, the
-arrays that live on the device. Means over windows of 2,500 steps (of counts the largest) after the
-first tenth give a slope and its 95 % interval. It is flat unless even the lower end grows by more
-than 1 % in the whole run. Ends with status 1 where anything is not.
+its memory, file descriptors, threads and CPU time are read; from inside, at each record, the arrays
+that live on the device and what glibc's allocator has given out. Means over windows of 2,500 steps
+(of counts the largest) after the first tenth give a slope and its 95 % interval. It is flat unless
+even the lower end grows by more than 1 % in the whole run. Ends with status 1 where anything is
+not.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -36,6 +38,7 @@ TOKENIZER = {
 # Row of the table: key of a reading, what a window is reduced by, unit, what it is divided by.
 ROWS = {
     "memory of the process": ("rss", np.mean, "MiB", 2**20),
+    "of it in use": ("used", np.mean, "MiB", 2**20),
     "file descriptors": ("fds", np.max, "", 1),
     "threads": ("threads", np.max, "", 1),
     "arrays on the device": ("arrays", np.max, "", 1),
@@ -102,6 +105,7 @@ def _child(folder: pathlib.Path, steps: int, window: int) -> None:
             super().write(step, scalars)
             arrays = jax.live_arrays()
             found = {"step": step, "arrays": len(arrays), "bytes": sum(a.nbytes for a in arrays)}
+            found["used"] = _in_use()
             with open(folder / "inside.jsonl", "a") as file:
                 file.write(json.dumps({"time": time.time(), **found}) + "\n")
 
@@ -118,6 +122,26 @@ def _child(folder: pathlib.Path, steps: int, window: int) -> None:
         evaluate={"train_samples": 50},
     )
     train(dataclasses.replace(config, seed=0), str(folder / "run"), make_training_evaluator)
+
+
+class _Mallinfo(ctypes.Structure):
+    """struct mallinfo2 of glibc 2.33 and newer, all of whose fields are size_t."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks"),
+            *("uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _in_use() -> int:
+    """Bytes that malloc has given out and not got back."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return found.uordblks + found.hblkhd
 
 
 def _observed(folder: pathlib.Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

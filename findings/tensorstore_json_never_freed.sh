@@ -13,8 +13,8 @@
 # Four blocks are the two keys and two values of {"driver": "file", "path": ...}. Nothing else refers to the answer,
 # and gc.collect() changes nothing; the collector does not even see texts, so counting its objects does not show it.
 # It matters because Orbax (0.12.8) asks the spec of a checkpoint's folder for its JSON once for every array of every
-# save, and before and after writing each item the metrics, for a line of its log: 35 KB a checkpoint of 100
-# arrays, for as long as the process lives. Exits with status 1 if any of the three leaves less than one block a call.
+# save, and before and after writing each item the metrics, for a line of its log: tens of KB a checkpoint of
+# 100 arrays, for as long as the process lives. Exits with status 1 if any of the three leaves less than one block a call.
 # Needs the network and PYTHON (python3) of version 3.11 or newer.
 set -eu
 folder=$(mktemp -d)

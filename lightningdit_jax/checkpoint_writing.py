@@ -38,7 +38,7 @@ def _asked_once_a_folder(build: Callable[..., dict]) -> Callable[..., dict]:
 
 # TensorStore (0.1.86) never frees what it makes of JSON. Orbax asks before and after writing each
 # item how many bytes TensorStore has written, for a line of its log, and for each array what the
-# folder of the checkpoint is called: 35 KB a checkpoint of 100 arrays, for good.
+# folder of the checkpoint is called: some 300 bytes an array of each checkpoint, for good.
 if hasattr(tensorstore_utils, "get_tensorstore_raw_bytes"):
     tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
 if hasattr(tensorstore_utils, "_build_ocdbt_kvstore_tspec"):
