@@ -2,7 +2,7 @@
 
     python -m benchmarks.spikes --latents=outputs/demo/latents --tokenizer=outputs/demo/tokenizer
 
-Trains a small generator on the digits' latents, which `make demo` makes: at a rate that is too high
+Trains a small generator on the digits' latents, which `make demo` makes: at rates that are too high
 for it; at one that suits it, where a few latents are a thousandfold of what they should be; and
 where all is well. Each as it is, with train.spikes=skip and rollback, with clipped gradients and
 with qk-norm, for several seeds. Tables means and 95 % intervals (Student's t) of the loss over the
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.arguments import names
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
@@ -47,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--latents", default="outputs/demo/latents")
     parser.add_argument("--tokenizer", default="outputs/demo/tokenizer")
-    parser.add_argument("--rate", type=float, default=0.07, help="too high")
+    parser.add_argument("--rates", default="0.03,0.07", help="too high")
     parser.add_argument("--good-rate", type=float, default=0.01)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3, help="0: false alarms alone")
@@ -68,9 +69,10 @@ def main() -> None:
 
 def _study(base: Config, damaged: str, options: argparse.Namespace) -> None:
     cases: dict[str, Changes] = {
-        "rate too high": {"optimizer": {"learning_rate": options.rate}},
-        "damaged latents": {"data": {"path": damaged}},
+        f"rate {float(rate):g}": {"optimizer": {"learning_rate": float(rate)}}
+        for rate in names(options.rates)
     }
+    cases["damaged latents"] = {"data": {"path": damaged}}
     rows = {
         f"{case}, {name}": _changed(_changed(base, changes), policy)
         for case, changes in cases.items()

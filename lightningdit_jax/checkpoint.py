@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
+from orbax.checkpoint.options import AsyncOptions
 
 from lightningdit_jax import checkpoint_digests
 from lightningdit_jax.checkpoint_choice import (
@@ -41,6 +42,9 @@ from lightningdit_jax.checkpoint_writing import device_handlers, of_devices, of_
 from lightningdit_jax.storage_errors import StorageError, storage_error, storing
 
 FORMAT_VERSION = 1
+# Seconds that Orbax gives a save, by the wall clock: one that is set forward by its 1,200 failed
+# the save (findings/orbax_timeout_by_wall_clock.sh). Processes that are gone are noticed elsewhere.
+_NO_LIMIT = 10**9
 
 Tree = Any
 Result = TypeVar("Result")
@@ -87,6 +91,7 @@ class TrainingCheckpoints:
                     create=True,
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
+                    async_options=AsyncOptions(timeout_secs=_NO_LIMIT),
                 ),
             )
 

@@ -69,17 +69,20 @@ def storing(path: object) -> Iterator[None]:
         raise refused from error
 
 
-def storage_error(error: BaseException, path: object = "") -> StorageError | None:
+def storage_error(
+    error: BaseException, path: object = "", otherwise: str = "a file"
+) -> StorageError | None:
     """What an exception, or what caused it, says of a file system; None where it says nothing.
 
-    path: what was to be written, where the exception does not say it.
+    path: what was to be written, where the exception has no file of its own. otherwise: stands for
+    that where its words name none either, as where a limit keeps a pipe from being opened.
     """
     for link in _chain(error):
         if isinstance(link, StorageError):
             return link
         number = _number(link)
         if number is not None:
-            where = getattr(link, "filename", None) or path or _path_in(link)
+            where = getattr(link, "filename", None) or path or _path_in(link) or otherwise
             cause = f"{os.strerror(number)} ({errno.errorcode[number]})"
             return StorageError(f"{where}: {cause}; {_ADVICE[number]}")
     return None
@@ -105,4 +108,4 @@ def _number(error: BaseException) -> int | None:
 
 def _path_in(error: BaseException) -> str:
     found = _PATH.search(str(error))
-    return found[1] if found else "a file"
+    return found[1] if found else ""

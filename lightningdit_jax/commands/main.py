@@ -220,7 +220,7 @@ def run() -> None:
         if not isinstance(error, StorageError) and (said := refusal(error)):
             print(f"error: {said}", file=sys.stderr)
             sys.exit(2)
-        refused = storage_error(error)
+        refused = storage_error(error, otherwise=f"a file for {WORKDIR.value}")
         if refused is None:
             raise  # not one of our own checks: the traceback is needed
         logging.info("%s", refused, exc_info=True)

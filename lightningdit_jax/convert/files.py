@@ -40,6 +40,7 @@ from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.training import convert_training
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN, diffusers_names
 from lightningdit_jax.data.latents import save_stats
+from lightningdit_jax.errors import listed
 from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.tree_paths import named_leaves
@@ -117,7 +118,8 @@ def convert_files(
                     source.release()
 
         _, params = params_from_torch(kind, tensors, hints=hints, step=step)
-    _check_finite(kind, params)
+    if bad := _not_finite(params):
+        raise ConversionError(f"these parameters of a {kind} hold NaN or infinities:", bad)
     keymap = entry.keymap(config)
     left_out = keymap.left_out(tensors) | asked
     for name, value in dataclasses.asdict(config).items():
@@ -181,7 +183,8 @@ def convert_run(
 def export_file(src: str, dst: str, *, say: Say = print) -> None:
     """Writes a checkpoint as the state dict that the release loads, `.pt` or `.safetensors`.
 
-    Averaged weights where the checkpoint has them. Raises ValueError for another suffix.
+    Averaged weights where the checkpoint has them. Raises ValueError for another suffix, and for
+    weights that are not finite.
     """
     target = epath.Path(dst)
     if target.suffix not in (".pt", ".safetensors"):
@@ -211,8 +214,8 @@ def export_diffusers(
     latent_stats: the file of its latents' statistics, "none" where they are only multiplied. They
     go into config.json: the autoencoder does not use them, but pipelines do. Averaged weights
     where the checkpoint has them.
-    Raises ValueError for another kind of checkpoint, where diffusers has no such architecture, or
-    the checkpoint knows its scaling already, and FileExistsError.
+    Raises ValueError for another kind of checkpoint, where diffusers has no such architecture, the
+    checkpoint knows its scaling already, or weights are not finite, and FileExistsError.
     """
     target = epath.Path(dst)
     weights, settings = target / "diffusion_pytorch_model.safetensors", target / "config.json"
@@ -264,6 +267,11 @@ def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[st
     config = architecture(kind, architecture_fields(meta))
     item = "ema" if "ema" in items else "params"
     params = _read_host(checkpoint, item, abstract_params(kind, config))
+    if bad := _not_finite(params):
+        raise ValueError(
+            f"the weights of {checkpoint} ({item}) hold values that are not finite, in "
+            f"{listed(bad)}; nothing was written, convert an earlier step"
+        )
     buffers = None
     if "buffers" in items:
         buffers = _read_host(checkpoint, "buffers", dict(find_kind(kind).keymap(config).buffers))
@@ -280,11 +288,9 @@ def _untold(kind: str, config: Any, tensors: Tensors) -> list[str]:
     return [f"{n} is {v}, read back as {back[n]}" for n, v in fields if v != back[n]]
 
 
-def _check_finite(kind: str, params: Any) -> None:
-    """Raises ConversionError listing parameters that are damaged."""
-    bad = [name for name, leaf in named_leaves(params) if not np.isfinite(leaf).all()]
-    if bad:
-        raise ConversionError(f"these parameters of a {kind} hold NaN or infinities:", bad)
+def _not_finite(params: Any) -> list[str]:
+    """Names of the parameters that hold NaN or infinities."""
+    return [name for name, leaf in named_leaves(params) if not np.isfinite(leaf).all()]
 
 
 def _merged(sources: Sequence[Source]) -> Tensors:

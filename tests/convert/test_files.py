@@ -79,6 +79,21 @@ def test_generator_there_and_back_is_bit_identical(tmp_path, release):
         np.testing.assert_array_equal(back[key], release[key])
 
 
+def test_weights_that_are_not_finite_are_not_written(tmp_path, release):
+    """NaN of a run that went wrong was handed on without a word."""
+    from lightningdit_jax.convert.convert import params_from_torch
+
+    bad = {key: np.array(value) for key, value in release.items()}
+    bad["x_embedder.proj.weight"].flat[3] = np.nan
+    convert("release_full.pt", tmp_path / "dit")
+    meta = read_meta(find_checkpoint(str(tmp_path / "dit")))
+    _, params = params_from_torch("lightningdit", bad, hints=Hints())
+    save_checkpoint(str(tmp_path / "bad"), {"params": params}, {"meta": meta})
+    with pytest.raises(ValueError, match=r"bad \(params\) hold .* not finite, in x_embedder/"):
+        export_file(str(tmp_path / "bad"), str(tmp_path / "back.safetensors"))
+    assert not (tmp_path / "back.safetensors").exists()
+
+
 def test_converted_generator_loads_from_its_path_alone(tmp_path, release, capsys):
     convert("release_full.pt", tmp_path / "dit")
     dit = ldj.load(str(tmp_path / "dit"), verbose=True)

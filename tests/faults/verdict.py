@@ -9,7 +9,10 @@ MISSED = "missed"  # no injection: all that were tried came when the command was
 HUNG = -24  # the status of a command that had to be ended
 # Lines of the program that tell of no error: warnings by absl, and bars of progress.
 _SPOKEN = re.compile(
-    r"(WARNING:absl:|W\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] |error: |SIG[A-Z]+( again)?: |ending, )"
+    r"(WARNING:absl:|W\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] |error: |SIG[A-Z]+( again)?: |ending, "
+    # Without a file left to open: JAX's cache of programs, and a library of XLA's.
+    r"|.*UserWarning: Error (read|writ)ing persistent compilation cache|warnings\.warn\("
+    r"|Error in cpuinfo: |Failed to initialize cpuinfo )"
 )
 
 
