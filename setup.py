@@ -78,6 +78,7 @@ setup(
             "torchdiffeq==0.2.5",
             "torchvision>=0.28",
         ],
+        "hub": ["huggingface_hub>=0.30"],
         "gcs": ["gcsfs>=2026.8", "google-cloud-storage>=3.17"],
         "tpu": ["jax[tpu]"],
         "parity": [
@@ -96,6 +97,7 @@ setup(
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.
         "test": [
             "codespell>=2.4",
+            "huggingface_hub>=0.30",
             "hypothesis>=6.100,<7",
             "mypy>=2",
             "pytest>=8,<9.2",

@@ -166,14 +166,15 @@ def get_config() -> ConfigDict:
     c.discriminator.norm = "batchnorm"  # or "actnorm"
     c.discriminator.stat_groups = 1  # parts of the batch normalized apart; the release's: 32
 
-    c.frozen = ConfigDict()  # converted checkpoints that the losses need
+    c.frozen = ConfigDict()  # converted checkpoints that the losses need, or hf://OWNER/NAME
     c.frozen.lpips = ""
     c.frozen.foundation = ""
     # Sees [-1, 1] as in the release; or, with its own mean and deviation, what it was "trained" on
     c.frozen.foundation_normalize = "parity"
 
     c.train = ConfigDict()
-    # A checkpoint or a workdir that a new run takes its weights from, docs/training.md.
+    # A checkpoint, a workdir or hf://OWNER/NAME that a new run takes its weights from,
+    # docs/training.md.
     c.train.init = ""
     c.train.init_weights = "ema"  # averaged ones, or "params"; where there is one kind, that one
     c.train.init_labels = ""  # the source's class for each class here: "207,cat,null,fresh"
@@ -210,9 +211,10 @@ def get_config() -> ConfigDict:
     c.sample.cfg_scale = 10.0  # guidance and shift as published, sec. 5.1 of the paper
     c.sample.cfg_interval_start = 0.10
     c.sample.timestep_shift = 0.3
-    c.sample.checkpoint = ""  # of the generator; empty is the newest in the workdir
-    c.sample.tokenizer = ""  # checkpoint that decodes the latents
-    c.sample.weak_checkpoint = ""  # worse generator to guide against (autoguidance)
+    c.sample.checkpoint = ""  # of the generator, or hf://OWNER/NAME; empty: the workdir's newest
+    c.sample.tokenizer = ""  # checkpoint that decodes the latents, or hf://OWNER/NAME
+    # Worse generator to guide against (autoguidance), or hf://OWNER/NAME
+    c.sample.weak_checkpoint = ""
     c.sample.num_samples = 50_000
     c.sample.batch_size = auto()  # global; changes no result
     c.sample.decode_batch_size = auto()  # images that a device decodes at once; changes no result
@@ -235,7 +237,7 @@ def get_config() -> ConfigDict:
 
     c.extract = ConfigDict()  # latents of every image of data.source
     c.extract.path = ""  # output folder; empty is WORKDIR/latents
-    c.extract.checkpoint = ""  # of the tokenizer; empty is the newest in the workdir
+    c.extract.checkpoint = ""  # of the tokenizer, or hf://OWNER/NAME; empty: the workdir's newest
     c.extract.resolution = 0  # of the images, in evaluation too; 0 is that of the tokenizer
     c.extract.batch_size = 64  # global
     c.extract.shard_size = 10_000  # images per file
@@ -248,8 +250,9 @@ def get_config() -> ConfigDict:
     c.evaluate.samples = ""  # .npz file, or folder of pictures; empty: those in WORKDIR
     c.evaluate.num_images = 50_000  # at most
     c.evaluate.train_samples = 10_000  # drawn at each evaluation within a generator's training
-    c.evaluate.lpips = ""  # converted LPIPS; without it a tokenizer's LPIPS is left out
-    c.evaluate.inception = ""  # converted Inception network, for rFID and FID
+    # Converted LPIPS, or hf://OWNER/NAME; without it a tokenizer's LPIPS is left out
+    c.evaluate.lpips = ""
+    c.evaluate.inception = ""  # converted Inception network or hf://OWNER/NAME, for rFID and FID
     c.evaluate.reference = ""  # ADM's reference file, or of scripts/reference_statistics.py
     c.evaluate.batch_size = 64  # global
 

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
@@ -39,6 +41,8 @@ from lightningdit_jax.checkpoint_reading import (
     warn_once,
 )
 from lightningdit_jax.checkpoint_writing import device_handlers, of_devices, of_host
+from lightningdit_jax.hub import is_address, renewal
+from lightningdit_jax.hub_folder import INDEX_FILE, WEIGHTS_FILE, fetch_folder, is_hub_folder
 from lightningdit_jax.storage_errors import StorageError, storage_error, storing
 
 FORMAT_VERSION = 1
@@ -171,10 +175,12 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
 def find_checkpoint(path: str) -> epath.Path:
     """The checkpoint directory that `path` means: itself, or the newest complete one of a run.
 
-    path: a checkpoint directory, a workdir, or its `checkpoints` folder. Newer ones that are
-    damaged are named in a line. Raises FileNotFoundError, which says what is missing.
+    path: a checkpoint directory, a workdir, or its `checkpoints` folder; the folder of a hub's
+    repository (hub_folder), or its address, hf://OWNER/NAME. Newer ones that are damaged are named
+    in a line. Raises FileNotFoundError, which says what is missing, and of an address as
+    fetch_folder.
     """
-    root = _absolute(path)
+    root = fetch_folder(path) if is_address(path) else _absolute(path)
     if root.exists() and not root.is_dir():
         raise FileNotFoundError(
             f"no checkpoint at {root}: it is a file; weights of PyTorch become a checkpoint by "
@@ -184,13 +190,13 @@ def find_checkpoint(path: str) -> epath.Path:
         advice = ""
         if re.fullmatch(r"[\w-]+/[\w.-]+", str(path)):
             advice = (
-                "; a repository of the hub is downloaded and converted first, the released ones by "
+                f"; a repository of the hub is hf://{path}, and the released ones are fetched by "
                 "scripts/download_weights.py"
             )
         raise FileNotFoundError(f"no checkpoint at {root}: there is no such directory{advice}")
-    if (root / "meta").is_dir():
+    if (root / "meta").is_dir() or is_hub_folder(root):
         if lacks := defect(root):
-            raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; copy it again")
+            raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; {renewal(root)}")
         return root
     for folder in (root / "checkpoints", root):
         complete, damaged = newest_complete(folder)
@@ -202,8 +208,11 @@ def find_checkpoint(path: str) -> epath.Path:
             if damaged:
                 warn_once(f"taken {complete}, passed over as damaged: {listing(damaged)}")
             return complete
+    if "://" in str(root) and any((root / name).exists() for name in (WEIGHTS_FILE, INDEX_FILE)):
+        raise ValueError(f"{root} is of save_for_hub and remote; copy it to a local disk first")
     raise FileNotFoundError(
-        f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or a workdir with "
+        f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or with config.json "
+        "and model.safetensors as ldj.save_for_hub writes them, or a workdir with "
         "'checkpoints/STEP'; train first, or convert weights with convert_torch_weights.py"
     )
 
@@ -219,7 +228,8 @@ def use_checkpoint(path: str, use: Callable[[epath.Path], Result]) -> Result:
         try:
             return use(checkpoint)
         except DamagedCheckpointError as error:
-            if checkpoint == _absolute(path) or error.checkpoint != checkpoint:
+            given = is_address(path) or checkpoint == _absolute(path)
+            if given or error.checkpoint != checkpoint:
                 raise
             older, damaged = newest_complete(checkpoint.parent, before=int(checkpoint.name))
             if older is None:
@@ -292,6 +302,8 @@ def architecture_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def item_names(checkpoint: epath.Path) -> set[str]:
     """Names of the items in a checkpoint directory."""
+    if is_hub_folder(checkpoint):
+        return set(read_meta(checkpoint).get("items", ["params"]))
     names = {p.name for p in checkpoint.iterdir() if p.is_dir()}
     return names - {checkpoint_digests.ITEM}
 
@@ -299,6 +311,15 @@ def item_names(checkpoint: epath.Path) -> set[str]:
 def read_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
     """Reads one item into the shapes, types and shardings of `abstract`; raises as read_items."""
     return read_items(checkpoint, {item: abstract})[item]
+
+
+def read_host_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
+    """As read_arrays, as numpy: no accelerator is touched."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
+    )
+    return jax.tree.map(np.asarray, read_arrays(checkpoint, item, abstract))
 
 
 def _absolute(path: str) -> epath.Path:

@@ -6,6 +6,7 @@ Imports nothing of ours but how one is read.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lightningdit_jax.checkpoint_reading import digests_of, read_json, warn_once
+from lightningdit_jax.errors import listed
+from lightningdit_jax.hub_folder import is_hub_folder, missing_weights
 
 # The newest complete checkpoint, and what newer ones lack.
 Found = tuple[epath.Path | None, dict[epath.Path, str]]
@@ -31,6 +34,9 @@ def defect(checkpoint: epath.Path) -> str | None:
     try:
         meta = read_json(checkpoint, item)
         values = {item: meta}
+        if is_hub_folder(checkpoint):
+            missing = missing_weights(checkpoint)
+            return f"it lacks {listed(missing)}" if missing else _changed(checkpoint, values)
         step = checkpoint.name
         if step.isdigit() and str(meta.get("step", step)) != step:
             return f"it says that it is of step {meta['step']}"
@@ -46,6 +52,11 @@ def defect(checkpoint: epath.Path) -> str | None:
         return f"its item '{item}' is missing"
     except (ValueError, TypeError, AttributeError) as error:
         return f"its JSON cannot be read ({str(error).splitlines()[0]})"
+    return _changed(checkpoint, values)
+
+
+def _changed(checkpoint: epath.Path, values: Mapping[str, Any]) -> str | None:
+    """What JSON items, by name, are other than their digests say, in words."""
     try:
         digests = digests_of(checkpoint)
     except ValueError as error:

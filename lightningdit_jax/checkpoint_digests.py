@@ -3,7 +3,7 @@
 CHECKPOINT/digests holds a file of each process that saved, `process_0.json` and so on, with the
 digests of the parts of arrays that it held (array_digest), by item and name; that of the main
 process those of the JSON items too. Each file ends with a digest of itself. Orbax keeps no
-checksum of the bytes of an array.
+checksum of the bytes of an array. The folder of a hub's repository has the same in its config.json.
 """
 
 import hashlib
@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
 from lightningdit_jax.array_digest import ArrayDigest, TreeDigests
 from lightningdit_jax.atomic_file import read_json
+from lightningdit_jax.hub_folder import CONFIG_FILE, is_hub_folder, read_config
 
 ITEM = "digests"
 VERSION = 1  # of all that a digest depends on; a checkpoint's meta says it
@@ -33,8 +35,13 @@ class Digests:
 
     def __init__(self, checkpoint: epath.Path):
         folder = checkpoint / ITEM
-        # Listed, since exists() takes every error for absence.
-        contents = [_unsealed(path) for path in folder.iterdir() if path.suffix == ".json"]
+        if is_hub_folder(checkpoint):
+            folder = checkpoint / CONFIG_FILE
+            contents = [_unsealed(read_config(checkpoint)["digests"], folder)]
+        else:
+            # Listed, since exists() takes every error for absence.
+            files = [path for path in folder.iterdir() if path.suffix == ".json"]
+            contents = [_unsealed(read_json(path), path) for path in files]
         if not contents:
             raise FileNotFoundError(f"{folder} is empty")
         try:
@@ -57,6 +64,17 @@ class Digests:
             for name, value in arrays.items():
                 part = ArrayDigest.from_json(value)
                 digests[name] = digests[name] + part if name in digests else part
+
+    def tree(self, item: str) -> Any:
+        """An item's tree, ShapeDtypeStructs for leaves. Raises KeyError without such an item."""
+        tree: dict[str, Any] = {}
+        for name, digest in self.arrays[item].items():
+            *parents, leaf = name.split("/")
+            inner = tree
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[leaf] = jax.ShapeDtypeStruct(digest.shape, jnp.dtype(digest.dtype))
+        return tree
 
     def changed_json(self, values: Mapping[str, Any]) -> list[str]:
         """Names of JSON items that are not as they were saved, of these, by name, or not there."""
@@ -108,19 +126,18 @@ class DigestsSave(ocp.args.CheckpointArgs):
             item: {name: digest.to_json() for name, digest in pending.result().items()}
             for item, pending in self._arrays.items()
         }
-        content = {
-            "version": VERSION,
-            "processes": self._processes,
-            "arrays": arrays,
-            "json": self._json if self._process == 0 else {},
-        }
-        sealed = {"content": content, "sha256": json_digest(content)}
-        (folder / f"process_{self._process}.json").write_text(json.dumps(sealed))
+        content = seal(arrays, self._json if self._process == 0 else {}, self._processes)
+        (folder / f"process_{self._process}.json").write_text(json.dumps(content))
 
 
-def _unsealed(path: epath.Path) -> dict[str, Any]:
-    """Raises ValueError for a damaged file."""
-    sealed = read_json(path)
+def seal(arrays: Mapping[str, Any], json: Mapping[str, str], processes: int = 1) -> dict[str, Any]:
+    """What a file of digests holds. arrays: by item and name; json: by item."""
+    content = {"version": VERSION, "processes": processes, "arrays": arrays, "json": json}
+    return {"content": content, "sha256": json_digest(content)}
+
+
+def _unsealed(sealed: Mapping[str, Any], path: epath.Path) -> dict[str, Any]:
+    """Raises ValueError where they are damaged. path: of the file that they are read from."""
     if json_digest(sealed.get("content")) != sealed.get("sha256"):
         raise ValueError(f"{path} is damaged: it is not as it was written")
     return sealed["content"]

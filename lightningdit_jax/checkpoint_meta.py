@@ -19,6 +19,7 @@ _FIELDS = {
     "data_shift": int,
     "history": [{"step": int, "key": str}],
     "source": _SOURCE,
+    "published": {"weights": str},
     "init": {"weights": str, "step": int, "path": str, "fingerprint": str, "changes": _CHANGES},
 }
 

@@ -1,6 +1,6 @@
 """Reads the items of a checkpoint directory, and asks whether they are what was saved.
 
-Imports nothing of ours but what digests are.
+Imports nothing of ours but what digests are, and how the folder of a hub's repository is read.
 """
 
 import contextlib
@@ -18,10 +18,12 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lightningdit_jax import hub_folder
 from lightningdit_jax.array_digest import ArrayDigest, differing, tree_digests
 from lightningdit_jax.atomic_file import read_json as read_json_file
 from lightningdit_jax.checkpoint_digests import ITEM, ArrayDigests, Digests
 from lightningdit_jax.errors import listed
+from lightningdit_jax.hub import renewal
 from lightningdit_jax.tree_paths import named_leaves
 from lightningdit_jax.verification import is_verifying
 
@@ -35,14 +37,16 @@ class DamagedCheckpointError(ValueError):
 
     def __init__(self, checkpoint: epath.Path, reason: str):
         super().__init__(
-            f"{checkpoint} is damaged: {reason}; copy it again, or name another (--mode=verify "
-            "says which are whole, --verify=off takes what can be read)"
+            f"{checkpoint} is damaged: {reason}; {renewal(checkpoint)}, or name another "
+            "(--mode=verify says which are whole, --verify=off takes what can be read)"
         )
         self.checkpoint, self.reason = checkpoint, reason
 
 
 def read_json(checkpoint: epath.Path, item: str) -> dict:
     """Reads one JSON item. Raises FileNotFoundError, and ValueError for a damaged one."""
+    if item == "meta" and hub_folder.is_hub_folder(checkpoint):
+        return hub_folder.read_config(checkpoint)["meta"]
     return read_json_file(checkpoint / item / "metadata")
 
 
@@ -122,26 +126,27 @@ def _check_asked(checkpoint: epath.Path, item: str, tree: Tree, saved: ArrayDige
 
 
 def array_metadata(checkpoint: epath.Path, item: str) -> Tree:
-    """The tree of one item without its arrays: Orbax's metadata of each.
+    """The tree of one item without its arrays, leaves with shape and dtype.
 
     Raises DamagedCheckpointError, and OSError where the file system refuses.
     """
-    return _asked(checkpoint, item, lambda handler, path: handler.metadata(path).tree)
+    if hub_folder.is_hub_folder(checkpoint):
+        return _asked(checkpoint, item, lambda: Digests(checkpoint).tree(item))
+    handler = ocp.StandardCheckpointHandler()
+    return _asked(checkpoint, item, lambda: handler.metadata(checkpoint / item).tree)
 
 
 def _read(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
-    args = ocp.args.StandardRestore(abstract)
-    return _asked(checkpoint, item, lambda handler, path: handler.restore(path, args=args))
+    if hub_folder.is_hub_folder(checkpoint):
+        return _asked(checkpoint, item, lambda: hub_folder.read_item(checkpoint, item, abstract))
+    handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract)
+    return _asked(checkpoint, item, lambda: handler.restore(checkpoint / item, args=args))
 
 
-def _asked(
-    checkpoint: epath.Path,
-    item: str,
-    ask: Callable[[ocp.StandardCheckpointHandler, epath.Path], Tree],
-) -> Tree:
-    """What Orbax answers, its errors as those that they stand for."""
+def _asked(checkpoint: epath.Path, item: str, ask: Callable[[], Tree]) -> Tree:
+    """What Orbax, or a reader of files, answers; its errors as those that they stand for."""
     try:
-        return ask(ocp.StandardCheckpointHandler(), checkpoint / item)
+        return ask()
     except (jax.errors.JaxRuntimeError, MemoryError):
         raise
     # Orbax and TensorStore raise nearly anything, some of it that very class.

@@ -68,7 +68,7 @@ def device_handlers() -> ocp.handlers.CheckpointHandlerRegistry:
 
 def of_devices(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> ocp.args.Composite:
     """Items of arrays on devices, and of JSON. Digests are begun: the arrays may be donated."""
-    json = _naming_items(arrays, json)
+    json = naming_items(arrays, json)
     return ocp.args.Composite(
         **{name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()},
         **{name: ocp.args.JsonSave(value) for name, value in json.items()},
@@ -80,7 +80,7 @@ def of_host(
     arrays: Mapping[str, Tree], json: Mapping[str, dict]
 ) -> tuple[dict[str, Any], ocp.args.Composite]:
     """Handlers by item, and items, of arrays on the host, which are not copied, and of JSON."""
-    json = _naming_items(arrays, json)
+    json = naming_items(arrays, json)
     registry = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
     )
@@ -100,7 +100,7 @@ def of_host(
     return handlers, ocp.args.Composite(**items)
 
 
-def _naming_items(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> dict[str, dict]:
+def naming_items(arrays: Mapping[str, Tree], json: Mapping[str, dict]) -> dict[str, dict]:
     """The JSON items, with the names of all items in `meta`."""
     if "meta" not in json:
         return dict(json)

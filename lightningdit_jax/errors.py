@@ -1,7 +1,7 @@
 """Wording of messages that several packages share."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightningdit_jax.foreign_names import foreign_name
@@ -31,6 +31,15 @@ def plain(text: str, length: int = 100) -> str:
     """A text from outside as it can stand in a line: nothing but what can be printed, cut short."""
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+class ConversionError(ValueError):
+    """Weights do not fit; the message lists every tensor concerned."""
+
+    def __init__(self, headline: str, problems: Iterable[str]):
+        problems = [plain(problem, 500) for problem in problems]  # of names that a file gives
+        super().__init__(headline + "".join(f"\n  {problem}" for problem in problems))
+        self.problems = problems
 
 
 def one_line(error: BaseException, length: int = 200) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -16,6 +17,11 @@ def map_named(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(_name(path), *leaves), tree, *others
     )
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Names of the arrays on the host that hold NaN or infinities."""
+    return [name for name, leaf in named_leaves(tree) if not np.isfinite(leaf).all()]
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -28,6 +28,8 @@ BASE = {
     "file_digest",
     "foreign_names",
     "host_memory",
+    "hub",
+    "hub_folder",
     "interruption",
     "latent_scaling",
     "lease",
@@ -37,6 +39,7 @@ BASE = {
     "path_patterns",
     "pickle_check",
     "progress",
+    "safetensors_reader",
     "sampling_options",
     "sole_writer",
     "square",
@@ -45,6 +48,7 @@ BASE = {
     "torch_reader",
     "tree_paths",
     "verification",
+    "weight_shards",
     "whole_numbers",
 }
 LOWER = {
@@ -59,7 +63,7 @@ LOWER = {
 }
 MIDDLE = {"assembly"}
 PLANS = {"planning"}
-UPPER = {"training", "inference", "convert", "report"}
+UPPER = {"training", "inference", "convert", "publishing", "report"}
 TOP = {"commands"}
 
 

@@ -21,6 +21,8 @@ from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.latents_record import read_record
 from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.hub import is_address
+from lightningdit_jax.hub_folder import is_hub_folder
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.metrics_log import RECORDS, read_log
 
@@ -31,15 +33,18 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def describe(path: str) -> list[str]:
     """Lines for people, the last ones commands that use it.
 
-    path: a checkpoint, a workdir or a folder of latents, local or gs://. Raises FileNotFoundError
-    and ValueError for anything else, and for what is damaged.
+    path: a checkpoint, a workdir or a folder of latents, local or gs://; a model of the hub, its
+    folder or hf://. Raises FileNotFoundError and ValueError for anything else, and for what is
+    damaged.
     """
     if not path:
         raise ValueError("give --workdir=PATH: a checkpoint, a workdir, or a folder of latents")
+    if is_address(path):
+        return [path, *_checkpoint(path)]
     folder = epath.Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"--workdir={path}: there is no such folder")
-    if (folder / "meta").is_dir():
+    if (folder / "meta").is_dir() or is_hub_folder(folder):
         return [_title("checkpoint", folder), *_checkpoint(path)]
     if any(_is_shard(file) for file in folder.iterdir()):
         return [_title("latents", folder), *_latents(folder)]

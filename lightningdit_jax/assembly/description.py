@@ -38,19 +38,28 @@ def meta_lines(meta: Mapping[str, Any], count: int) -> list[str]:
         lines.append(class_line(names))
     if scaling := LatentScaling.from_meta(meta.get("latents")):
         lines.append(row("scaled latents", scaling))
+    if published := meta.get("published"):
+        lines.append(row("published", f"'{published['weights']}' of the checkpoint it was"))
     if source := meta.get("source"):
-        lines.append(f"converted as {source['kind']} from")
-        lines += [f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]]
-        taken = f"{source['converted']} of {source['tensors']} tensors"
-        which = {"ema": " (averages)", "model": " (raw weights)"}.get(source.get("which"), "")
-        lines.append(f"  {taken} of {source['weights'] or 'the file'}{which}")
-        lines += [f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()]
+        lines += source_lines(source)
     if origin := meta.get("init"):
-        lines += _origin_lines(origin)
+        lines += origin_lines(origin)
     return lines + change_lines(meta.get("history", []))
 
 
-def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
+def source_lines(source: Mapping[str, Any]) -> list[str]:
+    """What converted weights were converted from, as their checkpoint keeps it."""
+    taken = f"{source['converted']} of {source['tensors']} tensors"
+    which = {"ema": " (averages)", "model": " (raw weights)"}.get(str(source.get("which")), "")
+    return [
+        f"converted as {source['kind']} from",
+        *(f"  {f['file']}  SHA-256 {f['sha256']}" for f in source["files"]),
+        f"  {taken} of {source['weights'] or 'the file'}{which}",
+        *(f"  left out: {n}, {reason}" for reason, n in source["left_out"].items()),
+    ]
+
+
+def origin_lines(origin: Mapping[str, Any]) -> list[str]:
     """Where the weights of a run began, as its checkpoints keep it, and where those began."""
     which = {MAIN: "averages", WEIGHTS: "weights"}[origin["weights"]]
     counts = origin["changes"]["counts"]
@@ -61,4 +70,4 @@ def _origin_lines(origin: Mapping[str, Any]) -> list[str]:
     lines += [f"  {name}  {how}" for name, how in origin["changes"]["changed"].items()]
     for file in origin.get("source", {}).get("files", ()):
         lines.append(f"  converted from {file['file']}  SHA-256 {file['sha256']}")
-    return lines + (_origin_lines(origin["init"]) if "init" in origin else [])
+    return lines + (origin_lines(origin["init"]) if "init" in origin else [])

@@ -14,18 +14,27 @@ def changes_since(meta: Mapping[str, Any], config: Mapping[str, Any]) -> list[di
     config: nested, as JSON gives it back. Keys that its training does not read do not count, nor
     what only new runs read (train.init and the like), nor keys younger than the checkpoint.
     """
-    there = meta.get("config", {})
-    within = [config["train"][f"{what}_every_steps"] > 0 for what in ("evaluate", "picture")]
-    jobs = jobs_of("train", "train", config["kind"], *within)
+    there, read = meta.get("config", {}), read_in_training(config)
     changes = []
     for key in key_types(Config):
-        if key.startswith("train.init") or not set(jobs) & set(readers(key)):
+        if key.startswith("train.init") or key not in read:
             continue
         section, _, name = key.rpartition(".")
         old, new = (values.get(section, {}) if section else values for values in (there, config))
         if name in old and old[name] != new[name]:
             changes.append({"step": meta["step"], "key": key, "from": old[name], "to": new[name]})
     return changes
+
+
+def read_in_training(config: Mapping[str, Any]) -> set[str]:
+    """The keys that the training of a config reads, with all that is done within it.
+
+    config: nested, as JSON gives it back; it may be an older one.
+    """
+    train = config.get("train", {})
+    within = [train.get(f"{what}_every_steps", 0) > 0 for what in ("evaluate", "picture")]
+    jobs = set(jobs_of("train", "train", config["kind"], *within))
+    return {key for key in key_types(Config) if jobs & set(readers(key))}
 
 
 def change_lines(history: list[dict[str, Any]]) -> list[str]:

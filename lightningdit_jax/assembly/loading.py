@@ -106,15 +106,18 @@ def load(
 ) -> Any:
     """Loads a converted or trained checkpoint onto the first device.
 
-    path: a checkpoint directory or a workdir (its newest checkpoint), local or gs://.
+    path: a checkpoint directory or a workdir (its newest checkpoint), local or gs://; a folder of
+    save_for_hub, or a repository that holds one, hf://OWNER/NAME[@REVISION][/FOLDER], which needs
+    the extra `hub`.
     dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any;
     ema_decay: which, one of the run's train.ema_decays, 0 for its main average.
     verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
     converted from. verify: compares each array with the digest that was saved with it.
     Returns the module of its kind, LightningDiT or VAVAE for the two that are
     published: for a type checker the caller says which, `dit: ldj.LightningDiT = ldj.load(path)`.
-    Raises FileNotFoundError, and ValueError for an unknown kind, for an average that is not there
-    and for a checkpoint that is damaged; of a run's then an older one is taken, with a line.
+    Raises FileNotFoundError, and ValueError for an unknown kind, for an average that is not there,
+    for a hub that cannot be reached or refuses, and for a checkpoint that is damaged; of a run's
+    then an older one is taken, with a line.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
     with verifying(verify):

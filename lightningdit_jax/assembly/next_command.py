@@ -8,6 +8,8 @@ from lightningdit_jax.command_text import command
 from lightningdit_jax.configs import digits_dit, dit_xl
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.latents_record import read_record
+from lightningdit_jax.hub import is_address
+from lightningdit_jax.hub_folder import is_hub_folder
 
 _TOKENIZER = ("--config=vavae_f16d32", "--workdir=WORKDIR")
 _GENERATOR = ("--config=dit_xl", "--workdir=WORKDIR")
@@ -19,7 +21,8 @@ def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
     tokenizer: that the run's config names.
     """
     role = model_of(kind).role
-    of_run = (epath.Path(path) / CONFIG_FILE).exists()
+    of_run = not is_address(path) and (epath.Path(path) / CONFIG_FILE).exists()
+    of_run = of_run and not is_hub_folder(epath.Path(path))
     if role is Role.GENERATOR:
         decoder = [] if tokenizer else ["--config.sample.tokenizer=TOKENIZER"]
         if of_run:

@@ -20,6 +20,8 @@ from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.data.sample_parts import SamplePart, find_parts
 from lightningdit_jax.data.shard_header import check_header, read_header
 from lightningdit_jax.errors import listed
+from lightningdit_jax.hub import is_address
+from lightningdit_jax.hub_folder import fetch_folder, is_hub_folder
 from lightningdit_jax.metrics_log import RECORDS, STARTS, read_log
 from lightningdit_jax.parallel.multihost import print_once
 
@@ -31,12 +33,14 @@ NOT_VERIFIED = "without digests, not verified"
 def verify(config: Config, workdir: str, say: Callable[[str], None] = print_once) -> int:
     """Looks at everything in a workdir or a checkpoint, and in config.data.path, latents.
 
-    Either may be empty. Each thing has a line: whole, or what is damaged about it; nothing is
-    changed. Returns the number of damaged ones. Raises ValueError where there is nothing to look
-    at, or with several processes.
+    A checkpoint may be a model of the hub, its folder or its address. Either may be empty. Each
+    thing has a line: whole, or what is damaged about it; nothing is changed. Returns the number of
+    damaged ones. Raises ValueError where there is nothing to look at, or with several processes.
     """
     if jax.process_count() > 1:
         raise ValueError("--mode=verify is of one process; start it alone")
+    if is_address(workdir):
+        workdir = str(fetch_folder(workdir))
     checks: list[Check] = []
     for path, find in ((workdir, _of_workdir), (config.data.path, _of_latents)):
         if path:
@@ -62,7 +66,7 @@ def verify(config: Config, workdir: str, say: Callable[[str], None] = print_once
 
 
 def _of_workdir(folder: epath.Path) -> Iterator[Check]:
-    if (folder / "meta").is_dir():
+    if (folder / "meta").is_dir() or is_hub_folder(folder):
         yield folder, partial(_checkpoint, folder)
         return
     for kept in ("checkpoints", "best"):

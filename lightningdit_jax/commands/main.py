@@ -97,12 +97,20 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     from lightningdit_jax.assembly.workdir import check_command_line
     from lightningdit_jax.config_jobs import jobs_of
     from lightningdit_jax.errors import unknown_name
+    from lightningdit_jax.hub import is_address
     from lightningdit_jax.inference.quality.metrics import metric_choice
 
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
     if MODE.value not in MODES:
         raise ValueError(unknown_name("mode", MODE.value, tuple(MODES)))
+    writes = MODES[MODE.value].sole or not MODES[MODE.value].alone
+    if writes and is_address(WORKDIR.value):
+        raise ValueError(
+            f"--workdir={WORKDIR.value}: what is made cannot be written into the hub; expected a "
+            "folder, local or gs://, and the address where a checkpoint is named, as in "
+            "--config.sample.checkpoint"
+        )
     if not hasattr(CONFIG.value, "keys"):
         raise ValueError(_NO_CONFIG.format(type(CONFIG.value).__name__))
     config = configs.from_dict(CONFIG.value)

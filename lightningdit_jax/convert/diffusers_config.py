@@ -7,8 +7,8 @@ from typing import Any
 from etils import epath
 
 from lightningdit_jax.atomic_file import read_json
-from lightningdit_jax.convert.keymap import ConversionError, Hints
-from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.convert.keymap import Hints
+from lightningdit_jax.errors import ConversionError, unknown_name
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.vae_config import ACTIVATIONS, VAVAEConfig
 

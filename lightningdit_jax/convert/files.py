@@ -18,7 +18,7 @@ from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
     item_names,
-    read_arrays,
+    read_host_arrays,
     save_checkpoint,
 )
 from lightningdit_jax.convert.convert import (
@@ -32,7 +32,7 @@ from lightningdit_jax.convert.diffusers_config import (
     diffusers_config,
     read_diffusers_config,
 )
-from lightningdit_jax.convert.keymap import ConversionError, Hints, Tensors
+from lightningdit_jax.convert.keymap import Hints, Tensors
 from lightningdit_jax.convert.kinds import KINDS, detect_kind, find_kind
 from lightningdit_jax.convert.replacement import check_replaceable, replace
 from lightningdit_jax.convert.source import Source, read_source
@@ -40,10 +40,10 @@ from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.training import convert_training
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN, diffusers_names
 from lightningdit_jax.data.latents import save_stats
-from lightningdit_jax.errors import listed
+from lightningdit_jax.errors import ConversionError, listed
 from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
-from lightningdit_jax.tree_paths import named_leaves
+from lightningdit_jax.tree_paths import not_finite
 
 STATISTICS = "latent_stats"
 KIND_NAMES = ("auto", *KINDS, STATISTICS)
@@ -118,7 +118,7 @@ def convert_files(
                     source.release()
 
         _, params = params_from_torch(kind, tensors, hints=hints, step=step)
-    if bad := _not_finite(params):
+    if bad := not_finite(params):
         raise ConversionError(f"these parameters of a {kind} hold NaN or infinities:", bad)
     keymap = entry.keymap(config)
     left_out = keymap.left_out(tensors) | asked
@@ -266,15 +266,17 @@ def _state_dict(src: str) -> tuple[str, Any, dict[str, np.ndarray], str, dict[st
     kind, items = meta["kind"], item_names(checkpoint)
     config = architecture(kind, architecture_fields(meta))
     item = "ema" if "ema" in items else "params"
-    params = _read_host(checkpoint, item, abstract_params(kind, config))
-    if bad := _not_finite(params):
+    params = read_host_arrays(checkpoint, item, abstract_params(kind, config))
+    if bad := not_finite(params):
         raise ValueError(
             f"the weights of {checkpoint} ({item}) hold values that are not finite, in "
             f"{listed(bad)}; nothing was written, convert an earlier step"
         )
     buffers = None
     if "buffers" in items:
-        buffers = _read_host(checkpoint, "buffers", dict(find_kind(kind).keymap(config).buffers))
+        buffers = read_host_arrays(
+            checkpoint, "buffers", dict(find_kind(kind).keymap(config).buffers)
+        )
     return kind, config, params_to_torch(kind, config, params, buffers), item, meta
 
 
@@ -286,11 +288,6 @@ def _untold(kind: str, config: Any, tensors: Tensors) -> list[str]:
         return error.problems
     fields = dataclasses.asdict(config).items()
     return [f"{n} is {v}, read back as {back[n]}" for n, v in fields if v != back[n]]
-
-
-def _not_finite(params: Any) -> list[str]:
-    """Names of the parameters that hold NaN or infinities."""
-    return [name for name, leaf in named_leaves(params) if not np.isfinite(leaf).all()]
 
 
 def _merged(sources: Sequence[Source]) -> Tensors:
@@ -360,15 +357,6 @@ def _latents(
     if path == "none":
         return LatentScaling(multiplier=multiplier)
     return _statistics(path, read_source(path).tensors, multiplier)
-
-
-def _read_host(checkpoint: epath.Path, item: str, abstract: Any) -> Any:
-    """Arrays of a checkpoint as numpy, read without touching an accelerator."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
-    )
-    return jax.tree.map(np.asarray, read_arrays(checkpoint, item, abstract))
 
 
 def _progress(label: str, total: int) -> tqdm:

@@ -14,21 +14,12 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from lightningdit_jax.errors import plain
+from lightningdit_jax.errors import ConversionError
 from lightningdit_jax.tree_paths import map_named, named_leaves
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, np.ndarray]
 Step = Callable[[int], None]
-
-
-class ConversionError(ValueError):
-    """Weights do not fit; the message lists every tensor concerned."""
-
-    def __init__(self, headline: str, problems: Iterable[str]):
-        problems = [plain(problem, 500) for problem in problems]  # of names that a file gives
-        super().__init__(headline + "".join(f"\n  {problem}" for problem in problems))
-        self.problems = problems
 
 
 class Layout(Protocol):

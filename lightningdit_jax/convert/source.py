@@ -1,45 +1,25 @@
 """A file or folder of PyTorch weights -> one state dict, without the names of wrappers."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
 from etils import epath
 
 from lightningdit_jax.convert.folders import INDEX_SUFFIX, find_weights
 from lightningdit_jax.convert.kinds import common_prefix
 from lightningdit_jax.convert.numpy_pickle import is_numpy_pickle, read_numpy_pickle
-from lightningdit_jax.convert.shards import read_shards
 from lightningdit_jax.convert.wrappers import Weights, choose_weights, plain_name, wrappers_in
 from lightningdit_jax.errors import one_line
+from lightningdit_jax.hub import is_address
 from lightningdit_jax.mapped_file import MappedFile
+from lightningdit_jax.safetensors_reader import read_safetensors
 from lightningdit_jax.torch_pickle import Foreign
 from lightningdit_jax.torch_reader import LEGACY_START, read_torch
+from lightningdit_jax.weight_shards import read_shards
 
-_DTYPES = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-    "C64": np.dtype("<c8"),
-}
 _HEAD = 2**12
 
 
@@ -73,16 +53,16 @@ class Source:
 def read_source(path: epath.PathLike, weights: str | None = None) -> Source:
     """Reads a file of weights without executing anything in it.
 
-    path: a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file, the index of shards, or a folder
-    that holds one of these, as `find_weights` has it. weights: which of a training checkpoint's
-    weights to take, as `choose_weights` has it.
+    path: a `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file, the index of shards, a folder
+    that holds one of these, as `find_weights` has it, or the address of one in the hub. weights:
+    which of a training checkpoint's weights to take, as `choose_weights` has it.
     Raises FileNotFoundError, and ValueError naming the file if it is damaged, holds no tensors or
     what is neither tensor nor foreign, names a tensor twice, or does not tell which weights are
     meant.
     """
-    if "://" in os.fspath(path):
+    if "://" in os.fspath(path) and not is_address(path):
         raise ValueError(f"{path} is remote; copy it to a local disk first")
-    path = find_weights(epath.Path(path))
+    path = find_weights(path)
     maps: list[MappedFile] = []
 
     def read(file: epath.Path) -> Any:
@@ -163,33 +143,11 @@ def _read_file(path: epath.Path) -> tuple[Any, MappedFile]:
         raise ValueError(f"{path} is empty (0 bytes); expected weights. Copy it again")
     mapped = MappedFile(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, mapped), mapped
+        return read_safetensors(path, mapped), mapped
     head = mapped.data[:_HEAD].tobytes()
     if is_numpy_pickle(head) and not head.startswith(LEGACY_START):
         return _read_numpy_pickle(path, mapped), mapped
     return read_torch(path, mapped), mapped
-
-
-def _read_safetensors(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:
-    """Views of the mapped file; the library checks it, but its own reading copies all of it."""
-    try:
-        with safetensors.safe_open(path, "np"):
-            pass
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {one_line(error)}. Copy it again") from error
-    length = int.from_bytes(mapped.data[:8].tobytes(), "little")
-    header = json.loads(mapped.data[8 : 8 + length].tobytes())
-    header.pop("__metadata__", None)
-    tensors = {}
-    for key, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise ValueError(
-                f"{path}: '{key}' has type {entry['dtype']}, which is not read; convert it to F32"
-            )
-        begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        data = mapped.data[begin:end].view(_DTYPES[entry["dtype"]])
-        tensors[key] = data.reshape(entry["shape"])
-    return tensors
 
 
 def _read_numpy_pickle(path: epath.Path, mapped: MappedFile) -> dict[str, np.ndarray]:

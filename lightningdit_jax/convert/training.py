@@ -12,11 +12,11 @@ from etils import epath
 
 from lightningdit_jax.checkpoint import FORMAT_VERSION, save_checkpoint
 from lightningdit_jax.convert.convert import abstract_params, infer_config
-from lightningdit_jax.convert.keymap import ConversionError, Hints, KeyMap, Tensors
+from lightningdit_jax.convert.keymap import Hints, KeyMap, Tensors
 from lightningdit_jax.convert.kinds import detect_kind, find_kind
 from lightningdit_jax.convert.replacement import is_unfinished, replace
 from lightningdit_jax.convert.source import Source, read_source
-from lightningdit_jax.errors import plain
+from lightningdit_jax.errors import ConversionError, plain
 from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.mapped_file import MappedFile
@@ -72,7 +72,7 @@ def convert_training(
         content.get("opt"), [name for name in raw.tensors if name not in keymap.buffers]
     )
     sources = {"params": raw.tensors}
-    average = read_source(src, "ema")
+    average = read_source(raw.path, "ema")
     if average.weights.which == "ema":
         sources["ema"] = average.tensors
     else:

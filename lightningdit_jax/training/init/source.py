@@ -17,6 +17,7 @@ from lightningdit_jax.checkpoint import (
 )
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
 from lightningdit_jax.config import Config
+from lightningdit_jax.hub import address_of
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.multihost import print_once
 
@@ -72,7 +73,7 @@ class Source:
 
     def __str__(self) -> str:
         return (
-            f"{self.checkpoint} ({self.kind}, step {self.meta['step']:,}, "
+            f"{address_of(self.checkpoint)} ({self.kind}, step {self.meta['step']:,}, "
             f"{'averaged weights' if self.item == MAIN else 'weights'})"
         )
 

@@ -11,6 +11,7 @@ from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.checkpoint import read_arrays
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError
 from lightningdit_jax.config import Config
+from lightningdit_jax.hub import address_of
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.training.init import leaves
 from lightningdit_jax.training.init.leaves import built
@@ -81,7 +82,7 @@ def _origin(takeover: Takeover, fingerprint: str) -> dict[str, Any]:
     """Where weights are from, with what their own checkpoint says of that."""
     source = takeover.source
     origin = {
-        "path": str(source.checkpoint),
+        "path": address_of(source.checkpoint),
         "step": source.meta["step"],
         "kind": source.kind,
         "weights": source.item,

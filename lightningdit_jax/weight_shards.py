@@ -1,4 +1,7 @@
-"""Weights in several files with an index, as the Hugging Face hub keeps large ones."""
+"""Weights in several files with an index, as the Hugging Face hub keeps large ones.
+
+Imports nothing of ours but how JSON is read.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from lightningdit_jax.atomic_file import field_of, read_json
-from lightningdit_jax.convert.keymap import ConversionError
+from lightningdit_jax.errors import ConversionError
 
 
 def read_shards(
