@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightningdit_jax.models.pixels import to_model_range, to_uint8
     from lightningdit_jax.models.posterior import DiagonalGaussian
     from lightningdit_jax.models.vae import VAVAE
+    from lightningdit_jax.publishing.job import push_to_hub, save_for_hub
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "generate",
     "latent_stats",
     "load",
+    "push_to_hub",
+    "save_for_hub",
     "to_model_range",
     "to_uint8",
 ]
@@ -34,6 +37,8 @@ _HOME = {
     "generate": "inference.sampling.generate",
     "latent_stats": "assembly.loading",
     "load": "assembly.loading",
+    "push_to_hub": "publishing.job",
+    "save_for_hub": "publishing.job",
     "to_model_range": "models.pixels",
     "to_uint8": "models.pixels",
 }

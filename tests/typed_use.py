@@ -47,4 +47,10 @@ def scale(path: str, stored: np.ndarray, sampled: jax.Array) -> None:
     assert_type(ldj.LatentScaling(multiplier=0.5).channels, int | None)
 
 
+def publish(run: str) -> None:
+    """To the hub, and as a folder."""
+    assert_type(ldj.push_to_hub(run, "owner/name", private=True, license="mit"), str)
+    ldj.save_for_hub(run, "folder", use_ema=False, overwrite=True)
+
+
 assert_type(ldj.__version__, str)

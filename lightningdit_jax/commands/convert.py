@@ -5,6 +5,7 @@ python convert_torch_weights.py --src lightningdit-xl-imagenet256-64ep.pt --dst 
 python convert_torch_weights.py --to-workdir --src 0080000.pt --dst runs/dit_xl
 python convert_torch_weights.py --to-torch --src ckpts/dit-xl --dst dit-xl.pt
 python convert_torch_weights.py --to-diffusers --src ckpts/vavae --dst vavae-diffusers
+python convert_torch_weights.py --to-hub --src runs/dit_xl --dst hf://OWNER/NAME
 """
 
 import argparse
@@ -22,8 +23,7 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     from lightningdit_jax.background_noise import silence_background
     from lightningdit_jax.convert.files import KIND_NAMES
-    from lightningdit_jax.convert.keymap import ConversionError
-    from lightningdit_jax.errors import LONGEST_LINE, plain
+    from lightningdit_jax.errors import LONGEST_LINE, ConversionError, plain
     from lightningdit_jax.storage_errors import EXIT_STATUS, StorageError, storage_error
 
     silence_background(logging.WARNING)  # Orbax warns of what this program asks of it
@@ -35,13 +35,21 @@ def main() -> None:
         required=True,
         nargs="+",
         help="file or folder of weights, or index of shards (for LPIPS also two files: a VGG16 and "
-        "its heads); or checkpoint directory",
+        "its heads); or checkpoint directory; local, or of the hub: hf://OWNER/NAME[/FILE]",
     )
-    parser.add_argument("--dst", required=True, help="directory to write, or file")
+    parser.add_argument(
+        "--dst", required=True, help="directory to write, or file; of --to-hub also hf://OWNER/NAME"
+    )
     back = parser.add_mutually_exclusive_group()
     back.add_argument("--to-torch", action="store_true", help="write a state dict, by the suffix")
     back.add_argument(
         "--to-diffusers", action="store_true", help="write a tokenizer as diffusers' AutoencoderKL"
+    )
+    back.add_argument(
+        "--to-hub",
+        action="store_true",
+        help="write a checkpoint as a repository of the Hugging Face hub holds it, with a model "
+        "card: into a folder, or, where --dst is hf://OWNER/NAME, into that repository",
     )
     back.add_argument(
         "--to-workdir",
@@ -54,7 +62,7 @@ def main() -> None:
         "--weights",
         metavar="ema|model|ENTRY",
         help="of a training checkpoint: its averages (default), its raw weights, or an entry of "
-        "the file, or a module in one, by name",
+        "the file, or a module in one, by name; of --to-hub also one of its averages, ema_0.999",
     )
     parser.add_argument(
         "--without", action="append", default=[], metavar="MODULE", help="leave its tensors out"
@@ -85,6 +93,12 @@ def main() -> None:
     )
     parser.add_argument("--latent-multiplier", type=float, default=1.0)
     parser.add_argument(
+        "--license", default="", metavar="NAME", help="of --to-hub, as the hub calls it: mit"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="a repository that --to-hub makes is private"
+    )
+    parser.add_argument(
         "--verify",
         choices=("on", "off"),
         default="on",
@@ -109,8 +123,11 @@ def main() -> None:
 
 def _sole_writer(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """Keeps other commands from what this one writes: a workdir, or a folder or file."""
+    from lightningdit_jax.hub import is_address
     from lightningdit_jax.sole_writer import sole_writer
 
+    if is_address(options.dst):
+        return contextlib.nullcontext()
     if options.to_workdir:
         return sole_writer(options.dst, "train", "a conversion")
     folder, name = os.path.split(options.dst.rstrip("/"))
@@ -128,8 +145,11 @@ def convert(options: argparse.Namespace) -> None:
     from lightningdit_jax.convert.keymap import Hints
     from lightningdit_jax.verification import verifying
 
-    if (options.to_torch or options.to_diffusers) and len(options.src) > 1:
+    back = options.to_torch or options.to_diffusers or options.to_hub
+    if back and len(options.src) > 1:
         raise ValueError(f"one checkpoint is written back; found {len(options.src)}")
+    if not options.to_hub:
+        _check_not_for_hub(options)
     hints = Hints(
         options.num_heads,
         not options.no_null_class,
@@ -150,6 +170,9 @@ def convert(options: argparse.Namespace) -> None:
             latent_stats=options.latent_stats,
             latent_multiplier=options.latent_multiplier,
         )
+    elif options.to_hub:
+        with verifying(options.verify == "on"):
+            _publish(options)
     elif options.to_torch:
         with verifying(options.verify == "on"):
             export_file(options.src[0], options.dst)
@@ -174,3 +197,40 @@ def convert(options: argparse.Namespace) -> None:
             latent_multiplier=options.latent_multiplier,
             overwrite=options.overwrite,
         )
+
+
+def _check_not_for_hub(options: argparse.Namespace) -> None:
+    """Raises ValueError for what only --to-hub takes."""
+    from lightningdit_jax.hub import is_address
+
+    if is_address(options.dst):
+        raise ValueError(f"--dst={options.dst}: only --to-hub writes into the hub; expected a path")
+    if options.license or options.private:
+        raise ValueError("--license and --private say how --to-hub publishes; leave them out")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    """A checkpoint into a folder for the hub, or into its repository."""
+    from lightningdit_jax.averages import MAIN
+    from lightningdit_jax.hub import is_address
+    from lightningdit_jax.publishing.job import push_to_hub, save_for_hub
+
+    weights = options.weights or MAIN
+    decay = weights.removeprefix(f"{MAIN}_")
+    try:
+        ema_decay = float(decay) if decay != weights else 0.0
+    except ValueError:
+        ema_decay = -1.0
+    if weights not in (MAIN, "model") and not ema_decay > 0:
+        raise ValueError(
+            f"--weights={weights}: expected ema, model, or one of several averages, as ema_0.999"
+        )
+    which = {"use_ema": weights != "model", "ema_decay": ema_decay, "license": options.license}
+    if not is_address(options.dst):
+        if options.private:
+            raise ValueError("--private is of a repository; expected --dst=hf://OWNER/NAME")
+        save_for_hub(options.src[0], options.dst, overwrite=options.overwrite, **which)
+        return
+    if options.overwrite:
+        raise ValueError("--overwrite is of a folder; a repository keeps its former commits")
+    push_to_hub(options.src[0], options.dst, private=options.private or None, **which)
