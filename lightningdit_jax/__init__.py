@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightningdit_jax.assembly.loading import latent_stats, load
+    from lightningdit_jax.assembly.saving import save
     from lightningdit_jax.inference.sampling.generate import generate
+    from lightningdit_jax.inference.sampling.velocity import velocity
     from lightningdit_jax.latent_scaling import LatentScaling
     from lightningdit_jax.models.lightningdit import LightningDiT
     from lightningdit_jax.models.pixels import to_model_range, to_uint8
@@ -23,9 +25,11 @@ __all__ = [
     "latent_stats",
     "load",
     "push_to_hub",
+    "save",
     "save_for_hub",
     "to_model_range",
     "to_uint8",
+    "velocity",
 ]
 
 # Where each public name is imported from on first use: reading a config should not wait for JAX.
@@ -38,9 +42,11 @@ _HOME = {
     "latent_stats": "assembly.loading",
     "load": "assembly.loading",
     "push_to_hub": "publishing.job",
+    "save": "assembly.saving",
     "save_for_hub": "publishing.job",
     "to_model_range": "models.pixels",
     "to_uint8": "models.pixels",
+    "velocity": "inference.sampling.velocity",
 }
 
 

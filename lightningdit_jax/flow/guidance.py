@@ -18,7 +18,7 @@ def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
 def guide(
     velocity_fn: ConditionalVelocityFn,
     labels: jax.Array,
-    null_label: int,
+    null_label: int | jax.Array,
     *,
     cfg_scale: float | jax.Array,
     cfg_channels: int | None = 3,
@@ -29,7 +29,8 @@ def guide(
     """Guided velocity v(x, t) of a label-conditional model. Ho & Salimans 2022.
 
     velocity_fn: (x [B, ..., C], t [B], y [B]) -> velocity [B, ..., C].
-    labels: int [B]; null_label: the label that stands for "no label".
+    labels: int [B]; null_label: the label that stands for "no label". Or embeddings [B, D] and the
+        one [D] of the null label, for a velocity_fn that takes those.
     cfg_scale: v = v_null + cfg_scale (v_label - v_null). At a Python number 1 that is v_label, and
         the unconditional half is never computed.
     cfg_channels: guide the first so many channels and leave the others conditional; None guides

@@ -199,8 +199,9 @@ class LightningDiT(nnx.Module):
     def __call__(self, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
         """Velocity at x. x: [B, H, W, C], t: [B] in [0, 1], y: [B] int -> [B, H, W, C] float32.
 
-        t = 0 is noise, t = 1 data. y = num_classes is the null class. With learn_sigma the second
-        half of the output channels is dropped, as in the release.
+        t = 0 is noise, t = 1 data. y = num_classes is the null class. y may be embeddings too, [B,
+        D] floats: mixtures of rows of y_embedder, say. With learn_sigma the second half of the
+        output channels is dropped, as in the release.
         Raises ValueError if x has another size or other channels than the config, or t and y are
         not one a row.
         """
@@ -245,10 +246,13 @@ class LightningDiT(nnx.Module):
         expected = (config.input_size, config.input_size, config.in_channels)
         if x.ndim != 4 or x.shape[1:] != expected:
             raise ValueError(f"x has shape {x.shape}; expected [B, H, W, C] with {expected}")
-        if not t.shape == y.shape == x.shape[:1]:
+        rows, embeddings = x.shape[:1], (len(x), config.hidden_size)
+        is_label = jnp.issubdtype(y.dtype, jnp.integer)
+        if t.shape != rows or y.shape != (rows if is_label else embeddings):
             raise ValueError(
-                f"x has {len(x)} rows, t has shape {t.shape} and y {y.shape}; expected a time and "
-                "a label for each row, [B]"
+                f"x has {len(x)} rows, t has shape {t.shape} and y {y.shape} of {y.dtype}; "
+                "expected a time and a label for each row, [B] and [B] int, or for the label its "
+                f"embedding, {embeddings}"
             )
 
     def embed_latents(self, x: jax.Array) -> jax.Array:
@@ -262,8 +266,9 @@ class LightningDiT(nnx.Module):
         return self.constrain(tokens)
 
     def embed_condition(self, t: jax.Array, y: jax.Array) -> jax.Array:
-        """Time plus class. t: [B], y: [B] int -> c [B, D] float32."""
-        return self.t_embedder(t).astype(jnp.float32) + self.y_embedder(y)
+        """Time plus class. t: [B], y: [B] int, or embeddings [B, D] -> c [B, D] float32."""
+        classes = self.y_embedder(y) if y.ndim == 1 else y
+        return self.t_embedder(t).astype(jnp.float32) + classes
 
     def run_blocks(
         self, x: jax.Array, c: jax.Array, activations: Sequence[int] = ()

@@ -24,6 +24,7 @@ from lightningdit_jax.flow.solver import Problem
 from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.finite import check_finite, rows_are_finite
 from lightningdit_jax.inference.sampling.options import Method, Sampling
+from lightningdit_jax.inference.sampling.velocity import velocity
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
@@ -228,11 +229,7 @@ def make_program(structure: Structure, method: Method, mesh: Mesh) -> jax.stages
 
 
 def _velocity_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> ConditionalVelocityFn:
-    def velocity_fn(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
-        output = nnx.merge(graphdef, params)(x, t, y)
-        return to_velocity(get_path(flow.path), flow.prediction, output, x, t)
-
-    return velocity_fn
+    return lambda x, t, y: velocity(nnx.merge(graphdef, params), x, t, y, flow)
 
 
 def _two_velocities_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> TwoVelocitiesFn:
