@@ -1,4 +1,7 @@
-"""Every example runs, and its pictures and numbers are what other code says they are."""
+"""Every example runs, and its pictures and numbers are what other code says they are.
+
+CI runs the slow ones too.
+"""
 
 import json
 import os
@@ -47,6 +50,7 @@ def assert_same(images, others):
     assert difference.max() <= 1 and (difference > 0).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_an_interpolation_ends_at_samples(arguments):
     grid = example("interpolate")["main"]([*arguments.values(), "--labels", "3", "8"])
     draw, others = example("sample")["main"], [*"01245679"]
@@ -63,6 +67,7 @@ def test_an_interpolation_ends_at_samples(arguments):
     assert picture(arguments, "sample").size == (10 * 66 + 2, 66 + 2)
 
 
+@pytest.mark.slow
 def test_what_a_tokenizer_keeps(arguments, capsys):
     given = [arguments["tokenizer"], arguments["output"]]
     originals, rebuilt = example("reconstruct")["main"](given)
@@ -77,6 +82,7 @@ def test_what_a_tokenizer_keeps(arguments, capsys):
     np.testing.assert_array_equal(shown[:16, :16], originals[0])
 
 
+@pytest.mark.slow
 def test_an_inversion_comes_back(arguments):
     """The more exactly, the more steps; and the edit to its own label is no edit."""
     edit, label = example("edit_by_inversion")["main"], Digits("test", 16).label(0)
@@ -89,6 +95,7 @@ def test_an_inversion_comes_back(arguments):
     assert images.shape == (10, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_losses_of_the_loop_are_those_of_the_job(tmp_path):
     """One program against another: draws, path, loss, optimizer and the order of the data."""
     latents, steps = tiny.write_latents(tmp_path / "latents"), 3
@@ -154,7 +161,7 @@ def test_a_metric_of_ones_own(tmp_path):
             found[name] = evaluate(config, str(tmp_path / name))["digits_kid"]
             stream = METRICS["digits_kid"].stream(config, None, ())
             assert stream(iter(np.array_split(images, 3)), None)["digits_kid"] == found[name]
-        assert abs(found["digits"]) < 0.01 * found["noise"]
+        assert abs(found["digits"]) < 0.05 * found["noise"]
 
 
 def test_a_source_of_ones_own(tmp_path):
@@ -169,10 +176,10 @@ def test_a_source_of_ones_own(tmp_path):
             share = inside.sum() / (np.ptp(rows) + 1) / (np.ptp(columns) + 1)
             of = {"disk": np.pi / 4, "square": 1, "triangle": 0.5}
             assert share == pytest.approx(of[train.class_names[train.label(index)]], abs=0.06)
-        config = tiny.config("digits_vavae", data__source="shapes")
+        config = tiny.config("digits_vavae", data__source="shapes", data__split="train")
         said = []
         assert check(config, str(tmp_path), said.append) == 0
-        assert any("200 disk" in line for line in said), said
+        assert "  2,400 images, 3 classes: disk 800, square 800, triangle 800" in said
 
 
 @pytest.mark.slow
@@ -187,7 +194,7 @@ def test_rows_of_ones_own_are_known_to_the_command(tmp_path):
         return done.stdout
 
     source = ["--config=digits_vavae", "--workdir=shapes", "--config.data.source=shapes"]
-    assert "800 triangle" in run("own_data_source", *source, "--mode=check")
+    assert "triangle 800" in run("own_data_source", *source, "--mode=check")
     pixels = Digits("test", 16).pixels[..., None].repeat(3, -1)
     (tmp_path / "w").mkdir()
     np.savez(tmp_path / "w" / "samples.npz", arr_0=pixels)

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -44,6 +45,8 @@ def test_every_cell_runs_and_shows_what_is_kept_with_it(tmp_path, monkeypatch):
             assert value.size == shown(cell).size
             assert len(value.getcolors(2**16)) > 10  # something is on it
     assert pictures == 5
+    error = np.abs(names["back"] - names["latents"]).max()
+    assert error < 0.01 * np.abs(names["origin"] - names["latents"]).max()
 
 
 def test_it_was_run_in_order_and_is_small():
