@@ -9,6 +9,7 @@ evaluation and guards. OUTPUT is a checkpoint that ldj.load and every command ta
 """
 
 import argparse
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> list[float]:
     parser.add_argument("--hidden-size", type=int, default=96)
     parser.add_argument("--depth", type=int, default=5)
     options = parser.parse_args(argv)
+    if pathlib.Path(options.output).exists():  # said before the work, not after it
+        parser.error(f"--output={options.output} is there already; name another folder")
 
     config = digits_dit.get_config()
     config.model.hidden_size, config.model.depth = options.hidden_size, options.depth
