@@ -211,9 +211,9 @@ def find_checkpoint(path: str) -> epath.Path:
     if "://" in str(root) and any((root / name).exists() for name in (WEIGHTS_FILE, INDEX_FILE)):
         raise ValueError(f"{root} is of save_for_hub and remote; copy it to a local disk first")
     raise FileNotFoundError(
-        f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or with config.json "
-        "and model.safetensors as ldj.save_for_hub writes them, or a workdir with "
-        "'checkpoints/STEP'; train first, or convert weights with convert_torch_weights.py"
+        f"no checkpoint at {root}: expected a folder with 'meta' and 'params', or a workdir with "
+        "'checkpoints/STEP', or what ldj.save_for_hub writes; train first, or convert weights with "
+        "convert_torch_weights.py"
     )
 
 

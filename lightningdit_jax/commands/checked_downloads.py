@@ -19,7 +19,7 @@ def published_by_hub(repository: str, names: Iterable[str], kind: str) -> dict[s
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"the hub cannot be asked for the SHA-256 of {repository}: {reason[:200]}")
         return {}
-    return {file.path: file.lfs.sha256 for file in found if getattr(file, "lfs", None)}
+    return {file.path: lfs.sha256 for file in found if (lfs := getattr(file, "lfs", None))}
 
 
 def record_of(path: pathlib.Path) -> pathlib.Path:
