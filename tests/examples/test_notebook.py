@@ -32,6 +32,7 @@ def shown(cell):
     return Image.open(io.BytesIO(base64.b64decode(kept[0]))) if kept else None
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_shows_what_is_kept_with_it(tmp_path, monkeypatch):
     save_demo(tmp_path / "outputs" / "demo")
     (tmp_path / "examples").mkdir()
