@@ -92,6 +92,7 @@ setup(
         "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
         "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
         "mlflow": ["mlflow-skinny>=3"],  # not with constraints.txt: it lags behind what is pinned
+        "page": ["gradio>=6.31,<7"],  # not with constraints.txt: it wants an older Pillow
         "report": ["matplotlib>=3.9"],
         "wandb": ["wandb>=0.22"],
         # pytest-xdist 3.8 puts the tests of a group on different workers under pytest 9.2.

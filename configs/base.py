@@ -235,6 +235,9 @@ def get_config() -> ConfigDict:
     c.sweep.ig_interval_end = ()
     c.sweep.timestep_shift = ()
 
+    c.page = ConfigDict()  # --mode=page: draws by hand, in a browser of this machine
+    c.page.port = 7860  # 0 is any that is free
+
     c.extract = ConfigDict()  # latents of every image of data.source
     c.extract.path = ""  # output folder; empty is WORKDIR/latents
     c.extract.checkpoint = ""  # of the tokenizer, or hf://OWNER/NAME; empty: the workdir's newest

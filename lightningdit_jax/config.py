@@ -273,6 +273,11 @@ class SweepConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PageConfig:
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ExtractConfig:
     path: str
     checkpoint: str
@@ -316,6 +321,7 @@ class Config:
     train: TrainConfig
     sample: SampleConfig
     sweep: SweepConfig
+    page: PageConfig
     extract: ExtractConfig
     evaluate: EvaluateConfig
 

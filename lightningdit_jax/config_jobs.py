@@ -27,6 +27,7 @@ VERIFY = "--mode=verify"
 DESCRIBE = "--mode=describe"
 CHECK = "--mode=check"
 REPORT = "--mode=report"
+PAGE = "--mode=page"
 
 _TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
 _STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
@@ -34,7 +35,7 @@ _GENERATOR = (TRAIN_GENERATOR, COMPILE_GENERATOR)
 _TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
 _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
 _WITHIN = (EVALUATOR, PICTURES)
-_SAMPLES = (SAMPLE, SWEEP, *_WITHIN)
+_SAMPLES = (SAMPLE, SWEEP, PAGE, *_WITHIN)
 _LOOKED_AT = (*_IMAGES, CHECK)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
 _COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
@@ -94,7 +95,7 @@ _READERS: dict[str, Collection[str]] = {
     "train.best_metric": (*_TRAIN, EVALUATOR),
     "train.picture_every_steps": (*_TRAIN, PICTURES),
     "sample": (*_SAMPLES, COMPILE_SAMPLER),
-    "sample.checkpoint": (SAMPLE, SWEEP),
+    "sample.checkpoint": (SAMPLE, SWEEP, PAGE),
     "sample.tokenizer": _SAMPLES,
     "sample.num_samples": (SAMPLE,),
     "sample.output": (SAMPLE,),
@@ -102,6 +103,7 @@ _READERS: dict[str, Collection[str]] = {
     "sample.use_ema": _SAMPLES,
     "sample.ema_decay": _SAMPLES,
     "sweep": (SWEEP,),
+    "page": (PAGE,),
     "extract": (EXTRACT,),
     "extract.checkpoint": _IMAGES,
     "extract.resolution": _IMAGES,
@@ -137,7 +139,7 @@ _REASONS = {
     "config.train.init",
     "train.init_labels": "a tokenizer has no classes",
     "sample.num_samples": "the others count by sweep.num_samples, evaluate.train_samples and "
-    "evaluate.num_images",
+    "evaluate.num_images; a page asks",
     "tokenizer": "the tokenizer is what its checkpoint says",
 }
 
@@ -169,12 +171,14 @@ _JOB_OF = {
     "describe": DESCRIBE,
     "check": CHECK,
     "report": REPORT,
+    "page": PAGE,
 }
 
 # Jobs that take these from the checkpoint they load, where the command line may only agree.
 _TAKEN = {
     SAMPLE: ("model", *MEANING["flow"], *MEANING["latents"]),
     SWEEP: ("model", *MEANING["flow"], *MEANING["latents"]),
+    PAGE: ("model", *MEANING["flow"], *MEANING["latents"]),
     EXTRACT: ("tokenizer",),
     EVALUATE_TOKENIZER: ("tokenizer",),
 }

@@ -115,6 +115,7 @@ RANGES = {
     "sweep.num_samples": _SAMPLES,
     "sweep.num_steps": Range(2),
     "sweep.timestep_shift": Range(0.0),
+    "page.port": Range(0, 65535),
     "extract.resolution": _NOT_NEGATIVE,
     "extract.batch_size": _COUNT,
     "extract.shard_size": _COUNT,

@@ -30,6 +30,7 @@ from lightningdit_jax.config_jobs import (
     EXTRACT,
     JOBS,
     MEANING,
+    PAGE,
     PICTURES,
     REPORT,
     SAMPLE,
@@ -47,6 +48,8 @@ from lightningdit_jax.config_jobs import (
 from lightningdit_jax.data import sources
 from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.inference.extraction.job import extract
+from lightningdit_jax.inference.page import job as page_job
+from lightningdit_jax.inference.page import settings as page_settings
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.metrics import metric_choice
@@ -116,6 +119,7 @@ def recording(into):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("to_dict", "changed"):
             patch.setattr(Config, name, unseen(getattr(Config, name)))
+        patch.setattr(page_settings, "from_dict", unseen(page_settings.from_dict))
         hints = {field.name: field.type for field in dataclasses.fields(Config)}
         sections = {n: t for n, t in hints.items() if dataclasses.is_dataclass(t)}
         for prefix, cls in {"": Config, **{f"{n}.": t for n, t in sections.items()}}.items():
@@ -141,6 +145,7 @@ def recorded(tmp_path_factory):
         sample__num_samples=30,
         sample__num_steps=3,
         sweep__num_samples=30,
+        page__port=0,
         **tiny.READS_MOST,
     )
     with recording(seen[TRAIN_TOKENIZER]):
@@ -163,6 +168,9 @@ def recorded(tmp_path_factory):
         sample(dit, generator)
     with recording(seen[SWEEP]):
         sweep(dit, generator)
+    with recording(seen[PAGE]):
+        draw_on_a_page(dit, generator)
+    seen[PAGE].remove("sample.num_samples")  # of the config that its controls made
     with recording(seen[EVALUATE_SAMPLES]):
         evaluate(dit, generator)
     with recording(seen[VERIFY]):
@@ -192,6 +200,20 @@ def recorded(tmp_path_factory):
         key for key in seen[COMPILE_TOKENIZER] if key.partition(".")[0] in LOSS_SECTIONS
     }
     return seen
+
+
+def draw_on_a_page(dit, generator):
+    """All that a page does, but for what serves it, which needs gradio."""
+
+    def draw(drawer, settings, *_):
+        list(drawer.draw(settings))
+        return contextlib.ExitStack()  # something to close
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_job, "check_gradio", lambda: None)
+        patch.setattr(page_job, "open_page", draw)
+        with page_job.opened(dit, generator):
+            pass
 
 
 def whole_loss(vae):

@@ -46,8 +46,9 @@ def said_to_setup():
 def requirements():
     keywords = said_to_setup()
     extras = ast.literal_eval(keywords["extras_require"])
-    # jaxlib plugins follow jax's own pin; MLflow wants importlib_metadata below the pinned one.
-    apart = ("cuda", "tpu", "mlflow")
+    # jaxlib plugins follow jax's own pin; MLflow wants importlib_metadata below the pinned one,
+    # Gradio Pillow.
+    apart = ("cuda", "tpu", "mlflow", "page")
     chosen = [r for name, rs in extras.items() if name not in apart for r in rs]
     return [Requirement(r) for r in ast.literal_eval(keywords["install_requires"]) + chosen]
 

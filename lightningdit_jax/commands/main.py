@@ -144,7 +144,7 @@ def _sole_writer(config: "Config") -> contextlib.AbstractContextManager[None]:
 
 def _checkpoint_path(config: "Config") -> str:
     """What a mode takes its model from; empty where that is the config."""
-    if MODE.value in ("sample", "sweep"):
+    if MODE.value in ("sample", "sweep", "page"):
         return config.sample.checkpoint or WORKDIR.value
     if MODE.value == "extract" or (MODE.value == "evaluate" and config.kind == "vavae"):
         return config.extract.checkpoint or WORKDIR.value

@@ -53,6 +53,12 @@ def _sweep(request: Request) -> None:
     sweep(request.config, request.workdir)
 
 
+def _page(request: Request) -> None:
+    from lightningdit_jax.inference.page.job import page
+
+    page(request.config, request.workdir)
+
+
 def _evaluate(request: Request) -> None:
     from lightningdit_jax.inference.quality.job import evaluate
 
@@ -124,6 +130,12 @@ MODES = {
         _sweep,
         next_command.after_sweep,
         kept="finished rows are kept, and the same command makes the rest",
+    ),
+    "page": Mode(
+        "a page in the browser: samples by class, seed, solver and guidance, as they are drawn",
+        _page,
+        kept="the same command opens the page again",
+        sole=False,  # it writes nothing into the workdir
     ),
     "evaluate": Mode(
         "FID and others of samples; PSNR, rFID and others of a tokenizer",

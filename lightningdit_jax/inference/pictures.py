@@ -1,11 +1,11 @@
 """Grids of images as PNG files."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from lightningdit_jax.atomic_file import replacing
 
@@ -64,7 +64,12 @@ def enlargement(height: int) -> int:
     return max(1, 64 // height)
 
 
-def save_png(path: str | epath.Path, image: np.ndarray) -> None:
-    """Writes an image [H, W, 3] uint8; the file appears when complete."""
+def save_png(
+    path: epath.PathLike, image: np.ndarray, texts: Mapping[str, str] | None = None
+) -> None:
+    """Writes an image [H, W, 3] uint8; the file appears when complete. texts: its text chunks."""
+    info = PngImagePlugin.PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        Image.fromarray(image).save(file, format="PNG")
+        Image.fromarray(image).save(file, format="PNG", pnginfo=info)

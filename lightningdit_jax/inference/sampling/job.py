@@ -14,6 +14,7 @@ from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.pictures import image_grid, save_png
 from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
+from lightningdit_jax.inference.sampling.sampler import Sampler
 from lightningdit_jax.inference.sampling.store import SampleStore
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 from lightningdit_jax.progress import Progress
@@ -40,18 +41,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
     labels = choose_labels(
         options.labels, options.num_samples, num_classes, config.seed, sampler.class_names
     )
-    description: dict[str, Any] = {
-        **dataclasses.asdict(sampling),
-        **{key: getattr(options, key) for key in _CHOICES},
-        "evaluations": sampling.evaluations(),
-        "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
-        "generator_flops": sampler.generator_flops(sampling),
-        "seed": config.seed,
-        "dtype": config.compute.dtype,
-        **weights,
-    }
-    if options.use_ema and options.ema_decay:
-        description["ema_decay"] = options.ema_decay
+    description = describe_samples(config, sampler, weights)
     outputs = _OUTPUTS[options.output]
     folder, main = epath.Path(workdir), is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +74,24 @@ def sample(config: Config, workdir: str) -> epath.Path:
         names = short_names(sampler.class_names)
         _finish(store, folder, labels, num_classes, names, outputs, time.perf_counter() - began)
     return folder / "samples.json"
+
+
+def describe_samples(config: Config, sampler: Sampler, weights: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides the samples of a config, for JSON. weights: as open_sampler says."""
+    options, sampling = config.sample, Sampling.of(config.sample)
+    description: dict[str, Any] = {
+        **dataclasses.asdict(sampling),
+        **{key: getattr(options, key) for key in _CHOICES},
+        "evaluations": sampling.evaluations(),
+        "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
+        "generator_flops": sampler.generator_flops(sampling),
+        "seed": config.seed,
+        "dtype": config.compute.dtype,
+        **weights,
+    }
+    if options.use_ema and options.ema_decay:
+        description["ema_decay"] = options.ema_decay
+    return description
 
 
 def _missing(store: SampleStore, total: int) -> list[tuple[int, int]]:
