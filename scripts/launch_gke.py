@@ -22,7 +22,9 @@ import sys
 from collections.abc import Sequence
 
 from launch_states import TRY_AGAIN
+from log_in import check_log_in
 from main_arguments import check_arguments, check_lasting
+from slice_commands import missing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -92,10 +94,11 @@ def main() -> None:
     if args.dry_run:
         print(shlex.join(line))
         return
+    check_log_in()
     try:
         status = subprocess.run(line, check=False).returncode
     except FileNotFoundError:
-        sys.exit(f"error: there is no program `{line[0]}` on this machine's PATH; install it")
+        sys.exit(missing(line[0]))
     except KeyboardInterrupt:
         status = 130
     if status and not (args.action == "logs" and status == 130):

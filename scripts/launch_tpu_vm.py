@@ -21,6 +21,7 @@ import sys
 
 from keep_slices import Keeper
 from launch_states import NO_REQUEST
+from log_in import check_log_in
 from main_arguments import check_arguments, check_lasting
 from slice_commands import ROOT, RUNTIMES, CommandFailed, Slices
 
@@ -86,6 +87,8 @@ def main() -> None:
         check_is_sent(check_arguments(arguments))
     if args.action == "keep":
         check_lasting("the slice")
+    if not args.dry_run:
+        check_log_in()
     act(args, arguments)
 
 

@@ -70,6 +70,11 @@ class CommandFailed(Exception):
         self.said = said
 
 
+def missing(program: str) -> str:
+    """The line about a program that is not there."""
+    return f"error: there is no program `{program}` on this machine's PATH; install it"
+
+
 def run(words: Sequence[str], captured: bool, seconds: float) -> tuple[int, str, str]:
     """Runs a command: its status, and where captured its output and errors.
 
@@ -248,7 +253,7 @@ class Slices:
         try:
             status, out, err = run(words, captured, seconds)
         except FileNotFoundError:
-            sys.exit(f"error: there is no program `{words[0]}` on this machine's PATH; install it")
+            sys.exit(missing(words[0]))
         except subprocess.TimeoutExpired as late:
             raise CommandFailed(words, "none", f"no end in {late.timeout:.0f} s") from late
         if status:

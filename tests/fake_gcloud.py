@@ -123,7 +123,7 @@ class Scripts:
         monkeypatch.syspath_prepend(str(ROOT / "scripts"))
         for name in (
             *("launch_tpu_vm", "keep_slices", "slice_commands", "launch_states"),
-            "launch_gke",
+            *("launch_gke", "log_in"),
         ):
             setattr(self, name, importlib.import_module(name))
         self.pauses, self._patch = [], monkeypatch.setattr
@@ -136,6 +136,8 @@ class Scripts:
         for name in ("check_arguments", "check_lasting", "check_is_sent"):
             self._patch(self.launch_tpu_vm, name, lambda given: "configs/dit_xl.py")
             self._patch(self.launch_gke, name, lambda given: None, raising=False)
+        for script in (self.launch_tpu_vm, self.launch_gke):
+            self._patch(script, "check_log_in", lambda: None)
         return self
 
     def run(self, cloud, action, *options, arguments=("--config=configs/dit_xl.py",)):

@@ -179,8 +179,55 @@ def test_a_workload_that_may_be_left_is_named(monkeypatch, capsys, action, ends)
 
 def test_a_program_that_is_missing_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    message = Scripts(monkeypatch).main("launch_gke", "delete", *GKE)
-    assert message == "error: there is no program `xpk` on this machine's PATH; install it"
+    scripts, keep = Scripts(monkeypatch), ["launch_tpu_vm", "status", *PLACE[:-1]]
+    said = "error: there is no program `{}` on this machine's PATH; install it"
+    assert (
+        scripts.main(*keep) == scripts.main("launch_gke", "delete", *GKE) == said.format("gcloud")
+    )
+    stand_ins(tmp_path, gcloud="exit 0")
+    assert scripts.main("launch_gke", "delete", *GKE) == said.format("xpk")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # What gcloud says without an account, and with one whose log-in has expired.
+        "You do not currently have an active account selected.\nPlease run:\n\n"
+        "  $ gcloud auth login\n\nto obtain new credentials.",
+        "Reauthentication failed. cannot prompt during non-interactive execution.\n"
+        "Please run:\n\n  $ gcloud auth login\n\nto obtain new credentials.",
+    ],
+)
+@pytest.mark.parametrize("script", ["launch_tpu_vm", "launch_gke"])
+def test_without_a_log_in_nothing_is_asked_for(monkeypatch, script, words):
+    scripts, asked = Scripts(monkeypatch), []
+
+    def run(command, captured, seconds):
+        asked.append(command)
+        return 1, "", f"ERROR: (gcloud.auth.print-access-token) {words}\n"
+
+    monkeypatch.setattr(scripts.slice_commands, "run", run)
+    place = {"launch_tpu_vm": PLACE[:-1], "launch_gke": GKE}[script]
+    message = scripts.main(script, "delete", *place)
+    assert len(asked) == 1 and "\n" not in message
+    assert words.splitlines()[0] in message
+    assert message.endswith("; run `gcloud auth login`, then the same command again")
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [(0, "token", ""), (1, "", "ERROR: no network"), subprocess.TimeoutExpired("gcloud", 60)],
+)
+def test_another_failure_says_nothing_about_the_log_in(monkeypatch, ends):
+    scripts = Scripts(monkeypatch)
+
+    def run(command, captured, seconds):
+        if isinstance(ends, BaseException):
+            raise ends
+        return ends
+
+    monkeypatch.setattr(scripts.slice_commands, "run", run)
+    scripts.log_in.check_log_in()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -191,8 +238,9 @@ def test_a_script_that_is_ended_names_what_it_leaves(tmp_path, ending, script):
         "launch_tpu_vm.py": (["create", "--name=dit", "--zone=z"], "gcloud"),
         "launch_gke.py": (["delete", *GKE], "xpk"),
     }[script]
-    (tmp_path / program).write_text("#!/bin/sh\necho there\nexec sleep 60 > /dev/null 2>&1\n")
-    (tmp_path / program).chmod(0o755)
+    log_in = "[ $1 = auth ] && exit"
+    stand_ins(tmp_path, gcloud=log_in)
+    stand_ins(tmp_path, **{program: f"{log_in}\necho there\nexec sleep 60 > /dev/null 2>&1"})
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     # Where these tests run in the background, the shell or nohup has such signals ignored.
     heeding = f"import os, signal; signal.signal({ending.value}, signal.SIG_DFL); os.execv"

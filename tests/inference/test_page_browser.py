@@ -113,7 +113,7 @@ def read(address):
 
 
 def test_images_come_as_they_are_drawn_and_can_be_had(page, config, tmp_path):
-    browser, url = page
+    browser, _ = page
     browser.click("#labels input")
     browser.type("#labels input", "emu")
     browser.click("#labels ul[role=listbox] li")
