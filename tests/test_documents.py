@@ -48,7 +48,7 @@ NEEDS = {
     r"on_devices|release_on_gpu|\.\[cuda\]": "GPU|H100",
 }
 # Commands of others, of which nothing here can be checked.
-FOREIGN = {"gcloud", "source", "export", "for", "done", "xprof", "nvidia-smi", "jupyter"}
+FOREIGN = {"docker", "gcloud", "source", "export", "for", "done", "xprof", "nvidia-smi", "jupyter"}
 
 
 def ids(path):

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -80,25 +81,31 @@ class Drawer:
         000000.png and so on, what decides them, and the config.json of --mode=sample that draws
         them. Raises Refused.
         """
+        sampler = self._sampler
         try:
-            yield from self._draw(settings, stopped)
-        except (ValueError, FloatingPointError) as error:
+            asked = requested(self._config, settings, sampler.class_names)
+            sampler.structure.check(Sampling.of(asked.sample))
+            num_classes = sampler.structure.config.num_classes
+            labels = requested_labels(asked, num_classes, sampler.class_names)
+        except ValueError as error:
             raise Refused(str(error)) from error
-        except Exception as error:
+        try:
+            yield from self._draw(asked, labels, stopped)
+        except FloatingPointError as error:
+            raise Refused(str(error)) from error
+        except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise Refused(
                 f"out of memory: {first_line(error)}; start the page with a smaller "
-                f"config.sample.batch_size than {self._sampler.batch_size}"
+                f"config.sample.batch_size than {sampler.batch_size}"
             ) from error
 
-    def _draw(self, settings: Mapping[str, Any], stopped: Callable[[], bool]) -> Iterator[Drawn]:
-        sampler, structure = self._sampler, self._sampler.structure
-        asked = requested(self._config, settings, sampler.class_names)
-        sampling, count = Sampling.of(asked.sample), asked.sample.num_samples
-        structure.check(sampling)
-        labels = requested_labels(asked, structure.config.num_classes, sampler.class_names)
-        passes = sampling.forward_passes(structure.flow)
+    def _draw(
+        self, asked: Config, labels: np.ndarray, stopped: Callable[[], bool]
+    ) -> Iterator[Drawn]:
+        sampler, sampling, count = self._sampler, Sampling.of(asked.sample), len(labels)
+        passes = sampling.forward_passes(sampler.structure.flow)
         each = "" if passes is None else f", {passes:,} passes of the network each"
         program = (sampling.method(), sampling.num_steps, min(count, sampler.batch_size))
         known = program in self._compiled
@@ -112,11 +119,12 @@ class Drawer:
         write_config(asked, str(folder))
         progress = Progress("drawn", count, quiet=True)
         pictures: list[tuple[str, str]] = []
-        line = ""
+        line, ended = "", False
         for indices, images in sampler.batches(np.arange(count), labels, sampling, seed=asked.seed):
             for index, image in zip(indices.tolist(), images):
                 pictures.append(self._save(folder, image, index, int(labels[index]), description))
-            done, last = len(pictures), len(pictures) == count
+            done, ended = len(pictures), len(pictures) < count and stopped()
+            last = ended or len(pictures) == count
             line = f"drawn {done:,}/{count:,}"
             if known:  # of one that compiles first, the first batch says nothing
                 line = progress.line(done, progress.rate(done), last=last)
@@ -124,12 +132,11 @@ class Drawer:
                 progress.mark(done)
             known = True
             self._compiled.add(program)
-            if stopped() and not last:
-                line = f"stopped: {line}"
+            if last:
                 break
-            if not last:
-                yield Drawn(line, tuple(pictures))
-        yield Drawn(f"{line}{each}", tuple(pictures), _archive(folder))
+            yield Drawn(line, tuple(pictures))
+        line = f"{'stopped: ' if ended else ''}{line}{each}"
+        yield Drawn(line, tuple(pictures), _archive(folder))
 
     def _save(
         self,

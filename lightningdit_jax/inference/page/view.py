@@ -116,7 +116,7 @@ def open_page(
                     value=settings["labels"],
                     multiselect=True,
                     label="Classes",
-                    info="one after another; without any they are drawn at random",
+                    info="in turn; without any, drawn at random",
                     elem_id="labels",
                 )
                 with gr.Row():
