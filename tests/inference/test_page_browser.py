@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(DRIVER is None, reason="Chromium's driver is not installed"),
 ]
+COUNT = 72  # nine batches
 NAMES = ("cat, Felis catus", "dog", "emu", "fox", "gnu", "hen", "ibis", "jay", "kea", "lynx")
 
 
@@ -120,17 +121,17 @@ def test_images_come_as_they_are_drawn_and_can_be_had(page, config, tmp_path):
     browser.type("#labels input", "emu")
     browser.click("#labels ul[role=listbox] li")
     browser.type("#seed input", "7")
-    browser.type("#num_samples input", "24")
+    browser.type("#num_samples input", str(COUNT))
     browser.click("#draw")
     counts = set()
-    browser.until(lambda: counts.add(len(browser.pictures())) or 24 in counts)
-    browser.until(lambda: browser.status().startswith("drawn 24/24"))
-    assert len(counts - {0, 24}) > 0, "the grid did not grow"
+    browser.until(lambda: counts.add(len(browser.pictures())) or COUNT in counts)
+    browser.until(lambda: browser.status().startswith(f"drawn {COUNT}/{COUNT}"))
+    assert counts - {0, COUNT}, "the grid did not grow"
 
-    asked = config.changed(sample={"labels": "2", "num_samples": 24, "output": "png"})
+    asked = config.changed(sample={"labels": "2", "num_samples": COUNT, "output": "png"})
     seeded = type(asked)(**{**vars(asked), "seed": 7})
     sample(seeded, str(tmp_path))
-    want = [np.asarray(Image.open(tmp_path / "samples" / f"{i:06d}.png")) for i in range(24)]
+    want = [np.asarray(Image.open(tmp_path / "samples" / f"{i:06d}.png")) for i in range(COUNT)]
     shown = [read(image.get_attribute("src")) for image in browser.pictures()]
     for found, expected in zip(shown, want, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found))), expected)
