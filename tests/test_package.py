@@ -167,6 +167,7 @@ def test_every_import_is_required():
     known = {canonical(r.name) for r in requirements()}
     provides = {"PIL": "pillow", "absl": "absl-py", "sklearn": "scikit-learn"} | {
         "orbax": "orbax-checkpoint",
+        "gradio": None,
         "libtpu": None,
         "mlflow": None,
         "torch": None,
