@@ -4,6 +4,7 @@
 #   docker run --gpus=all --shm-size=8g --volume=/data:/data lightningdit \
 #       --config=dit_xl --workdir=/data/runs/dit_xl --config.data.path=/data/latents
 #
+# On a TPU's host it is --privileged --net=host in place of --gpus=all.
 # What all of them need is taken by SHA-256. An accelerator's own packages come from constraints.txt,
 # which has versions alone.
 FROM python:3.12-slim

@@ -20,6 +20,8 @@ def check_log_in() -> None:
         sys.exit(slice_commands.missing(_COMMAND[0]))
     except subprocess.TimeoutExpired:
         return
+    except KeyboardInterrupt:
+        sys.exit(130)
     if status and _ADVICE in said:
         failure = slice_commands.CommandFailed(_COMMAND, status, said)
         sys.exit(f"error: {failure}; run `{_ADVICE}`, then the same command again")
