@@ -184,6 +184,10 @@ def get_config() -> ConfigDict:
     c.train.accumulate_steps = auto()  # parts of the batch computed one after another, less memory
     c.train.ema_decay = 0.9999  # 0 keeps no average; set later, it starts from the weights
     c.train.ema_decays = ()  # of further averages, such as (0.999,), for sample.ema_decay
+    # Widths of power-function averages, relative to the steps so far, for sample.ema_sigma;
+    c.train.ema_sigmas = ()  # (0.05, 0.1) as published, arXiv 2312.02696
+    # Keeps them in WORKDIR/snapshots, for averages of any width after training, docs/training.md;
+    c.train.snapshot_every_steps = 0  # and at the end; 0 is never
     c.train.log_every_steps = 100
     c.train.checkpoint_every_steps = 20_000
     c.train.keep_checkpoints = 2  # the newest; older ones are deleted
@@ -224,11 +228,14 @@ def get_config() -> ConfigDict:
     c.sample.labels = "random"
     c.sample.use_ema = True
     c.sample.ema_decay = 0.0  # one of train.ema_decays; 0 is the average of train.ema_decay
+    # Relative width of an average that is made of those that the run kept, docs/training.md; at
+    c.sample.ema_sigma = 0.0  # most 0.28; 0 takes one that was kept, by ema_decay
 
     c.sweep = ConfigDict()  # --mode=sweep: values to try, in every combination; () keeps sample's
     c.sweep.num_samples = 10_000
     c.sweep.solver = ()
     c.sweep.num_steps = ()
+    c.sweep.ema_sigma = ()
     c.sweep.cfg_scale = ()
     c.sweep.cfg_interval_start = ()
     c.sweep.ig_scale = ()

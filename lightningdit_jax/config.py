@@ -205,6 +205,8 @@ class TrainConfig:
     accumulate_steps: int | Auto
     ema_decay: float
     ema_decays: tuple[float, ...]
+    ema_sigmas: tuple[float, ...]
+    snapshot_every_steps: int
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
@@ -244,6 +246,15 @@ class TrainConfig:
                 f"config.train.ema_decays is {self.ema_decays}; expected decays that differ from "
                 f"each other and from config.train.ema_decay, {self.ema_decay}"
             )
+        if len(set(self.ema_sigmas)) < len(self.ema_sigmas):
+            raise ValueError(
+                f"config.train.ema_sigmas is {self.ema_sigmas}; expected widths that differ"
+            )
+        if self.snapshot_every_steps and not self.ema_sigmas:
+            raise ValueError(
+                f"config.train.snapshot_every_steps is {self.snapshot_every_steps}, but there are "
+                "no averages to keep; set config.train.ema_sigmas, such as (0.05, 0.1)"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,6 +269,15 @@ class SampleConfig(SamplingOptions):
     labels: str
     use_ema: bool
     ema_decay: float
+    ema_sigma: float
+
+    def __post_init__(self) -> None:
+        if self.ema_sigma and (self.ema_decay or not self.use_ema):
+            raise ValueError(
+                f"an ema_sigma is {self.ema_sigma}, config.sample.ema_decay {self.ema_decay} and "
+                f"config.sample.use_ema {self.use_ema}; expected one choice of an average: set "
+                "ema_decay to 0 and use_ema to True, or leave ema_sigma out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +285,7 @@ class SweepConfig:
     num_samples: int
     solver: tuple[str, ...]
     num_steps: tuple[int, ...]
+    ema_sigma: tuple[float, ...]
     cfg_scale: tuple[float, ...]
     cfg_interval_start: tuple[float, ...]
     ig_scale: tuple[float, ...]

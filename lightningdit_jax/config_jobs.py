@@ -91,6 +91,7 @@ _READERS: dict[str, Collection[str]] = {
     "train.spike_factor": _STEP,
     "train.ema_decay": (*_STEP, *_WITHIN),
     "train.ema_decays": (*_STEP, *_WITHIN),
+    "train.ema_sigmas": (*_STEP, *_WITHIN),
     "train.evaluate_every_steps": (*_TRAIN, EVALUATOR),
     "train.best_metric": (*_TRAIN, EVALUATOR),
     "train.picture_every_steps": (*_TRAIN, PICTURES),
@@ -102,6 +103,7 @@ _READERS: dict[str, Collection[str]] = {
     "sample.labels": _SAMPLES,
     "sample.use_ema": _SAMPLES,
     "sample.ema_decay": _SAMPLES,
+    "sample.ema_sigma": _SAMPLES,
     "sweep": (SWEEP,),
     "page": (PAGE,),
     "extract": (EXTRACT,),
@@ -216,7 +218,7 @@ _CHOICES = (
         },
     ),
     Choice("train.spikes", dict.fromkeys(("skip", "rollback"), _SPIKES)),
-    Choice("sample.use_ema", {True: ("sample.ema_decay",)}),
+    Choice("sample.use_ema", {True: ("sample.ema_decay", "sample.ema_sigma", "sweep.ema_sigma")}),
 )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
+from lightningdit_jax.averages import LARGEST_SIGMA
 from lightningdit_jax.whole_numbers import NUM_SEEDS, TOO_LARGE
 
 
@@ -32,6 +33,7 @@ class Range:
 
 
 _POSITIVE, _SHARE, _DECAY = Range(0.0, above=True), Range(0.0, 1.0), Range(0.0, 1.0, below=True)
+_SIGMA = Range(0.0, LARGEST_SIGMA, above=True)
 _COUNT, _NOT_NEGATIVE = Range(1), Range(0)
 _SAMPLES = Range(1, NUM_SEEDS)  # indices of samples are folded into keys
 _STEPS = Range(1, 2**31 - 1)  # the step is an int32
@@ -89,6 +91,8 @@ RANGES = {
     "train.accumulate_steps": _COUNT,
     "train.ema_decay": _DECAY,
     "train.ema_decays": Range(0.0, 1.0, above=True, below=True),
+    "train.ema_sigmas": _SIGMA,
+    "train.snapshot_every_steps": _NOT_NEGATIVE,
     "train.log_every_steps": _COUNT,
     "train.checkpoint_every_steps": _COUNT,
     "train.keep_checkpoints": _COUNT,
@@ -112,8 +116,10 @@ RANGES = {
     "sample.cfg_channels": _NOT_NEGATIVE,
     "sample.timestep_shift": Range(0.0),
     "sample.ema_decay": _DECAY,
+    "sample.ema_sigma": Range(0.0, LARGEST_SIGMA),
     "sweep.num_samples": _SAMPLES,
     "sweep.num_steps": Range(2),
+    "sweep.ema_sigma": _SIGMA,
     "sweep.timestep_shift": Range(0.0),
     "page.port": Range(0, 65535),
     "extract.resolution": _NOT_NEGATIVE,

@@ -453,6 +453,8 @@ OTHERS = {
     "train.ema_decay": 0.5,
     "train.keep_every_steps": 4,  # a multiple of train.checkpoint_every_steps
     "train.ema_decays": (0.5,),
+    "train.ema_sigmas": (0.1,),
+    "train.snapshot_every_steps": 0,  # more needs train.ema_sigmas
     "train.writers": (),
     "train.profile_steps": (1, 1),
     "optimizer.beta1": 0.6,

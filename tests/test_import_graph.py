@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "lightningdit_jax"
 BASE = {
     "array_digest",
     "atomic_file",
+    "average_profiles",
     "averages",
     "background_noise",
     "checkpoint_choice",

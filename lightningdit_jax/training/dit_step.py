@@ -146,6 +146,7 @@ def make_dit_step(
             config.train.ema_decays,
             largest,
             spike_factor=config.train.spike_factor,
+            ema_sigmas=config.train.ema_sigmas,
         )
         return state, {**metrics, **update_metrics, "learning_rate": rate}
 

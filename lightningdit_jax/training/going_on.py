@@ -6,7 +6,8 @@ from typing import Any
 from etils import epath
 
 from lightningdit_jax.assembly.history import change_lines, changes_since
-from lightningdit_jax.checkpoint import read_json, read_meta
+from lightningdit_jax.averages import power_sigmas
+from lightningdit_jax.checkpoint import item_names, read_json, read_meta
 from lightningdit_jax.data.pipeline import shift_of_batches
 from lightningdit_jax.parallel.multihost import print_once
 
@@ -15,7 +16,8 @@ def inherited(newest: epath.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of the meta of a run that goes on from `newest`, besides those of its config.
 
     Where its weights began; the history of what was changed, with what changes now, which is said;
-    and the shift of its batches, whose size may be another. A field is there where it says
+    the shift of its batches, whose size may be another; and the steps at which power-function
+    averages began, where that was not the first. A field is there where it says
     something. meta: what the run says of itself by its config.
     """
     found = read_meta(newest)
@@ -27,5 +29,13 @@ def inherited(newest: epath.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
         next_index = read_json(newest, "loop")["data"]["next_index"]
         shift = shift_of_batches(next_index, before, size, shift)
     history = found.get("history", []) + changes
-    fields = {"init": found.get("init"), "history": history, "data_shift": shift}
+    there, since = item_names(newest), found.get("averages_since", {})
+    names = power_sigmas(meta["config"]["train"]["ema_sigmas"])
+    since = {n: since.get(n, 0) if n in there else found["step"] for n in names}
+    fields = {
+        "init": found.get("init"),
+        "history": history,
+        "data_shift": shift,
+        "averages_since": {name: step for name, step in since.items() if step},
+    }
     return {name: value for name, value in fields.items() if value}

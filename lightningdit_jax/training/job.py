@@ -134,6 +134,7 @@ def state_of(
         optimizer,
         ema=config.train.ema_decay > 0,
         ema_decays=config.train.ema_decays,
+        ema_sigmas=config.train.ema_sigmas,
         companions=companions,
         float8=_fresh_histories(config) if config.kind == "lightningdit" else {},
         spikes=fresh_windows(watched_names(config, companions), config.train.spike_window),

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from lightningdit_jax.averages import MAIN, is_average
+from lightningdit_jax.averages import MAIN, is_average, is_power_average
 from lightningdit_jax.checkpoint import TrainingCheckpoints, item_names
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata
 from lightningdit_jax.training.state import RECORDS, TrainState, filled, fresh_average
@@ -60,6 +60,8 @@ def restore_state(
         say(f"step {step:,} has no {_called(name)}: they start as a copy of its weights")
     for name in sorted(filter(is_average, found - wanted.keys())):
         key = "ema_decay is 0" if name == MAIN else "ema_decays is without its decay"
+        if is_power_average(name):
+            key = "ema_sigmas is without its width"
         say(
             f"config.train.{key}: the {_called(name)} of step {step:,} end here; "
             f"{folder} holds them until newer checkpoints take its place, copy it to keep them"

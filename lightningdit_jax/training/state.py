@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lightningdit_jax.averages import MAIN, average_decays, is_average
+from lightningdit_jax.averages import MAIN, average_decays, is_average, power_sigmas
 from lightningdit_jax.tree_paths import named_leaves
 
 # Fields, and items of a checkpoint, that hold what the last steps saw.
@@ -75,13 +75,15 @@ def create_state(
     *,
     ema: bool,
     ema_decays: Sequence[float] = (),
+    ema_sigmas: Sequence[float] = (),
     companions: Mapping[str, tuple[Any, Any]] | None = None,
     float8: Mapping[str, Any] | None = None,
     spikes: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """A state at step 0; averages start as exact copies of the weights.
 
-    ema: whether there is the main one; ema_decays: of further ones. companions: parameters and
+    ema: whether there is the main one; ema_decays: of further ones; ema_sigmas: relative widths of
+    power-function ones. companions: parameters and
     statistics by name; each has a state of the same optimizer. float8: fresh histories;
     spikes: fresh windows.
     """
@@ -89,7 +91,8 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         averages={
-            name: jax.tree.map(jnp.copy, params) for name in average_decays(float(ema), ema_decays)
+            name: jax.tree.map(jnp.copy, params)
+            for name in (*average_decays(float(ema), ema_decays), *power_sigmas(ema_sigmas))
         },
         opt_state=optimizer.init(params),
         companions={

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lightningdit_jax.averages import average_decays
+from lightningdit_jax.averages import average_decays, power_sigmas
 from lightningdit_jax.models.float8 import is_scales, remembered
-from lightningdit_jax.training.ema import update_ema
+from lightningdit_jax.training.ema import update_ema, update_power_ema
 from lightningdit_jax.training.spikes import judge
 from lightningdit_jax.training.state import TrainState, keep_finite
 from lightningdit_jax.tree_paths import map_named
@@ -86,16 +86,17 @@ def apply_gradients(
     *,
     watched: Mapping[str, jax.Array] = MappingProxyType({}),
     spike_factor: float = 0.0,
+    ema_sigmas: Sequence[float] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step, and `grad_norm` (before clipping) and `finite` for the loop.
 
     `weight_norm` and `update_norm`, of the parameters and what was added to them, are for records;
     over all parameters, as grad_norm. XLA takes both in the pass of the optimizer.
 
-    ema_decay: of the main average; ema_decays: of the others, as in create_state. largest: what the
-    products of state.float8 saw. watched: metrics that state.spikes is of, where they are not
-    `loss` and `grad_norm`; spike_factor: of train.spikes, see spikes.judge, whose numbers and
-    `spike` are then for the loop too.
+    ema_decay: of the main average; ema_decays, ema_sigmas: of the others, as in create_state.
+    largest: what the products of state.float8 saw. watched: metrics that state.spikes is of, where
+    they are not `loss` and `grad_norm`; spike_factor: of train.spikes, see spikes.judge, whose
+    numbers and `spike` are then for the loop too.
     If the loss, any gradient or any of these is not finite, or the step is a spike, everything but
     the step counter and the windows of spikes stays as it was: bad numbers never enter the state,
     whatever the loop decides to do about them.
@@ -107,7 +108,7 @@ def apply_gradients(
     updates, opt_state = update_at(state.step, optimizer, grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decays = average_decays(ema_decay, ema_decays)
-    averages = {n: update_ema(ema, params, decays[n]) for n, ema in state.averages.items()}
+    averages = {n: update_ema(state.averages[n], params, decay) for n, decay in decays.items()}
     histories = jax.tree.map(remembered, state.float8, largest)
     metrics = {
         "grad_norm": grad_norm,
@@ -120,9 +121,17 @@ def apply_gradients(
         values = {"loss": loss, "grad_norm": grad_norm, **watched}
         spike, windows, numbers = judge(windows, values, spike_factor, finite)
         metrics |= {"spike": spike, **numbers}
-    new = TrainState(state.step, params, averages, opt_state, float8=histories, spikes=state.spikes)
+    sigmas = power_sigmas(ema_sigmas)
+    powers = {name: state.averages[name] for name in sigmas}
+    new = TrainState(
+        state.step, params, averages | powers, opt_state, float8=histories, spikes=state.spikes
+    )
     guarded = keep_finite(new, state, is_taken(metrics))
-    return guarded.replace(step=state.step + 1, spikes=windows), metrics
+    step = state.step + 1
+    # Of a step that is left out too, with the weights that it leaves: the profile is of all steps.
+    powers = {n: update_power_ema(e, guarded.params, step, sigmas[n]) for n, e in powers.items()}
+    averages = guarded.averages | powers
+    return guarded.replace(step=step, averages=averages, spikes=windows), metrics
 
 
 def is_taken(metrics: Mapping[str, jax.Array]) -> jax.Array:

@@ -133,6 +133,7 @@ def make_vae_update(
                 config.train.ema_decays,
                 watched=_watched(state, result, metrics),
                 spike_factor=config.train.spike_factor,
+                ema_sigmas=config.train.ema_sigmas,
             )
         companions = {
             name: _advance(
