@@ -5,8 +5,9 @@ A checkpoint is a directory with one Orbax item per array tree (`params`, and wh
 `loop`: data position, metrics of the unfinished logging window), and their digests
 (checkpoint_digests). It is complete if all of that is there (checkpoint_choice); a copy that was
 cut off is not, and counts nowhere. Arrays are compared with their digests when they are read
-(checkpoint_reading). A training run keeps checkpoints as WORKDIR/checkpoints/STEP, and the weights
-of its best evaluation as WORKDIR/best/STEP; a converted checkpoint is one such directory alone.
+(checkpoint_reading). A training run keeps checkpoints as WORKDIR/checkpoints/STEP, the weights of
+its best evaluation as WORKDIR/best/STEP, and averages alone as WORKDIR/snapshots/STEP; a converted
+checkpoint is one such directory alone.
 """
 
 import copy
@@ -49,6 +50,7 @@ FORMAT_VERSION = 1
 # Seconds that Orbax gives a save, by the wall clock: one that is set forward by its 1,200 failed
 # the save (findings/orbax_timeout_by_wall_clock.sh). Processes that are gone are noticed elsewhere.
 _NO_LIMIT = 10**9
+CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"  # folders of a workdir
 
 Tree = Any
 Result = TypeVar("Result")
@@ -66,21 +68,21 @@ class Restored:
 class TrainingCheckpoints:
     """The checkpoints of one run under WORKDIR/FOLDER, written in the background.
 
-    keep: how many of the newest stay. keep_every: those whose step it divides stay too; 0 is none.
-    Damaged ones that are newer than the newest complete one are renamed to STEP.damaged, with a
-    line: the run is going to reach their steps again. Raises what `newest_of_run` raises; `anew`
-    says that the run may begin without damaged ones. All processes must make it, and the main one
-    decides which are damaged. What was never finished is removed. Whatever writes raises
-    StorageError.
+    keep: how many of the newest stay, None for all. keep_every: those whose step it divides stay
+    too; 0 is none. Damaged ones that are newer than the newest complete one are renamed to
+    STEP.damaged, with a line: the run is going to reach their steps again. Raises what
+    `newest_of_run` raises; `anew` says that the run may begin without damaged ones. All processes
+    must make it, and the main one decides which are damaged. What was never finished is removed.
+    Whatever writes raises StorageError.
     """
 
     def __init__(
         self,
         workdir: str,
         *,
-        keep: int,
+        keep: int | None,
         keep_every: int = 0,
-        folder: str = "checkpoints",
+        folder: str = CHECKPOINTS,
         anew: bool = False,
     ):
         self.directory = _absolute(workdir) / folder
@@ -198,7 +200,7 @@ def find_checkpoint(path: str) -> epath.Path:
         if lacks := defect(root):
             raise FileNotFoundError(f"{root} is no complete checkpoint: {lacks}; {renewal(root)}")
         return root
-    for folder in (root / "checkpoints", root):
+    for folder in (root / CHECKPOINTS, root):
         complete, damaged = newest_complete(folder)
         if complete is None and damaged:
             raise FileNotFoundError(
@@ -246,7 +248,7 @@ def newest_of_run(workdir: str) -> epath.Path | None:
     where WORKDIR/checkpoints cannot be a folder or holds none but damaged ones. The main process
     raises what it meets, OSError too, and the others a ValueError.
     """
-    directory = _absolute(workdir) / "checkpoints"
+    directory = _absolute(workdir) / CHECKPOINTS
     return decided(directory, lambda: to_go_on_from(directory, anew=False)).complete
 
 
@@ -256,7 +258,7 @@ def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
     All processes must call it. Raises the error again where the checkpoint is not one of this
     run's, or the run has no complete one before it.
     """
-    directory, path = _absolute(workdir) / "checkpoints", damaged.checkpoint
+    directory, path = _absolute(workdir) / CHECKPOINTS, damaged.checkpoint
     if path.parent != directory:
         raise damaged
 
@@ -271,7 +273,7 @@ def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
 
 def is_saved(workdir: str, step: int) -> bool:
     """Whether the checkpoint of this step of a run is on disk and complete."""
-    return is_finalized_step(_absolute(workdir) / "checkpoints" / str(step))
+    return is_finalized_step(_absolute(workdir) / CHECKPOINTS / str(step))
 
 
 def read_meta(checkpoint: epath.Path) -> dict:

@@ -14,7 +14,7 @@ from lightningdit_jax.assembly.next_command import with_latents, with_weights
 from lightningdit_jax.assembly.workdir import CONFIG_FILE
 from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.averages import WEIGHTS, is_average
-from lightningdit_jax.checkpoint import find_checkpoint, item_names
+from lightningdit_jax.checkpoint import CHECKPOINTS, SNAPSHOTS, find_checkpoint, item_names
 from lightningdit_jax.checkpoint_choice import finalized_steps
 from lightningdit_jax.checkpoint_reading import array_metadata
 from lightningdit_jax.data.class_names import class_line
@@ -67,7 +67,9 @@ def _checkpoint(path: str) -> list[str]:
     """Of a checkpoint, or of the newest complete one of a workdir."""
     checkpoint = find_checkpoint(path)
     meta, items = model_meta(checkpoint), item_names(checkpoint)
-    leaves = jax.tree.leaves(array_metadata(checkpoint, WEIGHTS))
+    averages = sorted(filter(is_average, items))
+    held = averages[0] if averages and WEIGHTS not in items else WEIGHTS  # a snapshot has none
+    leaves = jax.tree.leaves(array_metadata(checkpoint, held))
     lines = meta_lines(meta, sum(math.prod(leaf.shape) for leaf in leaves))
     if "flow" in meta:
         flow = Flow.from_meta(meta)
@@ -77,11 +79,12 @@ def _checkpoint(path: str) -> list[str]:
         lines += _statistics(scaling)
     elif meta["kind"] == "lightningdit":
         lines.append(row("scaled latents", "not known; asked for when it samples"))
-    averages = sorted(filter(is_average, items))
     lines.append(row("averages", ", ".join(averages) or "none"))
     lines.append(row("training goes on from it", "yes" if "opt_state" in items else "no"))
     if config := meta.get("config"):
         lines += _recipe(meta, config)
+    if held != WEIGHTS:
+        return lines
     tokenizer = _said(meta.get("config", {}), "sample", "tokenizer") or ""
     return lines + _next(with_weights(path, meta["kind"], str(tokenizer)))
 
@@ -107,8 +110,8 @@ def _said(config: Mapping[str, Any], section: str, name: str) -> Any:
 
 def _run(folder: epath.Path) -> list[str]:
     """Of a training's workdir; nothing where there is none."""
-    kept = {name: finalized_steps(folder / name) for name in ("checkpoints", "best")}
-    if not kept["checkpoints"]:
+    kept = {name: finalized_steps(folder / name) for name in (CHECKPOINTS, "best")}
+    if not kept[CHECKPOINTS]:
         begun = (folder / CONFIG_FILE).exists()
         return [f"no checkpoint yet, {CONFIG_FILE} alone"] if begun else []
     lines = [
@@ -116,6 +119,9 @@ def _run(folder: epath.Path) -> list[str]:
         for name, steps in kept.items()
         if steps
     ]
+    if kept := finalized_steps(folder / SNAPSHOTS):
+        first, last = (int(path.name) for path in (kept[0], kept[-1]))
+        lines.append(row(SNAPSHOTS, f"{len(kept):,}, of steps {first:,} to {last:,}"))
     if (path := folder / RECORDS).exists():
         records, _ = read_log(path)
         lines.append(row(RECORDS, f"{len(records):,} records"))

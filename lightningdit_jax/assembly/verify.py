@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from lightningdit_jax.atomic_file import field_of, read_json
-from lightningdit_jax.checkpoint import read_arrays, read_meta
+from lightningdit_jax.checkpoint import CHECKPOINTS, SNAPSHOTS, read_arrays, read_meta
 from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata, digests_of
 from lightningdit_jax.config import Config
@@ -69,7 +69,7 @@ def _of_workdir(folder: epath.Path) -> Iterator[Check]:
     if (folder / "meta").is_dir() or is_hub_folder(folder):
         yield folder, partial(_checkpoint, folder)
         return
-    for kept in ("checkpoints", "best"):
+    for kept in (CHECKPOINTS, "best", SNAPSHOTS):
         steps = [p for p in _listed(folder / kept) if p.name.isdigit() and p.is_dir()]
         for path in sorted(steps, key=lambda path: int(path.name)):
             yield path, partial(_checkpoint, path)

@@ -113,6 +113,7 @@ class Loop:
             logs = step % config.log_every_steps == 0 or step == config.num_steps
             saves = step % config.checkpoint_every_steps == 0 or step == config.num_steps or ends
             evaluates, pictured = self._evaluates(step), self._pictures(step)
+            snaps = self._is_due(config.snapshot_every_steps, step)
             if first:
                 jax.block_until_ready(metrics)
                 self._say(f"first step, with compilation: {time.perf_counter() - began:.1f}s")
@@ -122,7 +123,7 @@ class Loop:
             profile.after(step, metrics)
             # Before logging, saving and evaluating: what they tell of is known to be finite, and
             # all of it is in the window. The data then stands right behind the last step.
-            everything = bool(logs or saves or evaluates or pictured)
+            everything = bool(logs or saves or snaps or evaluates or pictured)
             bad_step = self._drain(ahead, everything=everything)
             if bad_step is not None:
                 ahead = RunAhead()
@@ -140,6 +141,9 @@ class Loop:
                 silent = False
             elif silent and progress.is_due():  # nothing was said yet, and the first log is far
                 self._say(self._line(step - len(ahead), progress, self._means()))
+            if snaps:
+                assert self._run.snapshots is not None  # or it is not due
+                self._run.snapshots.save(step, state.averages, self._run.meta)
             if saves:
                 self._save(step, state)
             # Before evaluating, which takes longer than is left; the restart makes up for it.
@@ -164,6 +168,8 @@ class Loop:
                 self._spikes.count = loop.get("spikes", 0)  # none where it was off till here
             self._say(f"resumed from step {step:,} in {self._run.checkpoints.directory}")
             return state, step
+        if self._run.snapshots is not None:
+            self._run.snapshots.forget_after(0)
         state = self._run.init_state()
         if "rollback" in (self._config.nonfinite, self._config.spikes):
             self._save(0, state)
@@ -173,6 +179,8 @@ class Loop:
         state, step, loop = restore_state(
             self._run.checkpoints, self._run.abstract_state, self._say
         )
+        if self._run.snapshots is not None:
+            self._run.snapshots.forget_after(step)
         self._window = loop["window"]
         return state, step, loop
 
@@ -184,6 +192,8 @@ class Loop:
         }
         if self._config.spikes != "off":
             loop["spikes"] = self._spikes.count
+        if self._run.snapshots is not None:
+            self._run.snapshots.wait()  # or a run that goes on from here would lack some
         meta = {**self._run.meta, "step": step}
         self._run.checkpoints.save(step, state.items(), {"meta": meta, "loop": loop})
         release_freed_memory()  # of the checkpoint before, or of compiling
@@ -223,10 +233,7 @@ class Loop:
         return [
             prefix
             for prefix, steps in every.items()
-            if self._evaluators[prefix] is not None
-            and steps
-            and step
-            and (step % steps == 0 or step == config.num_steps)
+            if self._evaluators[prefix] is not None and self._is_due(steps, step)
         ]
 
     def _evaluate(
@@ -257,7 +264,10 @@ class Loop:
 
     def _pictures(self, step: int) -> bool:
         """Whether a picture is due at a step."""
-        every = self._config.picture_every_steps
+        return self._is_due(self._config.picture_every_steps, step)
+
+    def _is_due(self, every: int, step: int) -> bool:
+        """Whether what comes every so many steps (0: never) and at the end is due at a step."""
         return bool(every and step) and (step % every == 0 or step == self._config.num_steps)
 
     def _draw(

@@ -45,6 +45,7 @@ from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import next_plans, training_hardware, training_plans
 from lightningdit_jax.training.restore import check_optimizer
 from lightningdit_jax.training.run_record import Evaluator, Feed, Picture, Run
+from lightningdit_jax.training.snapshots import Snapshots, snapshots_line
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.step_flops import peak_rate
 from lightningdit_jax.training.writers import check_writers
@@ -186,11 +187,16 @@ def _train(
         record_start(workdir, int(newest.name) if newest else 0, mesh)
     metric = config.train.best_metric
     best = BestCheckpoint(workdir, metric) if metric else None
+    every = config.train.snapshot_every_steps
+    snapshots = Snapshots(workdir) if every else None
     num_params = parameter_overview.count_parameters(abstract_state.params)
     print_once(
         f"{config.kind}: {num_params:,} parameters, {len(job.source):,} examples, "
         f"mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
     )
+    if every:
+        sigmas = len(config.train.ema_sigmas)
+        print_once(snapshots_line(num_params, sigmas, every, config.train.num_steps))
     run = Run(
         config=config.train,
         workdir=workdir,
@@ -201,13 +207,15 @@ def _train(
         feed=Feed(iter(pipeline), lambda batch: global_batch(batch, mesh), pipeline.find_unfit),
         checkpoints=checkpoints,
         best=best,
+        snapshots=snapshots,
         evaluator=evaluator,
         held_out=held_out,
         picture=picture,
         peak_rate=peak_rate(config, mesh),
         preempted=preempted,
     )
-    with best or contextlib.nullcontext(), checkpoints:
+    nothing = contextlib.nullcontext()
+    with best or nothing, snapshots or nothing, checkpoints:
         return Loop(run).run()
 
 

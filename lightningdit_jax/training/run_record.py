@@ -11,6 +11,7 @@ from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
+from lightningdit_jax.training.snapshots import Snapshots
 from lightningdit_jax.training.state import TrainState
 
 Evaluator = Callable[[int, TrainState], Mapping[str, float]]
@@ -47,7 +48,8 @@ class Run:
     compiled; metrics are scalars with `finite` and `grad_norm`. abstract_state: shapes and
     shardings of the state, for restoring. evaluator(step, state) -> numbers, called on all
     processes every train.evaluate_every_steps and at the end, and held_out likewise every
-    train.validate_every_steps; best: where the weights with the lowest train.best_metric go.
+    train.validate_every_steps; best: where the weights with the lowest train.best_metric go;
+    snapshots: where averages go every train.snapshot_every_steps and at the end.
     picture(path, state): a picture, uint8 [H, W, 3], written as PNG by the main process, called on
     all of them every train.picture_every_steps and at the end.
     peak_rate: images a second at the devices' peak, None where it is not known.
@@ -64,6 +66,7 @@ class Run:
     feed: Feed
     checkpoints: TrainingCheckpoints
     best: BestCheckpoint | None = None
+    snapshots: Snapshots | None = None
     evaluator: Evaluator | None = None
     held_out: Evaluator | None = None
     picture: Picture | None = None

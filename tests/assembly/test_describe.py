@@ -112,6 +112,8 @@ def test_a_workdir_is_its_newest_checkpoint(tmp_path, generator):
     for step in (6, 12):
         path = tmp_path / "checkpoints" / str(step)
         write(path, generator, step=step, config=config, batch_size=8, seed=3)
+    for step in (4, 8, 12):
+        write(tmp_path / "snapshots" / str(step), generator, step=step)
     write_json(epath.Path(tmp_path / "config.json"), config)
     record = {"step": 12, "loss": 0.25, "grad_norm": 2.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps({**record, "step": 6}) + "\n")
@@ -124,6 +126,7 @@ def test_a_workdir_is_its_newest_checkpoint(tmp_path, generator):
     for said in (
         r"\Aworkdir .*(MiB|KiB)\n",
         r"  checkpoints +6, 12\n",
+        r"  snapshots +3, of steps 4 to 12\n",
         r"  metrics.jsonl +2 records\n",
         r"  last record +step 12, loss 0.25, grad_norm 2\n",
         r"lightningdit, .*, step 12\n",

@@ -17,6 +17,7 @@ from lightningdit_jax.parallel.ending import preemption_notice
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.run_record import Feed, Run
+from lightningdit_jax.training.snapshots import Snapshots
 from lightningdit_jax.training.spikes import fresh_windows
 from lightningdit_jax.training.state import create_state
 from lightningdit_jax.training.update import apply_gradients
@@ -31,6 +32,8 @@ CONFIG = TrainConfig(
     accumulate_steps=1,
     ema_decay=0.9,
     ema_decays=(),
+    ema_sigmas=(),
+    snapshot_every_steps=0,
     log_every_steps=4,
     checkpoint_every_steps=3,  # not a multiple of the logging window, on purpose
     keep_checkpoints=2,
@@ -85,12 +88,13 @@ def run(
     step_fn=None,
     peak_rate=None,
     lines=None,
+    meta=None,
     **changes,
 ):
     """Trains w towards the batch values.
 
     fail_at: step that the process's work ends at; terminate_at: step during which SIGTERM comes.
-    step_fn: another step. lines: a list that what is said is added to.
+    step_fn: another step. lines: a list that what is said is added to. meta: more of it.
     """
     config = dataclasses.replace(CONFIG, **changes)
     optimizer = optimizer or optax.adam(0.1)
@@ -103,6 +107,7 @@ def run(
             optimizer,
             ema=config.ema_decay > 0,
             ema_decays=config.ema_decays,
+            ema_sigmas=config.ema_sigmas,
             spikes=fresh_windows(watched, config.spike_window),
         )
 
@@ -119,6 +124,7 @@ def run(
             config.ema_decay,
             config.ema_decays,
             spike_factor=config.spike_factor,
+            ema_sigmas=config.ema_sigmas,
         )
         return state, {"loss": loss, **metrics}
 
@@ -136,18 +142,22 @@ def run(
     iterator_ = iterator or Counter(nan_at)
     checkpoints = TrainingCheckpoints(workdir, keep=config.keep_checkpoints)
     best = BestCheckpoint(workdir, config.best_metric) if config.best_metric else None
+    snapshots = Snapshots(workdir) if config.snapshot_every_steps else None
+    train = json.loads(json.dumps(dataclasses.asdict(config)))
+    meta = {"format_version": 1, "config": {"train": train}, **(meta or {})}
     try:
         with preemption_notice() as preempted:
             record = Run(
                 config=config,
                 workdir=str(workdir),
-                meta={"format_version": 1},
+                meta=meta,
                 step_fn=step_fn or step,
                 init_state=create,
                 abstract_state=abstract,
                 feed=Feed(iterator_, to_device, iterator_.find_unfit),
                 checkpoints=checkpoints,
                 best=best,
+                snapshots=snapshots,
                 evaluator=evaluator,
                 held_out=held_out,
                 picture=picture,
@@ -158,6 +168,8 @@ def run(
             return Loop(record).run(), lines
     finally:
         checkpoints.close()
+        if snapshots:
+            snapshots.close()
 
 
 def records(workdir):
