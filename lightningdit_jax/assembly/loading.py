@@ -21,7 +21,8 @@ from lightningdit_jax.assembly.registry import (
     kinds_of,
     model_of,
 )
-from lightningdit_jax.averages import weights_item
+from lightningdit_jax.assembly.synthesis import read_synthesis
+from lightningdit_jax.averages import LARGEST_SIGMA, WEIGHTS, weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -101,6 +102,7 @@ def load(
     dtype: Any = jnp.float32,
     use_ema: bool = True,
     ema_decay: float = 0.0,
+    ema_sigma: float = 0.0,
     verbose: bool = False,
     verify: bool = True,
 ) -> Any:
@@ -110,18 +112,22 @@ def load(
     save_for_hub, or a repository that holds one, hf://OWNER/NAME[@REVISION][/FOLDER], which needs
     the extra `hub`.
     dtype: of matmuls; parameters stay float32. use_ema: averaged weights where there are any;
-    ema_decay: which, one of the run's train.ema_decays, 0 for its main average.
+    ema_decay: which, one of the run's train.ema_decays, 0 for its main average. ema_sigma: instead,
+    the relative width of an average that is made of those which the run kept, with a line that says
+    of which and how exactly (assembly.synthesis, arXiv 2312.02696); 0 is none.
     verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
     converted from. verify: compares each array with the digest that was saved with it.
     Returns the module of its kind, LightningDiT or VAVAE for the two that are
     published: for a type checker the caller says which, `dit: ldj.LightningDiT = ldj.load(path)`.
     Raises FileNotFoundError, and ValueError for an unknown kind, for an average that is not there,
-    for a hub that cannot be reached or refuses, and for a checkpoint that is damaged; of a run's
-    then an older one is taken, with a line.
+    for one that cannot be made, for a hub that cannot be reached or refuses, and for a checkpoint
+    that is damaged; of a run's then an older one is taken, with a line.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
     with verifying(verify):
-        loaded = load_functional(path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay)
+        loaded = load_functional(
+            path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay, ema_sigma=ema_sigma
+        )
     if verbose:
         print(loaded.description())
     return loaded.module()
@@ -161,6 +167,7 @@ def load_functional(
     dtype: Any = jnp.float32,
     use_ema: bool = True,
     ema_decay: float = 0.0,
+    ema_sigma: float = 0.0,
     expect: Role | str | None = None,
     compute: ComputeConfig | None = None,
 ) -> Loaded:
@@ -170,10 +177,24 @@ def load_functional(
     is in `dtype`, and else as the module does by itself. Raises WrongKindError if the checkpoint is
     of another kind, and ValueError if it lacks the average or is damaged, as use_checkpoint.
     """
+    if ema_sigma and (ema_decay or not use_ema or not 0 < ema_sigma <= LARGEST_SIGMA):
+        raise ValueError(
+            f"ema_sigma is {ema_sigma}, ema_decay {ema_decay} and use_ema {use_ema}; expected an "
+            f"ema_sigma of at most {LARGEST_SIGMA} alone, as it chooses the average"
+        )
 
     def read(checkpoint: epath.Path) -> Loaded:
         loaded = _abstract(checkpoint, mesh, dtype=dtype, expect=expect, compute=compute)
-        item = weights_item(item_names(checkpoint), use_ema, ema_decay, str(checkpoint))
+        if ema_sigma:
+            average = read_synthesis(checkpoint, ema_sigma, loaded.params)
+            return dataclasses.replace(loaded, params=average)
+        items = item_names(checkpoint)
+        item = weights_item(items, use_ema, ema_decay, str(checkpoint))
+        if item == WEIGHTS and item not in items:
+            raise ValueError(
+                f"{checkpoint} holds averages alone, to make others of; ema_sigma says of which "
+                "relative width, such as 0.1"
+            )
         return dataclasses.replace(loaded, params=read_arrays(checkpoint, item, loaded.params))
 
     return use_checkpoint(path, read)

@@ -1,21 +1,27 @@
 """Every way to sample gives the same bytes: what a generator was trained to do is said once."""
 
 import dataclasses
+import json
 import shutil
 import types
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 import lightningdit_jax as ldj
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.average_profiles import Profile, fit_profile
+from lightningdit_jax.averages import power_name
+from lightningdit_jax.checkpoint import find_checkpoint, read_meta, save_checkpoint
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.quality import in_training
 from lightningdit_jax.inference.quality import sweep as sweep_module
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.inference.sampling.opening import open_sampler
+from lightningdit_jax.inference.sampling.sampler import make_program
 from lightningdit_jax.latent_scaling import LatentScaling
 from tests import tiny
 from tests.inference.tiny_generator import random_generator, save_generator
@@ -116,6 +122,58 @@ def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, f
     evaluator = in_training.make_training_evaluator(config)
     evaluator(1, types.SimpleNamespace(params=params, averages={}))
     np.testing.assert_array_equal(evaluated[0], want)
+
+
+def test_averages_made_after_training_are_the_same_everywhere(folder, tmp_path, monkeypatch):
+    """Swept, sampled, and loaded; one that was kept to the bit of its float16."""
+    data, run = tiny.load_scaling(folder / "latents", MULTIPLIER), tmp_path / "run"
+    sigmas, steps, kept = (0.05, 0.1), (8, 14, 20), {}
+    said = {"config": {"train": {"ema_sigmas": sigmas}}}
+    dit, rng = random_generator(), np.random.default_rng(0)
+    checkpoint = run / "checkpoints" / "20"
+    save_generator(checkpoint, dit, flow=Flow(), scaling=data, **said | {"step": 20})
+    meta, params = read_meta(find_checkpoint(str(run))), nnx.state(dit, nnx.Param)
+    for step in steps:
+        items = {
+            power_name(sigma): jax.tree.map(
+                lambda x: np.float16(x + 0.1 * rng.normal(size=x.shape)), nnx.to_pure_dict(params)
+            )
+            for sigma in sigmas
+        }
+        kept |= {Profile(step, sigma=sigma): items[power_name(sigma)] for sigma in sigmas}
+        save_checkpoint(str(run / "snapshots" / str(step)), items, {"meta": meta | {"step": step}})
+
+    config = config_of(folder, Flow(), run)
+    chosen = (0.1, 0.08)
+    swept = keep_images(monkeypatch, sweep_module)
+    rows = sweep_module.sweep(
+        tiny.replaced(config, "sweep", ema_sigma=chosen, cfg_scale=(1.5, 2.0)), str(tmp_path)
+    )
+    assert [row["settings"]["ema_sigma"] for row in rows] == [0.1, 0.1, 0.08, 0.08]
+    assert not np.array_equal(swept[1], swept[3])
+    compiled = make_program.cache_info().misses
+    sample(tiny.replaced(config, "sample", ema_sigma=0.08, cfg_scale=2.0), str(tmp_path / "one"))
+    got = np.load(tmp_path / "one" / "samples.npz")["arr_0"]
+    np.testing.assert_array_equal(got, swept[3])
+    assert json.loads((tmp_path / "one" / "samples.json").read_text())["ema_sigma"] == 0.08
+    for sigma in chosen:
+        fit = fit_profile(tuple(kept), Profile(20, sigma=sigma))
+        parts = [jax.tree.leaves(tree) for tree in kept.values()]
+        leaves = [np.tensordot(fit.coefficients, np.stack(x), 1) for x in zip(*parts)]
+        loaded = jax.tree.leaves(nnx.state(ldj.load(str(run), ema_sigma=sigma), nnx.Param))
+        for got, wanted in zip(loaded, leaves, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=0 if sigma == 0.1 else 1e-6)
+    assert make_program.cache_info().misses == compiled  # the sweep's program is of all weights
+
+    with pytest.raises(ValueError, match=r"holds averages alone, to make others of; ema_sigma"):
+        ldj.load(str(run / "snapshots" / "20"))
+    with pytest.raises(ValueError, match=r"ema_sigma is 0\.1, ema_decay 0\.0 and use_ema False"):
+        ldj.load(str(run), ema_sigma=0.1, use_ema=False)
+    with pytest.raises(ValueError, match=r"an ema_sigma is 0\.1, config\.sample\.ema_decay 0\.5"):
+        tiny.replaced(config, "sample", ema_sigma=0.1, ema_decay=0.5)
+    within = tiny.replaced(config, "sample", ema_sigma=0.08).changed(train={"ema_sigmas": sigmas})
+    with pytest.raises(ValueError, match=r"no average 'ema_sigma_0\.08'; there are: ema_sigma_0"):
+        in_training.make_training_evaluator(within)
 
 
 def test_statistics_replace_what_the_checkpoint_says(folder, tmp_path):

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lightningdit_jax.assembly.synthesis import plan_synthesis
 from lightningdit_jax.atomic_file import read_json, write_json
+from lightningdit_jax.checkpoint import find_checkpoint
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
 from lightningdit_jax.flow.solver import look_up
 from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.quality.metrics import make_quality
 from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
-from lightningdit_jax.inference.sampling.opening import open_sampler
+from lightningdit_jax.inference.sampling.opening import chosen_average, open_sampler, with_average
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 
@@ -25,15 +27,18 @@ Row = dict[str, Any]
 def sweep(config: Config, workdir: str) -> list[Row]:
     """Samples and evaluates every combination of config.sweep, and returns a row for each.
 
-    All have the same labels, noise and weights, which are loaded once. WORKDIR/sweep.json grows row
-    by row, and rows that are there are not made again; sweep.png shows the metric. Nothing else is
-    written. Raises what open_sampler and make_quality raise, and ValueError for settings that do
-    not fit, before anything is drawn.
+    All have the same labels and noise, and the same weights, which are loaded once, but for the
+    averages of config.sweep.ema_sigma. WORKDIR/sweep.json grows row by row, and rows that are there
+    are not made again; sweep.png shows the metric. Nothing else is written. Raises what
+    open_sampler, make_quality and plan_synthesis raise, and ValueError for settings that do not
+    fit, before anything is drawn.
     """
     points, options = sweep_points(config.sample, config.sweep), config.sweep
-    sampler, weights = open_sampler(config, workdir, config.sweep.num_samples)
+    averages = sweep_averages(config)
+    sampler, weights = open_sampler(averages[0], workdir, config.sweep.num_samples)
     for sampling in points:
         sampler.structure.check(sampling)
+    check_averages(averages, workdir)
     quality = make_quality(config, sampler.mesh, sampler.class_names)
     num_classes, count = sampler.structure.config.num_classes, options.num_samples
     labels = choose_labels(
@@ -44,13 +49,16 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         "labels": config.sample.labels,
         "seed": config.seed,
         "dtype": config.compute.dtype,
-        **weights,
     }
     path, main = epath.Path(workdir) / "sweep.json", is_main_process()
     rows = read_rows(path) if path.exists() else []
     done = []
-    for number, sampling in enumerate(points):
-        settings = json.loads(json.dumps({**dataclasses.asdict(sampling), **common}))
+    for number, (averaged, sampling) in enumerate(itertools.product(averages, points)):
+        average = chosen_average(averaged.sample)
+        if number and sampling is points[0]:
+            sampler, weights = with_average(sampler, weights, averaged, workdir)
+        settings = {**dataclasses.asdict(sampling), **common, **weights, **average}
+        settings = json.loads(json.dumps(settings))
         known = next((row for row in rows if row["settings"] == settings), None)
         if not from_main_process(known is None):
             done.append(known)
@@ -74,8 +82,9 @@ def sweep(config: Config, workdir: str) -> list[Row]:
         rows.append(row)
         done.append(row)
         if main:
-            line = _line(sampling, numbers, config.sweep)
-            print(f"{number + 1}/{len(points)}  {line}", flush=True)  # before writing may fail
+            line = _line(settings, numbers, config.sweep)
+            total = len(averages) * len(points)
+            print(f"{number + 1}/{total}  {line}", flush=True)  # before writing may fail
             write_json(path, rows)
     if main:
         plot_sweep(done, varied(config.sweep), path.with_name("sweep.png"))
@@ -97,9 +106,21 @@ def read_rows(path: epath.Path) -> list[Row]:
 
 
 def varied(options: SweepConfig) -> list[str]:
-    """The fields of a Sampling that have several values."""
+    """The settings that have several values."""
     names = [f.name for f in dataclasses.fields(options) if f.name != "num_samples"]
     return [name for name in names if len(getattr(options, name)) > 1]
+
+
+def sweep_averages(config: Config) -> list[Config]:
+    """The config with each average of config.sweep.ema_sigma, or with config.sample's."""
+    sigmas = dict.fromkeys(config.sweep.ema_sigma or (config.sample.ema_sigma,))
+    return [config.changed(sample={"ema_sigma": sigma}) for sigma in sigmas]
+
+
+def check_averages(averages: list[Config], workdir: str) -> None:
+    """Raises ValueError for an average that cannot be made, as plan_synthesis."""
+    for sample in (config.sample for config in averages if config.sample.ema_sigma):
+        plan_synthesis(find_checkpoint(sample.checkpoint or workdir), sample.ema_sigma)
 
 
 def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
@@ -107,7 +128,8 @@ def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
 
     A solver with times of its own is taken once for all timestep shifts.
     """
-    names = [f.name for f in dataclasses.fields(options) if f.name != "num_samples"]
+    not_sampling = ("num_samples", "ema_sigma")
+    names = [f.name for f in dataclasses.fields(options) if f.name not in not_sampling]
     values = [getattr(options, name) or (getattr(base, name),) for name in names]
     fixed = {f.name: getattr(base, f.name) for f in dataclasses.fields(Sampling)}
     points = []
@@ -121,6 +143,6 @@ def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
     return points
 
 
-def _line(sampling: Sampling, numbers: dict[str, float], options: SweepConfig) -> str:
-    settings = [f"{name}={getattr(sampling, name)}" for name in varied(options)]
-    return "  ".join([*settings, *(f"{name} {value:.4f}" for name, value in numbers.items())])
+def _line(settings: dict[str, Any], numbers: dict[str, float], options: SweepConfig) -> str:
+    shown = [f"{name}={settings[name]}" for name in varied(options)]
+    return "  ".join([*shown, *(f"{name} {value:.4f}" for name, value in numbers.items())])

@@ -12,7 +12,13 @@ from flax import nnx
 from lightningdit_jax.assembly.latents import scaling_of
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.assembly.registry import abstract_model, compute_options
-from lightningdit_jax.averages import WEIGHTS, average_decays, weights_item
+from lightningdit_jax.averages import (
+    WEIGHTS,
+    average_decays,
+    power_item,
+    power_sigmas,
+    weights_item,
+)
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
@@ -37,10 +43,11 @@ class Weights(Protocol):
 class TrainingSampler:
     """Draws `count` images as by --mode=sample, with the same noise and labels at every step.
 
-    From the average that sample.use_ema and sample.ema_decay choose (state.params if there is
-    none). scaling: of the run's latents; None is that of config.data. what: is done with them, by
-    `key` of config.train, for messages. Raises ValueError or FileNotFoundError for a tokenizer,
-    latent statistics or an average that are missing or do not fit.
+    From the average that sample.use_ema, sample.ema_decay and sample.ema_sigma choose (state.params
+    if there is none); a sigma is one of train.ema_sigmas. scaling: of the run's latents; None is
+    that of config.data. what: is done with them, by `key` of config.train, for messages. Raises
+    ValueError or FileNotFoundError for a tokenizer, latent statistics or an average that are
+    missing or do not fit.
     """
 
     def __init__(
@@ -54,7 +61,8 @@ class TrainingSampler:
             )
         self._config, self._count = config, count
         # Before training.
-        self._chosen(average_decays(config.train.ema_decay, config.train.ema_decays))
+        decays = average_decays(config.train.ema_decay, config.train.ema_decays)
+        self._chosen((*decays, *power_sigmas(config.train.ema_sigmas)))
         self.mesh = inference_mesh(config.mesh)
         generator = generator_config(config)
         flow = Flow(config.flow.path, config.flow.prediction)
@@ -104,4 +112,6 @@ class TrainingSampler:
 
     def _chosen(self, averages: Iterable[str]) -> str:
         options, where = self._config.sample, "config.train.ema_decays"
+        if options.ema_sigma:
+            return power_item(averages, options.ema_sigma, "config.train.ema_sigmas")
         return weights_item(averages, options.use_ema, options.ema_decay, where)

@@ -12,7 +12,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import short_names
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.pictures import image_grid, save_png
-from lightningdit_jax.inference.sampling.opening import open_sampler
+from lightningdit_jax.inference.sampling.opening import chosen_average, open_sampler
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.inference.sampling.sampler import Sampler
 from lightningdit_jax.inference.sampling.store import SampleStore
@@ -89,9 +89,7 @@ def describe_samples(config: Config, sampler: Sampler, weights: dict[str, Any]) 
         "dtype": config.compute.dtype,
         **weights,
     }
-    if options.use_ema and options.ema_decay:
-        description["ema_decay"] = options.ema_decay
-    return description
+    return description | chosen_average(options)
 
 
 def _missing(store: SampleStore, total: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.identity import weights_identity
 from lightningdit_jax.assembly.loading import Loaded, load_functional
 from lightningdit_jax.assembly.registry import Role
-from lightningdit_jax.config import Config
+from lightningdit_jax.config import Config, SampleConfig
 from lightningdit_jax.inference.sampling.fitting import (
     GeneratorMeaning,
     check_tokenizer,
@@ -35,7 +35,7 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
         raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
     mesh = inference_mesh(config.mesh)
     path = options.checkpoint or workdir
-    dit = _load_generator(config, path, mesh, options.ema_decay)
+    dit = _load_generator(config, path, mesh, options)
     generator, scaling, flow = dit.config, dit.scaling(), dit.flow()
     if scaling is None:
         raise ValueError(
@@ -60,6 +60,23 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
     if names := dit.meta.get("class_names"):
         description["class_names"] = list(names)
     return Sampler(structure, weights, mesh, plan.batch_size, dit.class_names()), description
+
+
+def with_average(
+    sampler: Sampler, description: dict[str, Any], config: Config, workdir: str
+) -> tuple[Sampler, dict[str, Any]]:
+    """As open_sampler, of another average of the same generator: all else stays as it is."""
+    path = config.sample.checkpoint or workdir
+    dit = _load_generator(config, path, sampler.mesh, config.sample)
+    weights = sampler.weights | sampler.structure.weights({"dit": dit.params})
+    identities = description["weights"] | {"dit": weights_identity(path, dit)}
+    return dataclasses.replace(sampler, weights=weights), description | {"weights": identities}
+
+
+def chosen_average(options: SampleConfig) -> dict[str, float]:
+    """Which average is sampled with, by its key, where it is not the main one."""
+    chosen = {"ema_decay": options.ema_decay, "ema_sigma": options.ema_sigma}
+    return {key: value for key, value in chosen.items() if value and options.use_ema}
 
 
 def load_companions(
@@ -98,12 +115,16 @@ def load_companions(
     return {"vae": vae, "weak": weak}
 
 
-def _load_generator(config: Config, path: str, mesh: Mesh, ema_decay: float = 0.0) -> Loaded:
+def _load_generator(
+    config: Config, path: str, mesh: Mesh, average: SampleConfig | None = None
+) -> Loaded:
+    """average: whose keys choose it; None is the main one."""
     return load_functional(
         path,
         mesh,
         use_ema=config.sample.use_ema,
-        ema_decay=ema_decay,
+        ema_decay=average.ema_decay if average else 0.0,
+        ema_sigma=average.ema_sigma if average else 0.0,
         expect=Role.GENERATOR,
         compute=config.compute,
     )
