@@ -47,10 +47,10 @@ from lightningdit_jax.hub_folder import INDEX_FILE, WEIGHTS_FILE, fetch_folder, 
 from lightningdit_jax.storage_errors import StorageError, storage_error, storing
 
 FORMAT_VERSION = 1
+CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"  # folders of a workdir
 # Seconds that Orbax gives a save, by the wall clock: one that is set forward by its 1,200 failed
 # the save (findings/orbax_timeout_by_wall_clock.sh). Processes that are gone are noticed elsewhere.
 _NO_LIMIT = 10**9
-CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"  # folders of a workdir
 
 Tree = Any
 Result = TypeVar("Result")
