@@ -119,9 +119,9 @@ def _run(folder: epath.Path) -> list[str]:
         for name, steps in kept.items()
         if steps
     ]
-    if kept := finalized_steps(folder / SNAPSHOTS):
-        first, last = (int(path.name) for path in (kept[0], kept[-1]))
-        lines.append(row(SNAPSHOTS, f"{len(kept):,}, of steps {first:,} to {last:,}"))
+    if snapshots := [int(path.name) for path in finalized_steps(folder / SNAPSHOTS)]:
+        said = f"{len(snapshots):,}, of steps {snapshots[0]:,} to {snapshots[-1]:,}"
+        lines.append(row(SNAPSHOTS, said))
     if (path := folder / RECORDS).exists():
         records, _ = read_log(path)
         lines.append(row(RECORDS, f"{len(records):,} records"))

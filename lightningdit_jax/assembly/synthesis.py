@@ -69,7 +69,8 @@ def plan_synthesis(checkpoint: epath.Path, sigma: float) -> Synthesis:
     WORKDIR/snapshots and of the other WORKDIR/checkpoints. Raises ValueError where they cannot make
     it, which says how near they come, and for averages of another run.
     """
-    meta, known = read_meta(checkpoint), {}
+    meta = read_meta(checkpoint)
+    known: dict[Profile, tuple[epath.Path, str]] = {}
     for path in _with_averages(checkpoint):
         found = meta if path == checkpoint else read_meta(path)
         profiles = _profiles(path, found)
@@ -105,7 +106,7 @@ def read_synthesis(checkpoint: epath.Path, sigma: float, abstract: Any) -> Any:
 
 def _with_averages(checkpoint: epath.Path) -> list[epath.Path]:
     """Snapshots, other checkpoints of the run, and the checkpoint; the later the more exact."""
-    there = {}
+    there: list[epath.Path] = []
     if checkpoint.name.isdigit():
         run = checkpoint.parent.parent
         for folder in (SNAPSHOTS, CHECKPOINTS):
@@ -115,7 +116,7 @@ def _with_averages(checkpoint: epath.Path) -> list[epath.Path]:
                 if lacks := defect(path):
                     warn_once(f"passed over as damaged: {path} ({lacks})")
                 else:
-                    there[path] = None
+                    there.append(path)
     return [*there, checkpoint]
 
 

@@ -84,6 +84,8 @@ def test_a_run_on_a_mesh_keeps_them_and_load_takes_them(tmp_path):
         model__depth=1,
         train__ema_decay=0.9,
         train__ema_decays=(0.5,),
+        train__ema_sigmas=(0.1,),
+        train__snapshot_every_steps=2,
         train__num_steps=2,
     )
     workdir = str(tmp_path / "workdir")
@@ -91,10 +93,19 @@ def test_a_run_on_a_mesh_keeps_them_and_load_takes_them(tmp_path):
     for average, wanted in state.averages.items():
         for leaf, param in zip(jax.tree.leaves(wanted), jax.tree.leaves(state.params), strict=True):
             assert leaf.sharding == param.sharding
-        decay = {"ema": 0.0, "ema_0.5": 0.5}[average]
-        loaded = nnx.to_pure_dict(nnx.state(ldj.load(workdir, ema_decay=decay), nnx.Param))
+        chosen = {
+            "ema": {},
+            "ema_0.5": {"ema_decay": 0.5},
+            "ema_sigma_0.1": {"ema_sigma": 0.1},
+        }[average]
+        loaded = nnx.to_pure_dict(nnx.state(ldj.load(workdir, **chosen), nnx.Param))
         assert_same(loaded, jax.device_get(wanted))
-    one, other = (jax.device_get(tree["final_layer"]) for tree in state.averages.values())
+    halves = nnx.to_pure_dict(
+        nnx.state(ldj.load(f"{workdir}/snapshots/2", ema_sigma=0.1), nnx.Param)
+    )
+    assert_same(halves, jax.tree.map(np.float16, state.averages["ema_sigma_0.1"]))
+    names = ("ema", "ema_0.5")
+    one, other = (jax.device_get(state.averages[name]["final_layer"]) for name in names)
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
     with pytest.raises(
         ValueError, match=r"/2 has no average 'ema_0\.7'; there are: ema, ema_0\.5;"
