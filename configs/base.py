@@ -110,7 +110,8 @@ def get_config() -> ConfigDict:
     c.data.prefetch_batches = 8  # at least num_threads, or some of them idle
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"  # or "lion"; not within a run
+    # Or "lion", and of generators "muon" or "muon_all", docs/training.md; not within a run
+    c.optimizer.name = "adamw"
     c.optimizer.learning_rate = 2e-4  # the highest, never scaled by the batch
     # Or "linear", "cosine" (both fall from the warm-up to the end of the run) or "trapezoid" (falls
     # at its end alone); may change within a run
@@ -120,8 +121,9 @@ def get_config() -> ConfigDict:
     c.optimizer.end_factor = 0.0  # of the highest rate, at the end of what falls
     c.optimizer.beta1 = 0.9
     c.optimizer.beta2 = 0.95
-    c.optimizer.eps = 1e-8  # of adamw
-    c.optimizer.weight_decay = 0.0
+    c.optimizer.eps = 1e-8  # of Adam
+    c.optimizer.momentum = 0.95  # of Muon, whose Adam has the betas
+    c.optimizer.weight_decay = 0.0  # decoupled; with Muon of its matrices alone
     c.optimizer.max_grad_norm = 0.0  # global norm; 0 is off, as published; may change within a run
     # Patterns of parameters' names, docs/training.md; both may change within a run.
     c.optimizer.freeze = ()  # These stay as they are, such as ("blocks/*",)

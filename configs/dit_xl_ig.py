@@ -5,8 +5,8 @@ Zhou et al. 2025, arXiv 2512.24176: FID 1.19 with labels at random, 1.07 balance
 is that of the authors' lightningdit_xl_vavae_f16d32.yaml (github.com/CVL-UESTC/Internal-Guidance),
 whose max_steps is 3,000,000, while their README says 680 epochs of the weights.
 
-Not the published optimizer: that is Muon with weight decay 0.01 on matrices and Adam on the rest,
-all at rate 2e-4, which is not here; AdamW at that rate without decay stays in its place.
+Its optimizer is Muon with weight decay 0.01 on all matrices and Adam on the rest, both at rate 2e-4,
+as that code has it (training/muon.py, muon_all).
 
     python main.py --config=configs/dit_xl_ig.py --workdir=runs/dit_xl_ig --config.data.path=LATENTS
 """
@@ -20,6 +20,8 @@ def get_config():
     c.model.aux_head_depth = 8
     c.train.num_steps = 3_400_000
     c.train.batch_size = 256
+    c.optimizer.name = "muon_all"
+    c.optimizer.weight_decay = 0.01
     c.optimizer.max_grad_norm = 1.0
     c.flow.timesteps = "uniform"
     c.sample.solver = "heun2"

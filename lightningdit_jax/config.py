@@ -104,6 +104,7 @@ class OptimizerConfig:
     beta1: float
     beta2: float
     eps: float
+    momentum: float
     weight_decay: float
     max_grad_norm: float
     freeze: tuple[str, ...]

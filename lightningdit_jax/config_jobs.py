@@ -207,8 +207,12 @@ class Choice:
 
 
 _SPIKES = ("train.spike_window", "train.spike_factor", "train.max_spikes")
+_MUON = ("optimizer.eps", "optimizer.momentum")
 _CHOICES = (
-    Choice("optimizer.name", {"adamw": ("optimizer.eps",)}),
+    Choice(
+        "optimizer.name",
+        {"adamw": ("optimizer.eps",), **dict.fromkeys(("muon", "muon_all"), _MUON)},
+    ),
     Choice(
         "optimizer.schedule",
         {

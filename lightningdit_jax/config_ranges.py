@@ -71,6 +71,7 @@ RANGES = {
     "optimizer.beta1": _DECAY,
     "optimizer.beta2": _DECAY,
     "optimizer.eps": Range(0.0),
+    "optimizer.momentum": _DECAY,
     "optimizer.weight_decay": Range(0.0),
     "optimizer.max_grad_norm": Range(0.0),
     "flow.logit_std": Range(0.0),

@@ -1,6 +1,7 @@
 """A generator's train step: the memory and the time it takes, by formulas fitted to programs."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +68,8 @@ FITS = {
 class GeneratorStep:
     """The step of an architecture at a global batch. A Step of planning.plan.
 
-    state: the abstract TrainState, cut by rules. dtype: of the products.
+    state: the abstract TrainState, cut by rules. dtype: of the products. update_flops: of products
+    of the optimizer's, a device.
     """
 
     architecture: LightningDiTConfig
@@ -76,6 +78,7 @@ class GeneratorStep:
     batch_size: int
     dtype: str
     hardware: Hardware
+    update_flops: float = 0.0
 
     accumulates = True
 
@@ -124,6 +127,7 @@ class PlacedGenerator:
         flops = 3 * forward * self.at.images / self.at.sizes["tensor"]
         speed = Speed(self.step.hardware)
         arithmetic = speed.arithmetic(_AGAIN[remat] * flops, self._tokens(parts))
+        arithmetic += speed.arithmetic(self.step.update_flops, math.inf)
         return arithmetic + speed.update(self.at.state_bytes) + parts * self.at.communication
 
     def _tokens(self, parts: int) -> float:

@@ -11,6 +11,7 @@ import optax
 from lightningdit_jax.config import OptimizerConfig
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.path_patterns import check_patterns, is_matched
+from lightningdit_jax.training.muon import muon, muon_all
 from lightningdit_jax.training.schedules import make_schedule
 from lightningdit_jax.training.state import TrainState, trained_names
 from lightningdit_jax.tree_paths import map_named
@@ -35,10 +36,16 @@ def _lion(config: OptimizerConfig, rate: Rate, params: Any) -> optax.GradientTra
 
 
 # A row makes the transformation of one network for a rate, a number or a traced scalar. params:
-# ShapeDtypeStructs of that network's parameters, of the model or of one trained beside it; with
-# their names (tree_paths) and shapes a row may treat them in groups (optax.multi_transform). The
-# state must not depend on the rate, nor on keys that may change within a run.
-OPTIMIZERS: dict[str, Factory] = {"adamw": _adamw, "lion": _lion}
+# ShapeDtypeStructs of that network's parameters, of the model or of one trained beside it, with
+# shardings where they lie on a mesh (on_mesh); with their names (tree_paths) and shapes a row may
+# treat them in groups (optax.multi_transform). The state must not depend on the rate, nor on keys
+# that may change within a run.
+OPTIMIZERS: dict[str, Factory] = {
+    "adamw": _adamw,
+    "lion": _lion,
+    "muon": muon,
+    "muon_all": muon_all,
+}
 
 
 def make_optimizer(
@@ -52,7 +59,7 @@ def make_optimizer(
     frozen parameters and factors: a run may change them where it stands. A frozen parameter's
     gradient counts as 0, in the norm that is clipped too, and its update is 0; a factor multiplies
     an update, weight decay included, as the rate does. Raises ValueError for an unknown name, for a
-    factor that is none, and as make_schedule.
+    factor that is none, and as make_schedule; init for parameters that the optimizer is not for.
     """
     if config.name not in OPTIMIZERS:
         known = tuple(OPTIMIZERS)
@@ -65,12 +72,11 @@ def make_optimizer(
             return 0.0
         return next((value for pattern, value in factors if is_matched(name, [pattern])), 1.0)
 
-    def at(rate: Rate, params: Any) -> optax.GradientTransformation:
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    def at(rate: Rate, abstract: Any) -> optax.GradientTransformation:
         return OPTIMIZERS[config.name](config, rate, abstract)
 
     def init(params: Any) -> Any:
-        return at(config.learning_rate, params).init(params)
+        return at(config.learning_rate, _without_arrays(params)).init(params)
 
     def update(
         grads: Any,
@@ -79,18 +85,40 @@ def make_optimizer(
         *,
         step: jax.Array,
         network: str = "",
+        abstract: Any = None,
         **others: Any,
     ) -> tuple[Any, Any]:
+        """abstract: of the parameters, with their shardings on a mesh; see on_mesh."""
         prefix = f"{network}/" if network else ""
         by_leaf = map_named(lambda name, _: factor(prefix + name), grads)
         grads = jax.tree.map(lambda g, by: g if by else jnp.zeros_like(g), grads, by_leaf)
         if config.max_grad_norm:
             clip = optax.clip_by_global_norm(config.max_grad_norm)
             grads, _ = clip.update(grads, optax.EmptyState())
-        updates, state = at(schedule(step), params).update(grads, state, params)
+        abstract = _without_arrays(params) if abstract is None else abstract
+        updates, state = at(schedule(step), abstract).update(grads, state, params)
         return jax.tree.map(_times, updates, by_leaf), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def on_mesh(
+    optimizer: optax.GradientTransformationExtraArgs, state: TrainState
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer told where parameters lie, which may not change what it computes.
+
+    state: ShapeDtypeStructs of the run's, with shardings.
+    """
+
+    def update(
+        grads: Any, opt_state: Any, params: Any = None, *, network: str = "", **others: Any
+    ) -> tuple[Any, Any]:
+        abstract = state.companions[network].params if network else state.params
+        return optimizer.update(
+            grads, opt_state, params, network=network, abstract=abstract, **others
+        )
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def check_named(config: OptimizerConfig, state: TrainState) -> None:
@@ -120,6 +148,10 @@ def _rate_factors(config: OptimizerConfig) -> list[tuple[str, float]]:
             )
         found.append((pattern, value))
     return found
+
+
+def _without_arrays(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 
 def _times(update: jax.Array, factor: float) -> jax.Array:

@@ -41,7 +41,7 @@ from lightningdit_jax.training.init.start import begin
 from lightningdit_jax.training.init.takeover import Takeover, plan_takeover
 from lightningdit_jax.training.job import Job, fresh_state, make_job, open_source, state_rules
 from lightningdit_jax.training.loop import Loop
-from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.optimizer import make_optimizer, on_mesh
 from lightningdit_jax.training.plan import next_plans, training_hardware, training_plans
 from lightningdit_jax.training.restore import check_optimizer
 from lightningdit_jax.training.run_record import Evaluator, Feed, Picture, Run
@@ -269,7 +269,7 @@ def compile_ready(
     abstract = abstract_on_mesh(shapes, mesh, state_rules(config.kind))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step_fn = jax.jit(
-        job.make_step(job.graphdef(), config, optimizer),
+        job.make_step(job.graphdef(), config, on_mesh(optimizer, abstract)),
         in_shardings=(
             shardings,
             batch_sharding(mesh),
