@@ -74,6 +74,7 @@ _READERS: dict[str, Collection[str]] = {
     "data.num_workers": (*_TRAIN, *_IMAGES),
     "data.prefetch_batches": _TRAIN,
     "optimizer": _STEP,
+    "optimizer.momentum": _GENERATOR,
     "flow": _GENERATOR,
     "flow.path": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "flow.prediction": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
@@ -135,6 +136,7 @@ _REASONS = {
     "data.corrupt": "it is of images",
     "data.prefetch_batches": "it is of training; elsewhere the next batches are read while one is "
     "used",
+    "optimizer.momentum": "it is of Muon, which only a generator is trained by",
     "sample": "in a generator's training images are drawn where train.evaluate_every_steps or "
     "train.picture_every_steps is above 0",
     "sample.checkpoint": "a run goes on from its own workdir; a new one starts from the weights of "

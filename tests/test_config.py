@@ -58,6 +58,14 @@ def test_published_recipes():
     assert guidance == (1.45, 0.19, 0)
     assert (ig.sample.ig_scale, ig.sample.timestep_shift, ig.sample.num_steps) == (1.4, 0.3, 125)
     assert (ig.train.batch_size, ig.optimizer.max_grad_norm) == (256, 1.0)
+    by = ig.optimizer
+    assert (by.name, by.learning_rate, by.momentum, by.weight_decay) == (
+        "muon_all",
+        2e-4,
+        0.95,
+        0.01,
+    )
+    assert (by.beta1, by.beta2, by.eps) == (0.9, 0.95, 1e-8)
 
 
 def test_rows_of_the_paper():

@@ -190,12 +190,15 @@ def recorded(tmp_path_factory):
         tiny.publish(patch, "lpips", TINY_LPIPS)
         tiny.publish(patch, "vit", tiny.VIT)
         with recording(seen[COMPILE_GENERATOR]):
-            step_compile.compile_train_step(dit, str(folder), "v5e:1x1")
+            by_muon = dit.changed(optimizer={"name": "muon"})
+            step_compile.compile_train_step(by_muon, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_TOKENIZER]):
             step_compile.compile_train_step(whole, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_SAMPLER]):
             sampler_compile.compile_sampler(both, str(folder), "v5e:1x1")
-    # The training above has no adversary and no frozen networks: their step is the one compiled.
+    # The training above has no adversary, no frozen networks and no Muon: of these it is the step
+    # that was compiled.
+    seen[TRAIN_GENERATOR] |= seen[COMPILE_GENERATOR] & {"optimizer.momentum"}
     seen[TRAIN_TOKENIZER] |= {
         key for key in seen[COMPILE_TOKENIZER] if key.partition(".")[0] in LOSS_SECTIONS
     }
@@ -234,7 +237,7 @@ def test_a_key_that_a_job_does_not_read_is_refused():
     # These read the most.
     values = {
         "evaluate.metric": "fid",
-        "optimizer.name": "adamw",
+        "optimizer.name": "muon",
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,
         "train.spikes": "skip",
@@ -255,6 +258,7 @@ def test_a_key_that_a_job_does_not_read_is_refused():
     ("changes", "unread", "read"),
     [
         ({"optimizer__name": "lion"}, "optimizer.eps", "optimizer.beta1"),
+        ({"optimizer__name": "adamw"}, "optimizer.momentum", "optimizer.eps"),
         ({"optimizer__schedule": "constant"}, "optimizer.end_factor", "optimizer.warmup_steps"),
         ({"optimizer__schedule": "cosine"}, "optimizer.decay_steps", "optimizer.end_factor"),
         ({"train__spikes": "off"}, "train.spike_window", "train.max_nonfinite"),

@@ -53,11 +53,6 @@ def deals(shapes: Sequence[tuple[int, int, int]], num_devices: int) -> list[Deal
     return found
 
 
-def by_rows(dealt: Sequence[Deal]) -> list[list[Deal]]:
-    """Deals of as many rows, which are worked on together."""
-    return [list(alike) for _, alike in itertools.groupby(dealt, lambda deal: deal.rows)]
-
-
 def map_matrices(
     function: Function, stacks: Sequence[jax.Array], mesh: Mesh | None
 ) -> list[jax.Array]:
@@ -70,7 +65,9 @@ def map_matrices(
     """
     num_devices = 1 if mesh is None else mesh.size
     done: list[list[tuple[int, jax.Array]]] = [[] for _ in stacks]
-    for alike in by_rows(deals([x.shape for x in stacks], num_devices)):
+    dealt = deals([x.shape for x in stacks], num_devices)
+    for _, group in itertools.groupby(dealt, lambda deal: deal.rows):
+        alike = list(group)
         whole = [_gathered(deal, stacks, num_devices) for deal in alike]
         if num_devices > 1:
             whole = _on_all_devices(function, whole, mesh)
@@ -103,8 +100,9 @@ def _on_all_devices(function: Function, whole: list[jax.Array], mesh: Mesh) -> l
     divides = all(x.shape[2] % mesh.shape["tensor"] == 0 for x in whole)
     cols_axis = "tensor" if divides else None
     spec = P(None, rows_axis, cols_axis)
-    cut = [(axis, at) for at, axis in ((1, rows_axis), (2, cols_axis)) if axis]
-    alike = [axis for axis in mesh.axis_names if axis not in (rows_axis, cols_axis)]
+    several = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+    cut = [(axis, at) for at, axis in ((1, rows_axis), (2, cols_axis)) if axis in several]
+    alike = [axis for axis in several if axis not in (rows_axis, cols_axis)]
 
     def body(parts: list[jax.Array]) -> list[jax.Array]:
         """parts: this device's of every matrix."""

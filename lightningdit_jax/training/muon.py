@@ -16,9 +16,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from lightningdit_jax.config import OptimizerConfig
-from lightningdit_jax.models.matmul_flops import matmul_flops
-from lightningdit_jax.parallel.matrix_rounds import by_rows, deals, map_matrices
-from lightningdit_jax.training.newton_schulz import orthogonalize
+from lightningdit_jax.parallel.matrix_rounds import deals, map_matrices
+from lightningdit_jax.training.newton_schulz import orthogonalization_flops, orthogonalize
 from lightningdit_jax.tree_paths import map_named, named_leaves
 
 Axes = tuple[int, ...]
@@ -104,7 +103,7 @@ def muon_all(config: OptimizerConfig, rate: Rate, params: Any) -> optax.Gradient
     return _muon(config, rate, params, scale)
 
 
-def orthogonalization_flops(name: str, params: Any, num_devices: int) -> float:
+def update_flops(name: str, params: Any, num_devices: int) -> float:
     """FLOPs of each device in a step that an optimizer of this name orthogonalizes by, often 0.
 
     params: arrays or ShapeDtypeStructs.
@@ -116,11 +115,10 @@ def orthogonalization_flops(name: str, params: Any, num_devices: int) -> float:
         (_size(leaves[name].shape, m.stack), *sorted(m.size(leaves[name].shape)))
         for name, m in _matrices(name, params).items()
     ]
-    shares = [
-        [jax.ShapeDtypeStruct((deal.rounds, deal.rows, deal.cols), jnp.bfloat16) for deal in alike]
-        for alike in by_rows(deals(shapes, num_devices))
-    ]
-    return sum(matmul_flops(orthogonalize, share) for share in shares)
+    return sum(
+        deal.rounds * orthogonalization_flops(deal.rows, deal.cols)
+        for deal in deals(shapes, num_devices)
+    )
 
 
 def _matrices(optimizer: str, params: Any) -> dict[str, Matrices]:

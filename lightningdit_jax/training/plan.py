@@ -18,7 +18,7 @@ from lightningdit_jax.planning.hardware import Hardware
 from lightningdit_jax.planning.plan import Plan, Step, plans, smaller
 from lightningdit_jax.planning.tokenizer import TokenizerStep
 from lightningdit_jax.training.job import abstract_job, fresh_state, state_rules
-from lightningdit_jax.training.muon import orthogonalization_flops
+from lightningdit_jax.training.muon import update_flops
 from lightningdit_jax.training.optimizer import check_named, make_optimizer
 from lightningdit_jax.training.state import TrainState
 
@@ -66,9 +66,7 @@ def train_step(config: Config, hardware: Hardware) -> tuple[Step, TrainState]:
         "hardware": hardware,
     }
     if config.kind == "lightningdit":
-        flops = orthogonalization_flops(
-            config.optimizer.name, state.params, len(hardware.devices)
-        )
+        flops = update_flops(config.optimizer.name, state.params, len(hardware.devices))
         step = GeneratorStep(architecture=generator_config(config), update_flops=flops, **common)
         return step, state
     tokenizer = tokenizer_config(config)

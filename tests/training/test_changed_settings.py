@@ -27,6 +27,7 @@ PUBLISHED = OptimizerConfig(
     beta1=0.9,
     beta2=0.95,
     eps=1e-8,
+    momentum=0.95,
     weight_decay=0.0,
     max_grad_norm=0.0,
     freeze=(),

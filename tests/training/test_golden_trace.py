@@ -36,6 +36,7 @@ def run(case, ema_decay):
             beta1=settings["betas"][0],
             beta2=settings["betas"][1],
             eps=settings["eps"],
+            momentum=0.95,
             weight_decay=settings["weight_decay"],
             max_grad_norm=settings["max_grad_norm"] or 0.0,
             freeze=(),

@@ -37,6 +37,7 @@ CONFIG = OptimizerConfig(
     beta1=BETAS["b1"],
     beta2=BETAS["b2"],
     eps=1e-8,
+    momentum=0.95,
     weight_decay=0.1,
     max_grad_norm=0.0,
     freeze=(),
