@@ -5,8 +5,9 @@ Zhou et al. 2025, arXiv 2512.24176: FID 1.19 with labels at random, 1.07 balance
 is that of the authors' lightningdit_xl_vavae_f16d32.yaml (github.com/CVL-UESTC/Internal-Guidance),
 whose max_steps is 3,000,000, while their README says 680 epochs of the weights.
 
-Its optimizer is Muon with weight decay 0.01 on all matrices and Adam on the rest, both at rate 2e-4,
-as that code has it (training/muon.py, muon_all).
+Its optimizer is that of their code: Muon with weight decay 0.01 on every parameter of two axes or
+more, embeddings, modulation and final layers among them, Adam on the rest, both at rate 2e-4
+(lightningdit_jax/training/muon.py, muon_all).
 
     python main.py --config=configs/dit_xl_ig.py --workdir=runs/dit_xl_ig --config.data.path=LATENTS
 """

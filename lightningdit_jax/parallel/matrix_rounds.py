@@ -2,7 +2,7 @@
 
 Matrices are sorted by size and dealt in rounds, one to each device, so that all have about the same
 to do. What lies cut over devices travels there and back by all-to-alls, as much of it as a device
-holds; no device ever has a whole stack.
+holds: none has a whole stack of what is cut.
 """
 
 import dataclasses
@@ -69,10 +69,7 @@ def map_matrices(
     for _, group in itertools.groupby(dealt, lambda deal: deal.rows):
         alike = list(group)
         whole = [_gathered(deal, stacks, num_devices) for deal in alike]
-        if num_devices > 1:
-            whole = _on_all_devices(function, whole, mesh)
-        else:
-            whole = function(whole)
+        whole = function(whole) if num_devices == 1 else _on_all_devices(function, whole, mesh)
         for deal, x in zip(alike, whole, strict=True):
             at = 0
             for first, end, i in deal.pieces:

@@ -163,6 +163,23 @@ def test_averages_switched_on_start_from_the_weights_of_all_processes(tmp_path, 
 
 
 @pytest.mark.slow
+def test_muon_goes_on_to_the_bit_and_one_process_comes_to_the_same(tmp_path, latents):
+    """Matrices travel between processes; sums of gradients are in another order in one."""
+    by = {"optimizer__name": "muon_all", "train__checkpoint_every_steps": 2, "mesh__fsdp": 4}
+    by |= {"optimizer__weight_decay": 0.01}
+    run(tmp_path / "whole", latents, 2, train__num_steps=4, **by)
+    run(tmp_path / "parts", latents, 2, train__num_steps=2, **by)
+    run(tmp_path / "parts", latents, 2, train__num_steps=4, **by)
+    assert_same_bits(tmp_path / "parts", tmp_path / "whole")
+    run(tmp_path / "one", latents, 1, devices=1, train__num_steps=4, **by | {"mesh__fsdp": 1})
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4),
+        arrays(tmp_path / "one", ("params",)),
+        arrays(tmp_path / "whole", ("params",)),
+    )
+
+
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_all_at_once(tmp_path, latents):
     job = start(tmp_path, latents, 2, fail=1)
     statuses, outputs = finish(job, timeout=240)
