@@ -463,6 +463,7 @@ OTHERS = {
     "train.profile_steps": (1, 1),
     "optimizer.beta1": 0.6,
     "optimizer.beta2": 0.6,
+    "optimizer.momentum": 0.6,
 }
 
 
