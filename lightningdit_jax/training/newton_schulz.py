@@ -140,5 +140,5 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
 
     if x.dtype == jnp.float32:
         return exact(x, y)
-    # XLA for CPUs has not everywhere a product of bfloat16 with sums in float32, nor a fast one.
+    # XLA for CPUs lacks such a product in places (findings/xla_cpu_transposed_product.sh).
     return jax.lax.platform_dependent(x, y, cpu=exact, default=narrow)
