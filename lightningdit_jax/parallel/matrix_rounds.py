@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Function = Callable[[list[jax.Array]], list[jax.Array]]
@@ -32,7 +32,7 @@ class Deal:
     pieces: tuple[Piece, ...]
 
 
-def deals(shapes: Sequence[tuple[int, int, int]], num_devices: int) -> list[Deal]:
+def deals(shapes: Sequence[tuple[int, ...]], num_devices: int) -> list[Deal]:
     """How stacks of these shapes [S, R, C] are dealt out."""
     order = sorted(range(len(shapes)), key=lambda i: shapes[i][1:], reverse=True)
     cards = [(i, number) for i in order for number in range(shapes[i][0])]
@@ -54,7 +54,7 @@ def deals(shapes: Sequence[tuple[int, int, int]], num_devices: int) -> list[Deal
 
 
 def map_matrices(
-    function: Function, stacks: Sequence[jax.Array], mesh: Mesh | None
+    function: Function, stacks: Sequence[jax.Array], mesh: Mesh | AbstractMesh | None
 ) -> list[jax.Array]:
     """function of all matrices of stacks [S, R, C], each of which one device of the mesh computes.
 
@@ -69,7 +69,10 @@ def map_matrices(
     for _, group in itertools.groupby(dealt, lambda deal: deal.rows):
         alike = list(group)
         whole = [_gathered(deal, stacks, num_devices) for deal in alike]
-        whole = function(whole) if num_devices == 1 else _on_all_devices(function, whole, mesh)
+        if mesh is None or mesh.size == 1:
+            whole = function(whole)
+        else:
+            whole = _on_all_devices(function, whole, mesh)
         for deal, x in zip(alike, whole, strict=True):
             at = 0
             for first, end, i in deal.pieces:
@@ -92,7 +95,9 @@ def _gathered(deal: Deal, stacks: Sequence[jax.Array], num_devices: int) -> jax.
     return jnp.pad(x, ((0, deal.rounds * num_devices - len(x)), (0, 0), (0, 0)))
 
 
-def _on_all_devices(function: Function, whole: list[jax.Array], mesh: Mesh) -> list[jax.Array]:
+def _on_all_devices(
+    function: Function, whole: list[jax.Array], mesh: Mesh | AbstractMesh
+) -> list[jax.Array]:
     rows_axis = "fsdp" if whole[0].shape[1] % mesh.shape["fsdp"] == 0 else None
     divides = all(x.shape[2] % mesh.shape["tensor"] == 0 for x in whole)
     cols_axis = "tensor" if divides else None

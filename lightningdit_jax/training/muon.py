@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from lightningdit_jax.config import OptimizerConfig
 from lightningdit_jax.parallel.matrix_rounds import deals, map_matrices
@@ -110,11 +110,11 @@ def update_flops(name: str, params: Any, num_devices: int) -> float:
     """
     if name not in _MATRICES:
         return 0.0
-    leaves = dict(named_leaves(params))
-    shapes = [
-        (_size(leaves[name].shape, m.stack), *sorted(m.size(leaves[name].shape)))
-        for name, m in _matrices(name, params).items()
-    ]
+    leaves, shapes = dict(named_leaves(params)), []
+    for leaf, matrices in _matrices(name, params).items():
+        shape = leaves[leaf].shape
+        rows, cols = sorted(matrices.size(shape))
+        shapes.append((_size(shape, matrices.stack), rows, cols))
     return sum(
         deal.rounds * orthogonalization_flops(deal.rows, deal.cols)
         for deal in deals(shapes, num_devices)
@@ -157,7 +157,7 @@ def _orthogonal_momentum(
     momentum: float,
     matrices: Mapping[str, Matrices],
     scale: Callable[[int, int], float],
-    mesh: Mesh | None,
+    mesh: Mesh | AbstractMesh | None,
 ) -> optax.GradientTransformation:
     """From gradients to what the weights move along; its state is the momentum alone."""
 
