@@ -204,7 +204,9 @@ def test_on_a_mesh_it_is_that_of_one_device_and_gathers_no_stack(exact):
         (tree(0), chosen.init(weights), weights), (*where, where[0])
     )
     found, after = program(grads, fresh, params)
-    alone, _ = chosen.update(tree(0), chosen.init(weights), weights, step=0)
+    alone, _ = jax.jit(lambda state: chosen.update(tree(0), state, weights, step=0))(
+        chosen.init(weights)
+    )
     # Sums in another order, through five steps.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3 * RATE), found, alone)
     kernels = dict(named_leaves(abstract.params))

@@ -35,9 +35,11 @@ def distance(found, wanted):
     return np.linalg.norm(np.asarray(found, np.float64) - wanted) / np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("rows", [6, 288])
-def test_in_float32_it_is_the_iteration(rows):
-    """288 rows are cut to blocks, of a half and of a half of that; matrices may differ in width."""
+@pytest.mark.parametrize("block", [12, pytest.param(4, marks=pytest.mark.slow)])
+def test_in_float32_it_is_the_iteration(block, monkeypatch):
+    """Products cut to three blocks, and to nine as those of XL; matrices may differ in width."""
+    monkeypatch.setattr(newton_schulz, "BLOCK", block)
+    rows = 36
     stacks = [
         np.stack([decaying(rows, rows), decaying(rows, rows, 1)]),
         np.stack([decaying(rows, rows + 10), np.zeros((rows, rows + 10))]),
