@@ -132,13 +132,16 @@ def get_config() -> ConfigDict:
 
     c.flow = ConfigDict()  # training of the generator
     c.flow.path = "linear"  # from noise to data; "gvp" and "vp" as in SiT, arXiv 2401.08740
-    c.flow.prediction = "velocity"  # of the model; or "noise", "score" (both without cosine_weight)
-    c.flow.loss_weight = "none"  # of the squared error of noise and score; "velocity", "likelihood"
+    c.flow.prediction = "velocity"  # of the model; or "noise", "score", "data"
+    # The squared error is of the prediction; or of the "velocity", "noise" or "data" that follows
+    # from it (arXiv 2511.13720); or, of noise and score, has the weight of the "likelihood"
+    c.flow.loss_weight = "none"
     c.flow.timesteps = "logit_normal"  # or "uniform"
     c.flow.logit_mean = 0.0
     c.flow.logit_std = 1.0
     c.flow.uniform_from_step = -1  # step at which timesteps become uniform; -1 is never
-    c.flow.cosine_weight = 1.0  # of 1 - cos(prediction, target) beside the squared error
+    # Of 1 - cos(velocity, target) beside the squared error of velocities; 0 where that is of others
+    c.flow.cosine_weight = 1.0
     c.flow.aux_loss_weight = 0.5  # of the second head's squared error; arXiv 2512.24176
 
     c.vae_loss = ConfigDict()  # training of the tokenizer; a weight of 0 leaves its term out

@@ -116,8 +116,8 @@ class FlowConfig:
     """Training of the generator. Raises ValueError for a loss that the prediction does not have."""
 
     path: Literal["linear", "gvp", "vp"]
-    prediction: Literal["velocity", "noise", "score"]
-    loss_weight: Literal["none", "velocity", "likelihood"]
+    prediction: Literal["velocity", "noise", "score", "data"]
+    loss_weight: Literal["none", "velocity", "noise", "data", "likelihood"]
     timesteps: Literal["logit_normal", "uniform"]
     logit_mean: float
     logit_std: float
@@ -126,15 +126,18 @@ class FlowConfig:
     aux_loss_weight: float
 
     def __post_init__(self) -> None:
-        if self.prediction == "velocity" and self.loss_weight != "none":
+        if self.loss_weight == "likelihood" and self.prediction not in ("noise", "score"):
             raise ValueError(
-                f"config.flow.loss_weight is '{self.loss_weight}' for a prediction of velocities; "
-                "weights are for 'noise' and 'score', expected 'none'"
+                f"config.flow.loss_weight is 'likelihood' for the prediction '{self.prediction}'; "
+                "that weight is for 'noise' and 'score'; expected 'none', 'velocity', 'noise' or "
+                "'data'"
             )
-        if self.prediction != "velocity" and self.cosine_weight != 0:
+        loss = self.prediction if self.loss_weight == "none" else self.loss_weight
+        if loss != "velocity" and self.cosine_weight != 0:
             raise ValueError(
                 f"config.flow.cosine_weight is {self.cosine_weight}, but the cosine loss is of "
-                f"velocities and the prediction is '{self.prediction}'; set it to 0"
+                f"velocities and the squared error of '{loss}'; set it to 0, or "
+                "config.flow.loss_weight to 'velocity'"
             )
 
 

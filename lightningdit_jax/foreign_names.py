@@ -133,6 +133,7 @@ _VALUES = {
     "fp32": ("diffusers'", "float32"),
     "v_prediction": ("diffusers'", "velocity"),
     "epsilon": ("diffusers'", "noise"),
+    "sample": ("diffusers'", "data"),
     "constant_with_warmup": ("diffusers'", "constant"),
     "AdamW": ("PyTorch's", "adamw"),
 }

@@ -52,6 +52,10 @@ class Path(abc.ABC):
         """growth sigma^2 - sigma d_sigma, the weight of the score in the velocity."""
         return self.growth(t) * self.sigma(t) ** 2 - self.sigma(t) * self.d_sigma(t)
 
+    def wronskian(self, t: jax.Array) -> jax.Array:
+        """d_alpha sigma - alpha d_sigma: (x, velocity) from (data, noise) has this determinant."""
+        return self.d_alpha(t) * self.sigma(t) - self.alpha(t) * self.d_sigma(t)
+
     def interpolate(self, x0: jax.Array, x1: jax.Array, t: jax.Array) -> jax.Array:
         """Point on the path. x0 noise [B, ...], x1 data [B, ...], t [B] -> x_t [B, ...]."""
         t = expand_time(t, x1)
@@ -67,6 +71,22 @@ class Path(abc.ABC):
         t = expand_time(t, x)
         ratio = self.alpha(t) / self.d_alpha(t)
         return (ratio * velocity - x) / (ratio * self.d_sigma(t) - self.sigma(t))
+
+    def data_from_velocity(self, velocity: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
+        """The expected data x1 that a velocity at (x, t) stands for. All [B, ...]; t [B]."""
+        t = expand_time(t, x)
+        return (self.sigma(t) * velocity - self.d_sigma(t) * x) / self.wronskian(t)
+
+    def velocity_from_data(
+        self, data: jax.Array, x: jax.Array, t: jax.Array, least_sigma: float = 0.0
+    ) -> jax.Array:
+        """The velocity that an expected x1 at (x, t) stands for; infinite where sigma is 0.
+
+        least_sigma: divides in the place of a smaller sigma.
+        """
+        t = expand_time(t, x)
+        change = self.wronskian(t) * data + self.d_sigma(t) * x
+        return change / jnp.maximum(self.sigma(t), least_sigma)
 
     def score_from_velocity(self, velocity: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
         """The score that a velocity at (x, t) stands for; infinite where sigma is 0."""
@@ -93,6 +113,9 @@ class LinearPath(Path):
 
     def d_sigma(self, t):
         return -jnp.ones_like(t)
+
+    def wronskian(self, t):
+        return jnp.ones_like(t)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,9 +72,9 @@ def make_dit_loss(
     """loss(params, x1, x0, t, y) -> (scalar, metrics). flow, arguments: as of make_dit_losses.
 
     Squared velocity error plus cosine_weight times 1 - cosine similarity (arXiv 2501.01423,
-    sec. 4); both terms are metrics of their own, the release logs the first alone. A model of
-    the noise or the score has the squared error alone, weighted as `prediction_loss` says. A second
-    head adds aux_weight times its own squared error (arXiv 2512.24176).
+    sec. 4); both terms are metrics of their own, the release logs the first alone. The squared
+    error of something else, as `prediction_loss` says, stands alone. A second head adds aux_weight
+    times its own squared error (arXiv 2512.24176).
     """
     losses_fn = make_dit_losses(graphdef, **flow)
 

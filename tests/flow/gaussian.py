@@ -29,6 +29,17 @@ class GaussianFlow:
         centered = x - path.alpha(t) * self.mean
         return path.d_alpha(t) * self.mean + slope / self.variance(t) * centered
 
+    def predicted(self, prediction, x, t):
+        """What a perfect model says, of one of PREDICTIONS."""
+        path, score = self.path, self.score(x, t)
+        gain = path.alpha(t) * self.std**2 / self.variance(t)
+        return {
+            "velocity": self.velocity(x, t),
+            "noise": -path.sigma(t) * score,
+            "score": score,
+            "data": self.mean + gain * (x - path.alpha(t) * self.mean),
+        }[prediction]
+
     def transport(self, x, start, end):
         """Where the flow takes x from one time to another: quantiles stay."""
         ratio = np.sqrt(self.variance(end) / self.variance(start))

@@ -42,11 +42,7 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
     ends = jnp.array([0.0, 1.0] * 4)
     monkeypatch.setattr(dit_step, "sample_timesteps", lambda *args: ends)
     config = tiny.config(
-        "digits_dit",
-        flow__path=path,
-        flow__prediction=prediction,
-        flow__loss_weight="none" if prediction == "velocity" else "velocity",
-        flow__cosine_weight=1.0 if prediction == "velocity" else 0.0,
+        "digits_dit", flow__path=path, flow__prediction=prediction, flow__loss_weight="velocity"
     )
     optimizer = optax.sgd(1e-3)
     step = jax.jit(dit_step.make_dit_step(GRAPHDEF, config, optimizer, scaling=LatentScaling()))
@@ -54,7 +50,7 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
     batch = {"latents": latents().transpose(0, 3, 1, 2), "labels": jnp.zeros(8, jnp.int32)}
     _, metrics = step(state, batch)
     assert all(np.isfinite(value) for value in metrics.values()), metrics
-    assert ("cosine" in metrics) == (prediction == "velocity")
+    assert "cosine" in metrics
 
 
 def test_stored_latents_are_normalized_in_the_step():
@@ -84,10 +80,12 @@ def test_loss_of_a_path_and_a_prediction():
 
 
 def test_losses_that_do_not_fit_the_prediction_are_refused():
-    with pytest.raises(ValueError, match=r"flow\.loss_weight is 'velocity'"):
-        tiny.config("digits_dit", flow__loss_weight="velocity")
-    with pytest.raises(ValueError, match=r"flow\.cosine_weight is 1\.0.*set it to 0"):
-        tiny.config("digits_dit", flow__prediction="noise")
+    for prediction in ("velocity", "data"):
+        with pytest.raises(ValueError, match=r"flow\.loss_weight is 'likelihood'"):
+            tiny.config("digits_dit", flow__prediction=prediction, flow__loss_weight="likelihood")
+    for flow in ({"flow__prediction": "data"}, {"flow__loss_weight": "noise"}):
+        with pytest.raises(ValueError, match=r"flow\.cosine_weight is 1\.0.*set it to 0"):
+            tiny.config("digits_dit", **flow)
     with pytest.raises(ValueError, match=r"flow\.path.*linaer.*linear"):
         tiny.config("digits_dit", flow__path="linaer")
 
