@@ -22,6 +22,11 @@ def auto() -> FieldReference:
     return FieldReference("auto", field_type=object)
 
 
+def number_or_word(default: float) -> FieldReference:
+    """A number that a word may stand for."""
+    return FieldReference(default, field_type=object)
+
+
 def get_config() -> ConfigDict:
     """The configuration that all others start from."""
     c = ConfigDict()
@@ -137,6 +142,9 @@ def get_config() -> ConfigDict:
     # from it (arXiv 2511.13720); or, of noise and score, has the weight of the "likelihood"
     c.flow.loss_weight = "none"
     c.flow.timesteps = "logit_normal"  # or "uniform"
+    # t -> s t / (1 + (s - 1) t) of those; 0 is off. "dimension": s = sqrt(4096 / numbers of a
+    # latent), arXiv 2510.11690
+    c.flow.timestep_shift = number_or_word(0.0)
     c.flow.logit_mean = 0.0
     c.flow.logit_std = 1.0
     c.flow.uniform_from_step = -1  # step at which timesteps become uniform; -1 is never
@@ -219,7 +227,7 @@ def get_config() -> ConfigDict:
     c.sample = ConfigDict(dataclasses.asdict(SamplingOptions()))
     c.sample.cfg_scale = 10.0  # guidance and shift as published, sec. 5.1 of the paper
     c.sample.cfg_interval_start = 0.10
-    c.sample.timestep_shift = 0.3
+    c.sample.timestep_shift = number_or_word(0.3)
     c.sample.checkpoint = ""  # of the generator, or hf://OWNER/NAME; empty: the workdir's newest
     c.sample.tokenizer = ""  # checkpoint that decodes the latents, or hf://OWNER/NAME
     # Worse generator to guide against (autoguidance), or hf://OWNER/NAME

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lightningdit_jax.config_fields import build, key_types
 from lightningdit_jax.config_ranges import check_number
-from lightningdit_jax.sampling_options import SamplingOptions
+from lightningdit_jax.sampling_options import SamplingOptions, TimestepShift
 
 Kind = Literal["lightningdit", "vavae"]
 # Left to lightningdit_jax/planning, which puts a value in its place before anything is made.
@@ -119,6 +119,7 @@ class FlowConfig:
     prediction: Literal["velocity", "noise", "score", "data"]
     loss_weight: Literal["none", "velocity", "noise", "data", "likelihood"]
     timesteps: Literal["logit_normal", "uniform"]
+    timestep_shift: TimestepShift
     logit_mean: float
     logit_std: float
     uniform_from_step: int

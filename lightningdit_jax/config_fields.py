@@ -94,7 +94,7 @@ def _convert_union(value: Any, hints: Sequence[Any], key: str) -> Any:
     inner = next(h for h in hints if isinstance(h, type) and h is not types.NoneType)
     if value in words or (value is None and types.NoneType in hints):
         return value
-    if words and type(value) is not inner:
+    if words and not is_of_type(value, inner):
         expected = " or ".join([inner.__name__, *map(repr, words)])
         raise ValueError(f"config.{key} is {value!r:.200}; expected {expected}")
     return _convert(value, inner, key)

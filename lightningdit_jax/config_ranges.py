@@ -74,6 +74,7 @@ RANGES = {
     "optimizer.momentum": _DECAY,
     "optimizer.weight_decay": Range(0.0),
     "optimizer.max_grad_norm": Range(0.0),
+    "flow.timestep_shift": Range(0.0),
     "flow.logit_std": Range(0.0),
     "flow.uniform_from_step": Range(-1),
     "flow.cosine_weight": Range(0.0),

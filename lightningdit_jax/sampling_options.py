@@ -5,6 +5,22 @@ its own in its row of flow/solvers.py. Imports nothing of ours, so that a config
 """
 
 import dataclasses
+from typing import Literal
+
+# A number, 0 for none, or "dimension": sqrt(4096 / numbers of a latent). Zheng et al. 2025, RAE,
+# arXiv 2510.11690, whose time runs the other way.
+TimestepShift = float | Literal["dimension"]
+
+# What changes guidance by cfg_scale, and is without meaning at 1.
+OF_GUIDANCE = (
+    "cfg_schedule",
+    "cfg_power",
+    "cfg_optimized_scale",
+    "cfg_zero_init_steps",
+    "apg_eta",
+    "apg_norm_threshold",
+    "apg_momentum",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +40,8 @@ class SamplingOptions:
     ig_scale: float = 1.0  # by the generator's second head, arXiv 2512.24176; 1 is none
     ig_interval_start: float = 0.0  # no internal guidance at earlier times
     ig_interval_end: float = 1.0  # no internal guidance at later times
-    timestep_shift: float = 0.0  # t -> s t / (1 + (s - 1) t); 0 is off
+    # t -> s t / (1 + (s - 1) t); 0 is off. "dimension": sqrt(4096 / numbers of a latent)
+    timestep_shift: TimestepShift = 0.0
     rtol: float = 1e-3  # of dopri5, relative to the state
     atol: float = 1e-6  # of dopri5
     extrapolation: float = 0.5  # of ucgm; arXiv 2505.07447

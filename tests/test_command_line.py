@@ -46,7 +46,10 @@ def test_every_spelling_is_one():
 
 def test_a_word_may_stand_for_a_number():
     words = ["--config.mesh.fsdp=auto", "--config.mesh.data=-1", "--config.sample.batch_size=8"]
+    words += ["--config.flow.timestep_shift=dimension", "--config.sample.timestep_shift=0.25"]
     mesh = parsed(FILE, "--workdir=w", *words)[0]
+    assert mesh["flow"]["timestep_shift"] == "dimension"
+    assert mesh["sample"]["timestep_shift"] == 0.25
     assert mesh["mesh"]["fsdp"] == "auto" and mesh["mesh"]["data"] == -1
     assert mesh["sample"]["batch_size"] == 8 and mesh["train"]["accumulate_steps"] == "auto"
     assert configs.from_dict(mesh).mesh.fsdp == "auto"

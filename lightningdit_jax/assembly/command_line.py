@@ -8,7 +8,7 @@ from lightningdit_jax.config_fields import key_types, takes_words
 from lightningdit_jax.errors import unknown_name
 
 # What the flags library takes for the config file or for one of its keys.
-_NUMBER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _OURS = re.compile(r"--?(no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
 
 

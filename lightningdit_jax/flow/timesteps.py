@@ -1,14 +1,19 @@
 """Timesteps: random ones to train on, ordered grids to sample on. t = 0 is noise, t = 1 is data."""
 
+import math
 import statistics
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.sampling_options import TimestepShift
 
 DISTRIBUTIONS = ("logit_normal", "uniform")
+Times = TypeVar("Times", jax.Array, np.ndarray)
+BASE_DIMENSIONS = 4096  # of a latent whose times are as they are; arXiv 2510.11690
 
 
 def logit_normal(z: jax.Array, mean: float = 0.0, std: float = 1.0) -> jax.Array:
@@ -60,7 +65,7 @@ def timestep_quantiles(
     raise ValueError(unknown_name("timestep distribution", distribution, DISTRIBUTIONS))
 
 
-def shift_timesteps(t: jax.Array, shift: float) -> jax.Array:
+def shift_timesteps(t: Times, shift: float) -> Times:
     """Warp t in [0, 1] to s t / (1 + (s - 1) t); s < 1 moves points towards noise (t = 0).
 
     shift 0 means off (t is returned as it is), and so does 1. Raises ValueError if negative.
@@ -71,6 +76,16 @@ def shift_timesteps(t: jax.Array, shift: float) -> jax.Array:
     if shift == 0:
         return t
     return shift * t / (1 + (shift - 1) * t)
+
+
+def shift_for(shift: TimestepShift, dimensions: int) -> float:
+    """The number for `shift_timesteps` that a shift means for latents of so many numbers.
+
+    "dimension" is sqrt(4096 / dimensions): the more numbers, the more noise makes a latent as hard
+    to tell. Esser et al. 2024, sec. 5.3.2; Zheng et al. 2025, arXiv 2510.11690, which have the
+    inverse of it in a time that runs from data to noise.
+    """
+    return math.sqrt(BASE_DIMENSIONS / dimensions) if shift == "dimension" else shift
 
 
 def even_grid(first: float, last: float, num_points: int) -> np.ndarray:

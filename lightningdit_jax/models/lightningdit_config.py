@@ -92,6 +92,11 @@ class LightningDiTConfig:
             raise ValueError(f"{whole} is {value}; expected a multiple of {part}={divisor}")
 
     @property
+    def latent_numbers(self) -> int:
+        """Numbers of a latent."""
+        return self.input_size**2 * self.in_channels
+
+    @property
     def grid(self) -> int:
         """Tokens along a side."""
         return self.input_size // self.patch_size

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.paths import get_path
 from lightningdit_jax.flow.predictions import prediction_loss, time_interval, train_eps
-from lightningdit_jax.flow.timesteps import sample_timesteps
+from lightningdit_jax.flow.timesteps import sample_timesteps, shift_for, shift_timesteps
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.float8 import with_scales, without_scales
 from lightningdit_jax.models.weight_types import as_used
@@ -111,12 +112,14 @@ def make_dit_step(
     schedule = make_schedule(config.optimizer, config.train.num_steps)
     path = get_path(flow.path)
     first, last = time_interval(path, flow.prediction, train_eps(path))
+    shift = shift_for(flow.timestep_shift, generator_config(config).latent_numbers)
 
     def draw_timesteps(key: jax.Array, step: jax.Array, batch: int) -> jax.Array:
         t = sample_timesteps(key, batch, flow.timesteps, flow.logit_mean, flow.logit_std)
         if flow.uniform_from_step >= 0:
             uniform = sample_timesteps(key, batch, "uniform")
             t = jnp.where(step >= flow.uniform_from_step, uniform, t)
+        t = shift_timesteps(t, shift)
         return first + (last - first) * t
 
     def step_fn(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:

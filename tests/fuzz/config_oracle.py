@@ -13,6 +13,8 @@ FREE = {"flow.logit_mean", "vae_loss.logvar", "sample.cfg_scale", "sample.cfg_in
 FREE |= {"sample.cfg_interval_end", "sample.extrapolation", "sample.time_warp", "sweep.cfg_scale"}
 FREE |= {"sweep.cfg_interval_start", "sample.ig_scale", "sample.ig_interval_start"}
 FREE |= {"sample.ig_interval_end", "sweep.ig_scale", "sweep.ig_interval_end"}
+FREE |= {"sample.apg_eta", "sample.apg_momentum", "sweep.apg_eta"}
+OR_WORDS = {"flow.timestep_shift": ("dimension",), "sample.timestep_shift": ("dimension",)}
 SHARES = {"model.class_dropout_prob", "optimizer.end_factor", "train.ema_decay", "optimizer.beta1"}
 WORDS = {
     "kind": ("lightningdit", "vavae"),
@@ -77,6 +79,8 @@ def _no_constant(name: str) -> None:
 def _problem(key: str, value, default) -> str:
     if key in WORDS:
         return "" if value in WORDS[key] else "no such word"
+    if value in OR_WORDS.get(key, ()):
+        return ""
     automatic = default == "auto" and key != "compute.remat" and key != "compute.attention"
     placeholder = default is None
     if (automatic and value == "auto") or (placeholder and value is None):

@@ -53,6 +53,35 @@ def test_loss_is_finite_at_both_ends_of_time(monkeypatch, path, prediction):
     assert "cosine" in metrics
 
 
+def test_times_are_shifted_by_the_numbers_of_a_latent(monkeypatch):
+    """Uniform ones too. 8 x 8 x 16 numbers are a quarter of 4096: t -> 2 t / (1 + t)."""
+    seen = []
+
+    def no_loss(*args, **flow):
+        def loss(params, x1, x0, t, y):
+            jax.debug.callback(seen.append, t)
+            return 0.0 * params["weight"], {}
+
+        return loss
+
+    monkeypatch.setattr(dit_step, "make_dit_loss", no_loss)
+    batch = {"latents": latents().transpose(0, 3, 1, 2), "labels": jnp.zeros(8, jnp.int32)}
+    for shift in (0.0, "dimension"):
+        config = tiny.config(
+            "digits_dit",
+            flow__timestep_shift=shift,
+            flow__uniform_from_step=0,
+            model__input_size=8,
+            model__in_channels=16,
+        )
+        optimizer = optax.sgd(1e-3)
+        step = dit_step.make_dit_step(GRAPHDEF, config, optimizer, scaling=LatentScaling())
+        step(create_state(PARAMS, optimizer, ema=False), batch)
+        jax.effects_barrier()
+    plain, shifted = map(np.asarray, seen)
+    np.testing.assert_allclose(shifted, 2 * plain / (1 + plain), rtol=1e-6)
+
+
 def test_stored_latents_are_normalized_in_the_step():
     mean, std = np.linspace(-1, 1, 8, dtype=np.float32), np.linspace(1, 2, 8, dtype=np.float32)
     stored = latents()

@@ -11,6 +11,7 @@ from flax import nnx
 from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import LatentBatches
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -246,3 +247,8 @@ def test_the_times_are_quantiles_of_the_law(folders):
     for part in (t, t[:64], t[100:400]):
         got = np.quantile(part, [0.1, 0.25, 0.5, 0.75, 0.9])
         np.testing.assert_allclose(got, np.quantile(drawn, [0.1, 0.25, 0.5, 0.75, 0.9]), atol=0.03)
+    shifted = settings.changed(flow={"timestep_shift": 0.5})
+    shifted = make_dit_held_out(job.graphdef(), shifted, scaling=LatentScaling())
+    np.testing.assert_allclose(
+        shifted.columns(np.arange(64))["t"], 0.5 * t[:64] / (1 - 0.5 * t[:64]), rtol=1e-5
+    )
