@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from lightningdit_jax.errors import unknown_name
+from lightningdit_jax.sampling_options import OF_GUIDANCE
 
 # A job is named as people start it.
 TRAIN_GENERATOR = "the training of a generator"
@@ -201,15 +202,32 @@ class Choice:
     reads: Mapping[Any, Collection[str]]
     tried: str = ""
 
-    def values(self, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[str, ...]]:
+    def values(self, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[Any, ...]]:
         """The key that decides for a job, and what it says."""
         if self.tried and job in readers(self.tried) and value(self.tried):
             return self.tried, value(self.tried)
         return self.key, (value(self.key),)
 
+    def wanted(self, key: str, chosen: Collection[Any]) -> str:
+        """What values to choose instead so that a key is read, "" where it is already."""
+        wanted = [name for name, keys in self.reads.items() if key in keys]
+        return "" if not wanted or set(chosen) & set(wanted) else ", ".join(map(repr, wanted))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale(Choice):
+    """A number whose other keys are read unless it is `neutral`, where reads has them."""
+
+    neutral: float = 1.0
+
+    def wanted(self, key: str, chosen: Collection[Any]) -> str:
+        is_read = key not in self.reads[self.neutral] or any(v != self.neutral for v in chosen)
+        return "" if is_read else f"any but {self.neutral}"
+
 
 _SPIKES = ("train.spike_window", "train.spike_factor", "train.max_spikes")
 _MUON = ("optimizer.eps", "optimizer.momentum")
+_GUIDANCE = tuple(f"{section}.{name}" for name in OF_GUIDANCE for section in ("sample", "sweep"))
 _CHOICES = (
     Choice(
         "optimizer.name",
@@ -225,6 +243,8 @@ _CHOICES = (
     ),
     Choice("train.spikes", dict.fromkeys(("skip", "rollback"), _SPIKES)),
     Choice("sample.use_ema", {True: ("sample.ema_decay", "sample.ema_sigma", "sweep.ema_sigma")}),
+    Choice("sample.cfg_schedule", {"power_cosine": ("sample.cfg_power",)}, "sweep.cfg_schedule"),
+    Scale("sample.cfg_scale", {1.0: _GUIDANCE}, "sweep.cfg_scale"),
 )
 
 
@@ -310,7 +330,7 @@ def check_given(
             raise ValueError(
                 f"config.{key} is given on the command line, but config.{other} is "
                 f"{', '.join(map(repr, chosen))}, which does not read it; leave it out, or set "
-                f"config.{other} to what reads it: {', '.join(map(repr, wanted))}"
+                f"config.{other} to what reads it: {wanted}"
             )
         reason = _REASONS.get(key) or _REASONS.get(key.partition(".")[0])
         why = f" ({reason})" if reason else ""
@@ -322,14 +342,13 @@ def check_given(
 
 def _unmet(
     key: str, job: str, value: Callable[[str], Any], choices: Iterable[Choice]
-) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
-    """The choice that leaves a key unread by a job: its key, its values, and those that read it."""
+) -> tuple[str, tuple[Any, ...], str] | None:
+    """The choice that leaves a key unread by a job: its key, its values, and what would read it."""
     for choice in (*_CHOICES, *choices):
-        wanted = tuple(name for name, keys in choice.reads.items() if key in keys)
-        if not wanted or job not in readers(choice.key):
+        if job not in readers(choice.key):
             continue
         other, chosen = choice.values(job, value)
-        if not set(chosen) & set(wanted):
+        if wanted := choice.wanted(key, chosen):
             return other, chosen, wanted
     return None
 

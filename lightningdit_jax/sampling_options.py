@@ -37,6 +37,19 @@ class SamplingOptions:
     cfg_channels: int = 3  # guided channels; 0 is all. Published scales mean 3
     cfg_interval_start: float = 0.0  # no guidance at earlier times
     cfg_interval_end: float = 1.0  # no guidance at later times
+    # Of cfg_scale - 1 over time: "constant"; "linear", "cosine" (arXiv 2404.13040), both of mean 1
+    # and rising from 0 to 2; "power_cosine" (MDT), rising from 0 to 1
+    cfg_schedule: str = "constant"
+    cfg_power: float = 1.0  # of "power_cosine": cosine of t ** power; later guidance above 1
+    # The unconditional velocity times what brings it nearest to the conditional one: CFG-Zero*,
+    # arXiv 2503.18886
+    cfg_optimized_scale: bool = False
+    cfg_zero_init_steps: int = 0  # the first so many steps leave the noise as it is; CFG-Zero*: 1
+    # Share kept of what guidance adds along the predicted data: APG, arXiv 2410.02416; 1 is all,
+    # published is 0
+    apg_eta: float = 1.0
+    apg_norm_threshold: float = 0.0  # longest guidance, as a difference of predicted data; 0 is any
+    apg_momentum: float = 0.0  # of guidance over Euler's steps; published below 0
     ig_scale: float = 1.0  # by the generator's second head, arXiv 2512.24176; 1 is none
     ig_interval_start: float = 0.0  # no internal guidance at earlier times
     ig_interval_end: float = 1.0  # no internal guidance at later times

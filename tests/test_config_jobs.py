@@ -241,6 +241,8 @@ def test_a_key_that_a_job_does_not_read_is_refused():
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,
         "train.spikes": "skip",
+        "sample.cfg_scale": 2.0,
+        "sample.cfg_schedule": "power_cosine",
     }
     for job in JOBS:
         for key in KEYS:
@@ -269,6 +271,22 @@ def test_what_another_optimizer_or_schedule_reads_is_refused(changes, unread, re
     check_command_line(config, [read], [TRAIN_GENERATOR], "", CHOICES)
     with pytest.raises(ValueError, match=rf"config\.{unread} is given .* which does not read it"):
         check_command_line(config, [unread], [TRAIN_GENERATOR], "", CHOICES)
+
+
+def test_an_option_of_guidance_without_guidance_is_refused():
+    """In a sweep, where none of its scales guides."""
+    one, some = ({"sample__cfg_scale": 1.0, "sweep__cfg_scale": s} for s in ((1.0,), (1.0, 2.0)))
+    for key in ("sample.apg_eta", "sample.cfg_zero_init_steps", "sweep.cfg_schedule"):
+        for changes, job in ((one, SWEEP), (some, SAMPLE)):
+            if job in readers(key):
+                told = rf"config\.{key} is given .*cfg_scale is 1\.0, .* reads it: any but 1\.0"
+                with pytest.raises(ValueError, match=told):
+                    config = tiny.config("digits_dit", **changes)
+                    check_command_line(config, [key], [job], "", CHOICES)
+        check_command_line(tiny.config("digits_dit", **some), [key], [SWEEP], "", CHOICES)
+    config = tiny.config("digits_dit", sample__cfg_scale=2.0)
+    with pytest.raises(ValueError, match=r"is 'constant', .* reads it: 'power_cosine'"):
+        check_command_line(config, ["sample.cfg_power"], [SAMPLE], "", CHOICES)
 
 
 SDE = {"sample.diffusion", "sample.diffusion_norm", "sample.last_step", "sample.last_step_size"}

@@ -1,10 +1,13 @@
 """Guidance by labels, by a worse model or by a model's own earlier blocks, on parts of time."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from lightningdit_jax.flow.guidance_rules import Projection, optimized, strength
 
 ConditionalVelocityFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 TwoVelocitiesFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -13,6 +16,20 @@ TwoVelocitiesFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, j
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
     """a, b: [B, ...] -> [a0, b0, a1, b1, ...] [2B, ...]."""
     return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GuidedVelocity:
+    """v(x [B, ..., C], scalar t), float32 [B, ..., C].
+
+    with_memory: (x, t, memory) -> (v, memory), where a Projection has a momentum; memory:
+    [B, ..., guided channels], 0 before the first step.
+    """
+
+    with_memory: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+    def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        return self.with_memory(x, t, None)[0]
 
 
 def guide(
@@ -25,7 +42,11 @@ def guide(
     interval_start: float | jax.Array = 0.0,
     interval_end: float | jax.Array = 1.0,
     weak_velocity_fn: ConditionalVelocityFn | None = None,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    schedule: str = "constant",
+    schedule_power: float | jax.Array = 1.0,
+    optimized_scale: bool = False,
+    projection: Projection | None = None,
+) -> GuidedVelocity:
     """Guided velocity v(x, t) of a label-conditional model. Ho & Salimans 2022.
 
     velocity_fn: (x [B, ..., C], t [B], y [B]) -> velocity [B, ..., C].
@@ -40,8 +61,11 @@ def guide(
         effect, also where a solver looks beyond t = 1. Kynkäänniemi et al. 2024.
     weak_velocity_fn: a worse model of the same data, which is asked for the same labels and takes
         the place of v_null. Autoguidance, Karras et al. 2024.
+    schedule, schedule_power: `strength` of cfg_scale - 1 at t; at the constant 1 it has no effect.
+    optimized_scale: v_null is `optimized` first.
+    projection: of what guidance adds to v_label; None leaves it as it is. All three see the guided
+        channels alone, as though the others were not there.
 
-    The returned function takes x [B, ..., C] and a scalar t, and gives float32 [B, ..., C].
     Raises ValueError if cfg_channels is below 1, or above C once x is seen.
     """
     if cfg_channels is not None and cfg_channels < 1:
@@ -53,12 +77,12 @@ def guide(
         # float32 before anything is subtracted: guidance amplifies rounding by cfg_scale.
         return model(x, jnp.full(x.shape[0], t, jnp.float32), y).astype(jnp.float32)
 
-    def conditional(x, t):
-        return evaluate(velocity_fn, x, t, labels)
+    def conditional(x, t, memory):
+        return evaluate(velocity_fn, x, t, labels), memory
 
     def both(x, t):
         if weak_velocity_fn is not None:
-            return conditional(x, t), evaluate(weak_velocity_fn, x, t, labels)
+            return conditional(x, t, None)[0], evaluate(weak_velocity_fn, x, t, labels)
         # Label and null label of one image are neighbors in the batch, so a batch sharded over
         # devices keeps each pair on one device and guidance needs no communication.
         x_2B, y_2B = _interleave(x, x), _interleave(labels, jnp.full_like(labels, null_label))
@@ -66,28 +90,37 @@ def guide(
         v_B2 = v_2B.reshape(x.shape[0], 2, *v_2B.shape[1:])
         return v_B2[:, 0], v_B2[:, 1]
 
-    def guided(x, t):
+    def combine(v_label, v_null, x, t, memory):
+        if schedule == "constant" and not optimized_scale and projection is None:
+            return v_null + cfg_scale * (v_label - v_null), memory
+        update = v_label - (optimized(v_null, v_label) if optimized_scale else v_null)
+        if projection is not None:
+            update, memory = projection(update, v_label, x, t, memory)
+        return v_label + (cfg_scale - 1) * strength(schedule, t, schedule_power) * update, memory
+
+    def guided(x, t, memory):
         if cfg_channels is not None and cfg_channels > x.shape[-1]:
             raise ValueError(
                 f"cfg_channels is {cfg_channels}, but x has {x.shape[-1]} channels (shape "
                 f"{x.shape}); expected at most that, or None for all channels"
             )
         v_label, v_null = both(x, t)
-        v = v_null + cfg_scale * (v_label - v_null)
         if cfg_channels is None:
-            return v
-        return jnp.concatenate([v[..., :cfg_channels], v_label[..., cfg_channels:]], axis=-1)
+            return combine(v_label, v_null, x, t, memory)
+        first = (array[..., :cfg_channels] for array in (v_label, v_null, x))
+        v, memory = combine(*first, t, memory)
+        return jnp.concatenate([v, v_label[..., cfg_channels:]], axis=-1), memory
 
     if isinstance(cfg_scale, (int, float)) and cfg_scale == 1:
-        return conditional
+        return GuidedVelocity(conditional)
     if isinstance(interval_start, (int, float)) and interval_start <= 0 and interval_end >= 1:
-        return guided
+        return GuidedVelocity(guided)
 
-    def velocity(x, t):
+    def velocity(x, t, memory):
         on = guidance_is_on(jnp.float32(t), jnp.float32(interval_start), jnp.float32(interval_end))
-        return jax.lax.cond(on, guided, conditional, x, jnp.float32(t))
+        return jax.lax.cond(on, guided, conditional, x, jnp.float32(t), memory)
 
-    return velocity
+    return GuidedVelocity(velocity)
 
 
 def guide_internally(

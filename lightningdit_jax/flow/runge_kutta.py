@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,28 @@ def runge_kutta(
     if not trajectory:
         return last
     return jax.tree.map(lambda x, states: jnp.concatenate([x[None], states]), x, states)
+
+
+def euler_with_memory(
+    field: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
+    x: jax.Array,
+    memory: Any,
+    grid: jax.Array,
+) -> jax.Array:
+    """The state at grid[-1] by Euler's steps, each of which hands its memory to the next.
+
+    field: (state, scalar time, memory) -> (slope, memory). x, grid: as in `runge_kutta`. memory:
+    a pytree. Only where a step is one evaluation is the last evaluation the last step.
+    """
+    x, grid = float32(x), jnp.asarray(grid, jnp.float32)
+
+    def step(carry, times):
+        x, memory = carry
+        slope, memory = field(x, times[0], memory)
+        return (x + (times[1] - times[0]) * float32(slope), memory), None
+
+    (last, _), _ = jax.lax.scan(step, (x, memory), (grid[:-1], grid[1:]))
+    return last
 
 
 def _solver(tableau: Tableau) -> Solver:

@@ -1,6 +1,7 @@
 """Samples are functions of (seed, index, label): not of batch size, devices or mesh."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure, initial_noise
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.pixels import to_uint8
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
@@ -80,6 +82,47 @@ def test_start_index_continues_the_sequence(models, reference):
     one = make_mesh(devices=jax.devices()[:1])
     tail = generate(*models, LABELS[7:], start_index=7, batch_size=4, mesh=one, **SETTINGS)
     assert_same_images(tail, reference[7:])
+
+
+def test_kinds_of_guidance_at_once(models, reference):
+    """And a model of data, against Euler's steps in NumPy; the defaults are what they were."""
+    one = {"mesh": make_mesh(devices=jax.devices()[:1]), "batch_size": 11}
+    off = {"cfg_schedule": "constant", "cfg_zero_init_steps": 0, "cfg_optimized_scale": False}
+    off |= {"apg_eta": 1.0, "apg_norm_threshold": 0.0, "apg_momentum": 0.0}
+    np.testing.assert_array_equal(generate(*models, LABELS, **one, **SETTINGS, **off), reference)
+
+    dit, vae = nnx.merge(*nnx.split(models[0])), models[1]
+    dit.flow = Flow("linear", "data")
+    settings = {"num_steps": 5, "cfg_scale": 4.0, "cfg_channels": 3, "cfg_interval_start": 0.3}
+    settings |= {"cfg_schedule": "cosine", "cfg_optimized_scale": True, "cfg_zero_init_steps": 1}
+    settings |= {"apg_eta": 0.25, "apg_norm_threshold": 4.0, "apg_momentum": -0.5}
+    labels, call = np.array(LABELS[:4]), jax.jit(dit)
+    images = generate(dit, vae, labels, latent_stats="none", timestep_shift="dimension", **settings)
+
+    def velocity(x, t, y):
+        data = np.asarray(call(x, np.full(4, t, np.float32), y), np.float64)
+        return (data - x) / max(1 - t, 0.05)
+
+    def inner(a, b):
+        return (a * b).sum((1, 2, 3), keepdims=True)
+
+    x = np.asarray(initial_noise(0, np.arange(4), (4, 4, 8)), np.float64)
+    grid, memory = np.linspace(0, 1, 5), 0.0
+    shift = (4096 / 128) ** 0.5
+    grid = shift * grid / (1 + (shift - 1) * grid)
+    for t, end in itertools.pairwise(grid[1:]):
+        v = velocity(x, t, labels)
+        if t >= 0.3:
+            label, null = (a[..., :3] for a in (v, velocity(x, t, np.full(4, 10))))
+            null = inner(label, null) / inner(null, null) * null
+            memory = (1 - t) * (label - null) - 0.5 * memory
+            update = memory * np.minimum(1, 4 / np.sqrt(inner(memory, memory)))
+            data = x[..., :3] + (1 - t) * label
+            update -= 0.75 * inner(update, data) / inner(data, data) * data
+            v[..., :3] += 3 * (1 - np.cos(np.pi * t)) * update / (1 - t)
+        x = x + (end - t) * v
+    want = to_uint8(vae.decode(np.asarray(x, np.float32)))
+    assert_same_images(images, np.asarray(want))
 
 
 def test_every_index_and_seed_is_a_sample_of_its_own(models):
@@ -207,8 +250,8 @@ def test_guidance_by_a_null_class_that_is_not_there_is_refused(models, tmp_path)
     assert not (tmp_path / "w").exists()
     graphdef = nnx.graphdef(dit)
     structure = Structure(graphdef, graphdef, dit.config, LatentScaling())
-    structure.check(Sampling(cfg_scale=1.0))
-    dataclasses.replace(structure, weak=graphdef).check(Sampling(cfg_scale=3.0))
+    structure.fitted(Sampling(cfg_scale=1.0))
+    dataclasses.replace(structure, weak=graphdef).fitted(Sampling(cfg_scale=3.0))
     told = "ig_scale is 1.4, but the generator has no second head to guide by .*set ig_scale to 1"
     config = config.changed(sample={"cfg_scale": 1.0, "ig_scale": 1.4})
     for job in (sample, sweep):

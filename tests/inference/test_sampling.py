@@ -24,6 +24,11 @@ PUBLISHED = {"cfg_scale": 6.7, "timestep_shift": 0.3}
         ({"solver": "dopri5", "cfg_scale": 6.7}, None, None),
         ({"num_steps": 250, "solver": "sde_euler", "cfg_scale": 2.0}, 250, 250),
         ({"num_steps": 5, "solver": "sde_heun", "last_step": "tweedie"}, 9, 0),
+        # Of 249 steps the first 2 are left out where labels guide, which are not of the interval.
+        (PUBLISHED | {"cfg_zero_init_steps": 2}, 247, 247),
+        (PUBLISHED | {"cfg_interval_start": 0.125, "cfg_zero_init_steps": 2}, 247, 249 - 81),
+        ({"cfg_zero_init_steps": 2}, 249, 0),
+        ({"num_steps": 5, "solver": "heun2", "cfg_scale": 2.0, "cfg_zero_init_steps": 1}, 6, 6),
         ({"ig_scale": 1.4}, 249, 0),  # no evaluation of its own
         (PUBLISHED | {"ig_scale": 1.4, "ig_interval_end": 0.5}, 249, 249),
     ],
@@ -43,6 +48,20 @@ def test_evaluations(changes, evaluations, guided):
         ({"cfg_channels": -1}, "cfg_channels is -1"),
         ({"cfg_interval_start": 0.5, "cfg_interval_end": 0.2}, "ends at 0.2, before it begins"),
         ({"ig_interval_start": 0.5, "ig_interval_end": 0.2}, "ig_interval_start <= ig_interval_e"),
+        ({"cfg_schedule": "linaer"}, "did you mean 'linear'"),
+        ({"cfg_power": 0.0}, "cfg_power is 0.0; expected a number above 0"),
+        ({"cfg_optimized_scale": 1}, "cfg_optimized_scale is 1; expected True or False"),
+        ({"apg_norm_threshold": -1.0}, "apg_norm_threshold is -1.0; expected a positive number"),
+        (
+            {"cfg_scale": 2.0, "apg_momentum": -0.5, "solver": "heun2"},
+            "apg_momentum is -0.5 with the solver heun2; .* choose the solver 'euler'",
+        ),
+        (
+            {"num_steps": 5, "cfg_scale": 2.0, "cfg_zero_init_steps": 4},
+            "cfg_zero_init_steps is 4 of 4 steps; expected fewer",
+        ),
+        ({"timestep_shift": "dimensions"}, "timestep_shift is 'dimensions'; expected a finite num"),
+        ({"solver": "ucgm", "timestep_shift": "dimension"}, "set timestep_shift to 0"),
         ({"ig_scale": float("nan")}, "ig_scale is nan; expected a finite number"),
         ({"solver": "ucgm", "timestep_shift": 0.3}, "set timestep_shift to 0"),
         ({"solver": "ucgm", "time_warp": (1.0, 1.0)}, "expected three positive numbers"),
@@ -54,6 +73,25 @@ def test_evaluations(changes, evaluations, guided):
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**changes)
+
+
+def test_a_shift_by_dimension_is_a_number_for_some_latents():
+    """VA-VAE's 16 x 16 x 32 numbers are twice 4096. Noise at t = 1, s becomes sqrt(2)."""
+    sampling = Sampling(num_steps=5, timestep_shift="dimension").for_latents(16 * 16 * 32)
+    assert sampling.timestep_shift == pytest.approx(0.5**0.5)
+    back = 1 - np.linspace(0, 1, 5)
+    want = 1 - 2**0.5 * back / (1 + (2**0.5 - 1) * back)
+    np.testing.assert_allclose(sampling.grid(Flow()), want, atol=1e-6)
+    assert Sampling(timestep_shift=0.3).for_latents(8).timestep_shift == 0.3
+
+
+def test_without_guidance_its_options_change_no_program():
+    changes = {"cfg_schedule": "cosine", "cfg_optimized_scale": True, "apg_eta": 0.0}
+    changes |= {"apg_momentum": -0.5, "apg_norm_threshold": 2.0, "cfg_zero_init_steps": 1}
+    plain, off = Sampling(num_steps=9), Sampling(num_steps=9, **changes)
+    assert off.method() == plain.method()
+    np.testing.assert_array_equal(off.grid(Flow()), plain.grid(Flow()))
+    assert Sampling(cfg_scale=2.0, **changes).method() != Sampling(cfg_scale=2.0).method()
 
 
 def test_label_modes():

@@ -20,6 +20,7 @@ from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
 from lightningdit_jax.inference.sampling.opening import chosen_average, open_sampler, with_average
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
+from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
 
 Row = dict[str, Any]
 
@@ -33,11 +34,10 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     open_sampler, make_quality and plan_synthesis raise, and ValueError for settings that do not
     fit, before anything is drawn.
     """
-    points, options = sweep_points(config.sample, config.sweep), config.sweep
+    asked, options = sweep_points(config.sample, config.sweep), config.sweep
     averages = sweep_averages(config)
     sampler, weights = open_sampler(averages[0], workdir, config.sweep.num_samples)
-    for sampling in points:
-        sampler.structure.check(sampling)
+    points = [sampler.structure.fitted(sampling) for sampling in asked]
     check_averages(averages, workdir)
     quality = make_quality(config, sampler.mesh, sampler.class_names)
     num_classes, count = sampler.structure.config.num_classes, options.num_samples
@@ -126,7 +126,8 @@ def check_averages(averages: list[Config], workdir: str) -> None:
 def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
     """Every combination of the values in config.sweep; a key without any keeps config.sample's.
 
-    A solver with times of its own is taken once for all timestep shifts.
+    A solver with times of its own is taken once for all timestep shifts, no guidance once for all
+    ways to guide.
     """
     not_sampling = ("num_samples", "ema_sigma")
     names = [f.name for f in dataclasses.fields(options) if f.name not in not_sampling]
@@ -137,6 +138,8 @@ def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
         fields = fixed | dict(zip(names, combination))
         if look_up(SOLVERS, fields["solver"]).times_by:
             fields["timestep_shift"] = 0.0
+        if fields["cfg_scale"] == 1:
+            fields |= {name: getattr(SamplingOptions, name) for name in OF_GUIDANCE}
         point = Sampling(**fields)
         if point not in points:
             points.append(point)

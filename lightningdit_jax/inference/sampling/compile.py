@@ -48,8 +48,9 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
     ValueError as compile_on, for a slice that does not exist, for a tokenizer of other channels,
     for autoguidance and for a solver whose number of evaluations is not known.
     """
-    sampling, options = Sampling.of(config.sample), config.sample
-    flow = Flow(config.flow.path, config.flow.prediction)
+    dit_config, vae_config = generator_config(config), tokenizer_config(config)
+    options, flow = config.sample, Flow(config.flow.path, config.flow.prediction)
+    sampling = Sampling.of(options).for_latents(dit_config.latent_numbers)
     evaluations = sampling.forward_passes(flow)
     if options.weak_checkpoint or evaluations is None:
         raise ValueError(
@@ -64,7 +65,6 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
         )
     where = open_slice(topology)
     mesh = inference_mesh(config.mesh, where.devices)
-    dit_config, vae_config = generator_config(config), tokenizer_config(config)
     compute = config.compute
     (dit, dit_params), (vae, vae_params) = (
         abstract_model(kind, network, **compute_options(kind, network, compute, mesh))
@@ -73,7 +73,7 @@ def sampler_report(config: Config, topology: str) -> dict[str, Any]:
     ones = (1.0,) * dit_config.in_channels
     scaling = LatentScaling(ones, ones)  # its numbers cost nothing
     structure = Structure(dit, vae, dit_config, scaling, flow)
-    structure.check(sampling)
+    structure.fitted(sampling)
     weights = structure.weights(
         {
             "dit": abstract_on_mesh(dit_params, mesh, MODELS["lightningdit"].rules),

@@ -51,8 +51,8 @@ def generate(
     cfg_interval_start, timestep_shift, ... Guidance and shift are off unless given: published ones
     are of one model, and its config has them.
     Raises ValueError for labels outside 0..num_classes-1, models of another kind or that do not fit
-    each other, latents of a scaling that nobody knows, options of another solver, and values that
-    do not fit.
+    each other, latents of a scaling that nobody knows, options of another solver or of guidance
+    where there is none, and values that do not fit.
     """
     _check_kind("dit", dit, LightningDiT)
     _check_kind("vae", vae, Tokenizer)
@@ -76,7 +76,7 @@ def generate(
         _check_kind("weak", weak, LightningDiT)
         theirs = GeneratorMeaning(weak.config, weak.flow or Flow(), weak.latent_scaling)
         check_weak(GeneratorMeaning(config, flow, scaling), theirs, "weak")
-    check_given(sampling.get("solver", Sampling.solver), tuple(sampling))
+    check_given(sampling)
     mesh = make_mesh() if mesh is None else mesh
     modules = {"dit": dit, "vae": vae} | ({} if weak is None else {"weak": weak})
     split = {name: nnx.split(module, nnx.Param) for name, module in modules.items()}

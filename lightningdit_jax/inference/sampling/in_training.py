@@ -86,8 +86,7 @@ class TrainingSampler:
         self._others = self._structure.weights({name: p.params for name, p in loaded.items()})
         # Not the float32 weights, which may go.
         self._tokenizer = nnx.merge(self._structure.vae, self._others["vae"])
-        self._sampling = Sampling.of(options)
-        self._structure.check(self._sampling)
+        self._sampling = self._structure.fitted(Sampling.of(options))
         self.class_names = class_names(record)
         self.labels = choose_labels(
             options.labels, count, generator.num_classes, config.seed, self.class_names

@@ -34,9 +34,9 @@ def sample(config: Config, workdir: str) -> epath.Path:
     or FileNotFoundError as open_sampler does, and for a workdir with the beginning of other
     samples.
     """
-    options, sampling = config.sample, Sampling.of(config.sample)
+    options, asked = config.sample, Sampling.of(config.sample)
     sampler, weights = open_sampler(config, workdir, config.sample.num_samples)
-    sampler.structure.check(sampling)
+    sampling = sampler.structure.fitted(asked)
     num_classes = sampler.structure.config.num_classes
     labels = choose_labels(
         options.labels, options.num_samples, num_classes, config.seed, sampler.class_names

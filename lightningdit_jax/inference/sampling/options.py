@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,10 +12,12 @@ from lightningdit_jax.config import SampleConfig
 from lightningdit_jax.data.class_names import class_number, split_list
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.guidance import guidance_is_on
+from lightningdit_jax.flow.guidance_rules import SCHEDULES
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.flow.solver import Solver, look_up
 from lightningdit_jax.flow.solvers import SOLVERS
-from lightningdit_jax.sampling_options import SamplingOptions
+from lightningdit_jax.flow.timesteps import shift_for
+from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
 from lightningdit_jax.whole_numbers import whole_number
 
 _MOST = 2**31 - 1  # of a whole number
@@ -29,6 +31,11 @@ class Method:
     guided: bool
     guided_internally: bool
     cfg_channels: int
+    cfg_schedule: str
+    cfg_optimized_scale: bool
+    projected: bool
+    limited: bool
+    remembers: bool
     options: tuple[tuple[str, Any], ...]  # the solver's own, by name
 
 
@@ -46,8 +53,10 @@ class Sampling(SamplingOptions):
             if field.type is int:
                 least = 2 if field.name == "num_steps" else 0
                 whole_number(field.name, value, least, _MOST)
-            elif field.type is float and not (isinstance(value, Real) and math.isfinite(value)):
+            elif field.type is float and not _is_finite(value):
                 raise ValueError(f"{field.name} is {value!r}; expected a finite number")
+            elif field.type is bool and not isinstance(value, bool):
+                raise ValueError(f"{field.name} is {value!r}; expected True or False")
         for kind in ("cfg", "ig"):
             start, end = (getattr(self, f"{kind}_interval_{edge}") for edge in ("start", "end"))
             if end < start:
@@ -55,13 +64,33 @@ class Sampling(SamplingOptions):
                     f"guidance ends at {end}, before it begins at {start}; expected "
                     f"{kind}_interval_start <= {kind}_interval_end"
                 )
+        if not _is_finite(self.timestep_shift) and self.timestep_shift != "dimension":
+            raise ValueError(
+                f"timestep_shift is {self.timestep_shift!r}; expected a finite number, or "
+                "'dimension'"
+            )
+        if self.cfg_schedule not in SCHEDULES:
+            raise ValueError(unknown_name("guidance schedule", self.cfg_schedule, SCHEDULES))
+        if self.cfg_power <= 0:
+            raise ValueError(f"cfg_power is {self.cfg_power}; expected a number above 0")
+        if self.apg_norm_threshold < 0:
+            raise ValueError(
+                f"apg_norm_threshold is {self.apg_norm_threshold}; expected a positive number, or "
+                "0 for none"
+            )
+        if self.is_guided and self.apg_momentum and self.solver != "euler":
+            raise ValueError(
+                f"apg_momentum is {self.apg_momentum} with the solver {self.solver}; momentum is "
+                "from step to step of one evaluation each: choose the solver 'euler', or set "
+                "apg_momentum to 0"
+            )
         if solver.times_by and self.timestep_shift:
             raise ValueError(
                 f"timestep_shift is {self.timestep_shift}, but the solver {self.solver} has times "
                 f"of its own: {solver.times_by}; set timestep_shift to 0"
             )
         solver.check(**self._values(solver.options))
-        self.grid(self._some_flow())
+        self.for_latents(1).grid(self._some_flow())
 
     @classmethod
     def of(cls, config: SampleConfig) -> "Sampling":
@@ -73,8 +102,17 @@ class Sampling(SamplingOptions):
         """The solver."""
         return look_up(SOLVERS, self.solver)
 
+    def for_latents(self, numbers: int) -> "Sampling":
+        """The same with a number for a timestep shift by "dimension", of latents of so many."""
+        if self.timestep_shift != "dimension":
+            return self
+        return dataclasses.replace(self, timestep_shift=shift_for(self.timestep_shift, numbers))
+
     def grid(self, flow: Flow) -> np.ndarray:
-        """Times from noise to data. [num_steps]. Raises ValueError where solver and flow differ."""
+        """Times from noise to data, without the steps that guidance leaves out. [num_steps or less]
+
+        Raises ValueError where solver and flow differ, and where no step is left.
+        """
         solver = self.row
         if solver.path and flow.path != solver.path:
             raise ValueError(
@@ -82,7 +120,14 @@ class Sampling(SamplingOptions):
                 f"'{flow.path}'; choose another solver"
             )
         options = self._values(solver.grid_options)
-        return solver.grid(flow, self.num_steps, self.timestep_shift, **options)
+        times = solver.grid(flow, self.num_steps, self.timestep_shift, **options)
+        # Steps along a velocity of 0 leave the noise where it is.
+        left_out = self.cfg_zero_init_steps if self.is_guided else 0
+        if left_out > len(times) - 2:
+            raise ValueError(
+                f"cfg_zero_init_steps is {left_out} of {len(times) - 1} steps; expected fewer"
+            )
+        return times[left_out:]
 
     @property
     def is_guided(self) -> bool:
@@ -117,8 +162,21 @@ class Sampling(SamplingOptions):
     def method(self) -> Method:
         """What a program is compiled for."""
         options = tuple(self._values(self.row.options).items())
+        guided = self.is_guided
+        limited, remembers = (
+            guided and value != 0 for value in (self.apg_norm_threshold, self.apg_momentum)
+        )
         return Method(
-            self.solver, self.is_guided, self.is_guided_internally, self.cfg_channels, options
+            solver=self.solver,
+            guided=guided,
+            guided_internally=self.is_guided_internally,
+            cfg_channels=self.cfg_channels,
+            cfg_schedule=self.cfg_schedule if guided else "constant",
+            cfg_optimized_scale=guided and self.cfg_optimized_scale,
+            projected=limited or remembers or (guided and self.apg_eta != 1),
+            limited=limited,
+            remembers=remembers,
+            options=options,
         )
 
     def knobs(self, flow: Flow) -> dict[str, Any]:
@@ -126,6 +184,10 @@ class Sampling(SamplingOptions):
         return {
             "grid": self.grid(flow),
             "cfg_scale": np.float32(self.cfg_scale),
+            **{
+                name: np.float32(getattr(self, name))
+                for name in ("cfg_power", "apg_eta", "apg_norm_threshold", "apg_momentum")
+            },
             "interval": np.array([self.cfg_interval_start, self.cfg_interval_end], np.float32),
             "ig_scale": np.float32(self.ig_scale),
             "ig_interval": np.array([self.ig_interval_start, self.ig_interval_end], np.float32),
@@ -147,15 +209,24 @@ class Sampling(SamplingOptions):
         return {name: getattr(self, name) for name in names}
 
 
-def check_given(solver: str, names: Sequence[str]) -> None:
-    """Raises ValueError where one of these options is of other solvers than this one.
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
-    Or where there is no such option, or solver, naming the nearest.
+
+def check_given(given: Mapping[str, Any]) -> None:
+    """Raises ValueError where one of these options is one that the others leave unread.
+
+    Of another solver than theirs, or of guidance where there is none. Or where there is no such
+    option, or solver, naming the nearest. given: values by name, defaults left out.
     """
     known = tuple(f.name for f in dataclasses.fields(SamplingOptions))
+    solver, scale, schedule = (
+        given.get(name, getattr(SamplingOptions, name))
+        for name in ("solver", "cfg_scale", "cfg_schedule")
+    )
     own = look_up(SOLVERS, solver).own_options
     of_some = {name for row in SOLVERS.values() for name in row.own_options}
-    for name in names:
+    for name in given:
         if name not in known:
             raise ValueError(unknown_name("sampling option", name, known))
         if name in of_some and name not in own:
@@ -163,6 +234,16 @@ def check_given(solver: str, names: Sequence[str]) -> None:
             raise ValueError(
                 f"{name} is given, but the solver '{solver}' does not read it; leave it out, or "
                 f"choose a solver that does: {', '.join(readers)}"
+            )
+        if name in OF_GUIDANCE and scale == 1:
+            raise ValueError(
+                f"{name} is given, but cfg_scale is 1, which guides by no label; leave it out, or "
+                "set cfg_scale to another number"
+            )
+        if name == "cfg_power" and schedule != "power_cosine":
+            raise ValueError(
+                f"cfg_power is given, but cfg_schedule is '{schedule}', which does not read it; "
+                "leave it out, or choose 'power_cosine'"
             )
 
 

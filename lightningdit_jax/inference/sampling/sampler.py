@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -17,8 +18,10 @@ from lightningdit_jax.flow.guidance import (
     guide,
     guide_internally,
 )
-from lightningdit_jax.flow.paths import get_path
+from lightningdit_jax.flow.guidance_rules import Projection
+from lightningdit_jax.flow.paths import Path, get_path
 from lightningdit_jax.flow.predictions import Flow, to_velocity
+from lightningdit_jax.flow.runge_kutta import euler_with_memory
 from lightningdit_jax.flow.sde import sample_noise
 from lightningdit_jax.flow.solver import Problem
 from lightningdit_jax.flow.solvers import SOLVERS
@@ -79,8 +82,8 @@ class Structure:
         """
         return {name: as_used(getattr(self, name), params) for name, params in networks.items()}
 
-    def check(self, sampling: Sampling) -> None:
-        """Raises ValueError for guidance by what the generator does not have."""
+    def fitted(self, sampling: Sampling) -> Sampling:
+        """For this generator's latents. Raises ValueError for guidance by what it does not have."""
         has_null_class = self.config.num_labels > self.config.num_classes
         if sampling.is_guided and not has_null_class and self.weak is None:
             raise ValueError(
@@ -94,6 +97,7 @@ class Structure:
                 "by (its model.aux_head_depth is 0); set ig_scale to 1, or take a generator that "
                 "was trained with one"
             )
+        return sampling.for_latents(self.config.latent_numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +142,9 @@ class Sampler:
         The last batch is padded, the padding dropped.
         The device draws the next batch while the caller handles one. Raises FloatingPointError
         naming the samples whose latents, or whose pixels, are not finite, and ValueError as
-        Structure.check.
+        Structure.fitted.
         """
-        self.structure.check(sampling)
+        sampling = self.structure.fitted(sampling)
         shards = num_batch_shards(self.mesh)
         batch_size = -(-min(self.batch_size, len(labels)) // shards) * shards
         program = make_program(self.structure, sampling.method(), self.mesh)
@@ -207,6 +211,7 @@ def make_program(structure: Structure, method: Method, mesh: Mesh) -> jax.stages
                 interval_start=knobs["ig_interval"][0],
                 interval_end=knobs["ig_interval"][1],
             )
+        path = get_path(structure.flow.path)
         velocity_fn = guide(
             model,
             labels,
@@ -216,16 +221,35 @@ def make_program(structure: Structure, method: Method, mesh: Mesh) -> jax.stages
             interval_start=knobs["interval"][0],
             interval_end=knobs["interval"][1],
             weak_velocity_fn=weak,
+            schedule=method.cfg_schedule,
+            schedule_power=knobs["cfg_power"],
+            optimized_scale=method.cfg_optimized_scale,
+            projection=_projection(path, method, knobs),
         )
         x, grid = initial_noise(knobs["seed"], indices, latent_shape), knobs["grid"]
-        noise_fn = sample_noise(knobs["seed"], indices, latent_shape)
-        problem = Problem(velocity_fn, get_path(structure.flow.path), noise_fn)
-        latents = SOLVERS[method.solver].integrate(problem, x, grid, **dict(method.options))
+        if method.remembers:
+            memory = jnp.zeros_like(x[..., : method.cfg_channels or None])
+            latents = euler_with_memory(velocity_fn.with_memory, x, memory, grid)
+        else:
+            noise_fn = sample_noise(knobs["seed"], indices, latent_shape)
+            problem = Problem(velocity_fn, path, noise_fn)
+            latents = SOLVERS[method.solver].integrate(problem, x, grid, **dict(method.options))
         z = structure.scaling.invert(latents)
         images, finite = _decode(structure, weights["vae"], z, mesh)
         return images, {"latents": rows_are_finite(latents), "pixels": finite}
 
     return program
+
+
+def _projection(path: Path, method: Method, knobs: dict) -> Projection | None:
+    if not method.projected:
+        return None
+    return Projection(
+        path,
+        knobs["apg_eta"],
+        knobs["apg_norm_threshold"] if method.limited else None,
+        knobs["apg_momentum"] if method.remembers else None,
+    )
 
 
 def _velocity_fn(graphdef: nnx.GraphDef, params: Any, flow: Flow) -> ConditionalVelocityFn:
