@@ -251,12 +251,12 @@ def get_config() -> ConfigDict:
     c.sweep.ema_sigma = ()
     c.sweep.cfg_scale = ()
     c.sweep.cfg_interval_start = ()
-    c.sweep.ig_scale = ()
-    c.sweep.ig_interval_end = ()
     c.sweep.cfg_schedule = ()
     c.sweep.cfg_zero_init_steps = ()
     c.sweep.apg_eta = ()
     c.sweep.apg_norm_threshold = ()
+    c.sweep.ig_scale = ()
+    c.sweep.ig_interval_end = ()
     c.sweep.timestep_shift = ()
 
     c.page = ConfigDict()  # --mode=page: draws by hand, in a browser of this machine

@@ -293,12 +293,12 @@ class SweepConfig:
     ema_sigma: tuple[float, ...]
     cfg_scale: tuple[float, ...]
     cfg_interval_start: tuple[float, ...]
-    ig_scale: tuple[float, ...]
-    ig_interval_end: tuple[float, ...]
     cfg_schedule: tuple[str, ...]
     cfg_zero_init_steps: tuple[int, ...]
     apg_eta: tuple[float, ...]
     apg_norm_threshold: tuple[float, ...]
+    ig_scale: tuple[float, ...]
+    ig_interval_end: tuple[float, ...]
     timestep_shift: tuple[float, ...]
 
 

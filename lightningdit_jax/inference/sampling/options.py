@@ -33,9 +33,9 @@ class Method:
     cfg_channels: int
     cfg_schedule: str
     cfg_optimized_scale: bool
-    projected: bool
-    limited: bool
-    remembers: bool
+    projected: bool  # by APG
+    limited: bool  # by its threshold
+    remembers: bool  # its last step, for momentum
     options: tuple[tuple[str, Any], ...]  # the solver's own, by name
 
 
