@@ -107,8 +107,8 @@ def guide(
         v_label, v_null = both(x, t)
         if cfg_channels is None:
             return combine(v_label, v_null, x, t, memory)
-        first = (array[..., :cfg_channels] for array in (v_label, v_null, x))
-        v, memory = combine(*first, t, memory)
+        label, null, state = (array[..., :cfg_channels] for array in (v_label, v_null, x))
+        v, memory = combine(label, null, state, t, memory)
         return jnp.concatenate([v, v_label[..., cfg_channels:]], axis=-1), memory
 
     if isinstance(cfg_scale, (int, float)) and cfg_scale == 1:

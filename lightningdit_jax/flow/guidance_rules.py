@@ -68,11 +68,13 @@ class Projection:
         """(the projected update, the memory for the next step).
 
         update: of the velocity, v_label - v_null; x: the state, all [B, ...]; t: scalar. memory:
-        of the step before [B, ...], 0 before the first, needed where there is a momentum; then t
-        has to be below 1, where data no longer tell a velocity.
+        of the step before [B, ...], 0 before the first, where there is a momentum; then t has to
+        be below 1, where data no longer tell a velocity. Raises ValueError without it.
         """
         data_per_velocity = self.path.sigma(t) / self.path.wronskian(t)
         if self.momentum is not None:
+            if memory is None:
+                raise ValueError("guidance with a momentum needs the memory of the step before")
             memory = data_per_velocity * update + self.momentum * memory
             update = memory / data_per_velocity
         if self.norm_threshold is not None:

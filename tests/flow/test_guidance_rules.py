@@ -162,6 +162,8 @@ def test_momentum_over_steps():
         interval_end=0.6,
         projection=Projection(PATHS["linear"], 0.3, 4.0, jnp.float32(-0.5)),
     )
+    with pytest.raises(ValueError, match="needs the memory of the step before"):
+        guided(X, 0.5)
     memory = jnp.zeros((3, 2, 2, 3))
     x, last = 0.3 * X, 0.0
     got = jax.jit(lambda x: euler_with_memory(guided.with_memory, x, memory, grid))(x)
