@@ -13,21 +13,13 @@ def _norm(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), COSINE_EPS**2))
 
 
-def cosine_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean over positions of 1 - cosine similarity along the last axis. [B, ..., C] -> [B].
-
-    With torch's semantics: each norm is at least 1e-8. At an exactly zero prediction its gradient
-    is finite but as large as 1e8 / positions, as in the release. float32 in and out.
-    """
-    similarity = jnp.sum(prediction / _norm(prediction) * (target / _norm(target)), -1)
-    return jnp.mean(1 - similarity, axis=range(1, target.ndim - 1))
-
-
 def flow_loss(prediction: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
     """Velocity losses per sample in float32. prediction, target: [B, ..., C] -> {name: [B]}.
 
     "mse": mean squared error over everything but the batch.
-    "cosine": `cosine_loss`.
+    "cosine": mean over positions of 1 - cosine similarity along the channels (the last axis), with
+    torch's semantics: each norm is at least 1e-8. At an exactly zero prediction its gradient is
+    finite but as large as 1e8 / positions, as in the release.
     Yao et al. 2025, sec. 4: the loss is their sum (the release logs the first alone).
     Raises ValueError if the shapes differ.
     """
@@ -36,7 +28,8 @@ def flow_loss(prediction: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
             f"prediction has shape {prediction.shape} and target {target.shape}; expected the same"
         )
     prediction, target = prediction.astype(jnp.float32), target.astype(jnp.float32)
+    similarity = jnp.sum(prediction / _norm(prediction) * (target / _norm(target)), -1)
     return {
         "mse": jnp.mean((prediction - target) ** 2, axis=range(1, target.ndim)),
-        "cosine": cosine_loss(prediction, target),
+        "cosine": jnp.mean(1 - similarity, axis=range(1, target.ndim - 1)),
     }

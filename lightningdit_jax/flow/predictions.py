@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lightningdit_jax.errors import one_line, unknown_name
-from lightningdit_jax.flow.losses import cosine_loss, flow_loss
+from lightningdit_jax.flow.losses import flow_loss
 from lightningdit_jax.flow.paths import Path, expand_time, get_path
 
 PREDICTIONS = ("velocity", "noise", "score", "data")
@@ -142,7 +142,7 @@ def prediction_loss(
     terms = {"mse": jnp.mean(weight * error**2, axis=range(1, x1.ndim))}
     if space == "velocity":
         velocity = to_velocity(path, prediction, output, path.interpolate(x0, x1, t), t)
-        terms["cosine"] = cosine_loss(velocity, path.velocity(x0, x1, t))
+        terms["cosine"] = flow_loss(velocity, path.velocity(x0, x1, t))["cosine"]
     return terms
 
 
