@@ -22,6 +22,7 @@ BASE = {
     "command_text",
     "config_comments",
     "config_fields",
+    "config_flow",
     "config_jobs",
     "config_ranges",
     "configs",

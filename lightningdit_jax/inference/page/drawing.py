@@ -84,7 +84,7 @@ class Drawer:
         sampler = self._sampler
         try:
             asked = requested(self._config, settings, sampler.class_names)
-            sampler.structure.check(Sampling.of(asked.sample))
+            sampler.structure.fitted(Sampling.of(asked.sample))
             num_classes = sampler.structure.config.num_classes
             labels = requested_labels(asked, num_classes, sampler.class_names)
         except ValueError as error:
@@ -104,7 +104,8 @@ class Drawer:
     def _draw(
         self, asked: Config, labels: np.ndarray, stopped: Callable[[], bool]
     ) -> Iterator[Drawn]:
-        sampler, sampling, count = self._sampler, Sampling.of(asked.sample), len(labels)
+        sampler, count = self._sampler, len(labels)
+        sampling = sampler.structure.fitted(Sampling.of(asked.sample))
         passes = sampling.forward_passes(sampler.structure.flow)
         each = "" if passes is None else f", {passes:,} passes of the network each"
         program = (sampling.method(), sampling.num_steps, min(count, sampler.batch_size))

@@ -13,6 +13,7 @@ from etils import epath
 from flax import nnx
 
 from lightningdit_jax.config import Config
+from lightningdit_jax.flow.timesteps import shift_for
 from lightningdit_jax.inference.page.drawing import Drawer
 from lightningdit_jax.inference.page.settings import FIRST, first_settings
 from lightningdit_jax.inference.page.view import HOST, check_gradio, open_page, prepare_gradio
@@ -43,6 +44,8 @@ def opened(config: Config, workdir: str) -> Iterator[str]:
     sampler, weights = open_sampler(config, workdir, FIRST)
     structure, names = sampler.structure, sampler.class_names
     settings = first_settings(config, structure.config.num_classes, names)
+    numbers = structure.config.latent_numbers
+    settings["timestep_shift"] = shift_for(settings["timestep_shift"], numbers)
     tokenizer = nnx.merge(structure.vae, sampler.weights["vae"])
     resolution = structure.config.input_size * tokenizer.downsample_factor
     with _temporary_folder() as folder:

@@ -78,7 +78,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
 
 def describe_samples(config: Config, sampler: Sampler, weights: dict[str, Any]) -> dict[str, Any]:
     """Everything that decides the samples of a config, for JSON. weights: as open_sampler says."""
-    options, sampling = config.sample, Sampling.of(config.sample)
+    options, sampling = config.sample, sampler.structure.fitted(Sampling.of(config.sample))
     description: dict[str, Any] = {
         **dataclasses.asdict(sampling),
         **{key: getattr(options, key) for key in _CHOICES},
