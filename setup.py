@@ -37,6 +37,7 @@ setup(
             "lightningdit-convert = lightningdit_jax.commands.start:lightningdit_convert",
             "lightningdit-download = lightningdit_jax.commands.download_weights:main",
             "lightningdit-reference = lightningdit_jax.commands.reference_statistics:main",
+            "lightningdit-compare-evaluations = lightningdit_jax.commands.compare_evaluations:main",
             "lightningdit-compare-latents = lightningdit_jax.commands.compare_latents:main",
             "lightningdit-import-config = lightningdit_jax.commands.import_release_config:main",
         ]
@@ -60,6 +61,7 @@ setup(
         "pillow>=11",
         "pyyaml>=6",
         "safetensors>=0.5",
+        "scipy>=1.14",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",
@@ -90,7 +92,7 @@ setup(
         ],
         "parquet": ["pyarrow>=15"],
         "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
-        "digits": ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"],
+        "digits": ["matplotlib>=3.9", "scikit-learn>=1.5"],
         "mlflow": ["mlflow-skinny>=3"],  # not with constraints.txt: it lags behind what is pinned
         "page": ["gradio>=6.31,<7"],  # not with constraints.txt: it wants an older Pillow
         "report": ["matplotlib>=3.9"],

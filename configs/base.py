@@ -246,6 +246,8 @@ def get_config() -> ConfigDict:
 
     c.sweep = ConfigDict()  # --mode=sweep: values to try, in every combination; () keeps sample's
     c.sweep.num_samples = 10_000
+    # Every row is drawn with each, and has means and error bars, docs/evaluation.md; () is `seed`
+    c.sweep.seeds = ()
     c.sweep.solver = ()
     c.sweep.num_steps = ()
     c.sweep.ema_sigma = ()
@@ -282,6 +284,12 @@ def get_config() -> ConfigDict:
     c.evaluate.inception = ""  # converted Inception network or hf://OWNER/NAME, for rFID and FID
     c.evaluate.reference = ""  # ADM's reference file, or of scripts/reference_statistics.py
     c.evaluate.batch_size = 64  # global
+    # Of a generator: sample.num_samples drawn with each, judged, and not kept; error bars are over
+    # these seeds, docs/evaluation.md. () judges the samples of a file
+    c.evaluate.seeds = ()
+    # Parts of the samples left out in turn, which gives every number a standard error, and FID one
+    # for infinitely many samples; 50 is enough, 0 is none
+    c.evaluate.jackknife_blocks = 0
 
     c.lock()
     return c

@@ -258,6 +258,7 @@ class SampleConfig(SamplingOptions):
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
     num_samples: int
+    seeds: tuple[int, ...]
     solver: tuple[str, ...]
     num_steps: tuple[int, ...]
     ema_sigma: tuple[float, ...]
@@ -299,6 +300,8 @@ class EvaluateConfig:
     inception: str
     reference: str
     batch_size: int
+    seeds: tuple[int, ...]
+    jackknife_blocks: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ EXTRACT = "--mode=extract"
 SAMPLE = "--mode=sample"
 SWEEP = "--mode=sweep"
 EVALUATE_SAMPLES = "--mode=evaluate of a generator's samples"
+EVALUATE_SEEDS = "--mode=evaluate of a generator with evaluate.seeds"
 EVALUATE_TOKENIZER = "--mode=evaluate of a tokenizer"
 COMPILE_GENERATOR = "--mode=compile of a generator"
 COMPILE_TOKENIZER = "--mode=compile of a tokenizer"
@@ -36,16 +37,18 @@ _GENERATOR = (TRAIN_GENERATOR, COMPILE_GENERATOR)
 _TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
 _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
 _WITHIN = (EVALUATOR, PICTURES)
-_SAMPLES = (SAMPLE, SWEEP, PAGE, *_WITHIN)
+_DRAWN = (SAMPLE, EVALUATE_SEEDS)  # all that config.sample asks for
+_SAMPLES = (*_DRAWN, SWEEP, PAGE, *_WITHIN)
 _LOOKED_AT = (*_IMAGES, CHECK)
 _EVALUATE = (EVALUATE_SAMPLES, EVALUATE_TOKENIZER)
+_JUDGED = (EVALUATE_SAMPLES, EVALUATE_SEEDS, SWEEP, EVALUATOR)
 _COMPUTING = (*_STEP, *_IMAGES, *_SAMPLES, EVALUATE_SAMPLES, COMPILE_SAMPLER)
 JOBS = (*_COMPUTING, VERIFY, DESCRIBE, CHECK, REPORT)
 
 # The jobs that read a key, or a section where the key itself is not listed.
 _READERS: dict[str, Collection[str]] = {
-    "kind": (*_STEP, *_EVALUATE, *_WITHIN),
-    "seed": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
+    "kind": (*_STEP, *_EVALUATE, EVALUATE_SEEDS, *_WITHIN),
+    "seed": (*_STEP, *_IMAGES, SAMPLE, SWEEP, PAGE, *_WITHIN, COMPILE_SAMPLER),
     "mesh": _COMPUTING,
     "compute.dtype": (*_STEP, *_IMAGES, *_SAMPLES, COMPILE_SAMPLER),
     "compute.remat": _STEP,
@@ -98,9 +101,9 @@ _READERS: dict[str, Collection[str]] = {
     "train.best_metric": (*_TRAIN, EVALUATOR),
     "train.picture_every_steps": (*_TRAIN, PICTURES),
     "sample": (*_SAMPLES, COMPILE_SAMPLER),
-    "sample.checkpoint": (SAMPLE, SWEEP, PAGE),
+    "sample.checkpoint": (*_DRAWN, SWEEP, PAGE),
     "sample.tokenizer": _SAMPLES,
-    "sample.num_samples": (SAMPLE,),
+    "sample.num_samples": _DRAWN,
     "sample.output": (SAMPLE,),
     "sample.labels": _SAMPLES,
     "sample.use_ema": _SAMPLES,
@@ -111,14 +114,16 @@ _READERS: dict[str, Collection[str]] = {
     "extract": (EXTRACT,),
     "extract.checkpoint": _IMAGES,
     "extract.resolution": _IMAGES,
-    "evaluate": (EVALUATE_SAMPLES, SWEEP, EVALUATOR),  # the metric, and what it needs
+    "evaluate": _JUDGED,  # the metric, and what it needs
     "evaluate.split": (EVALUATE_TOKENIZER,),
     "evaluate.samples": (EVALUATE_SAMPLES,),
     "evaluate.num_images": _EVALUATE,
     "evaluate.train_samples": (EVALUATOR,),
     "evaluate.lpips": (EVALUATE_TOKENIZER,),
-    "evaluate.inception": (*_EVALUATE, SWEEP, EVALUATOR),
-    "evaluate.batch_size": (*_EVALUATE, SWEEP, EVALUATOR),
+    "evaluate.inception": (*_JUDGED, EVALUATE_TOKENIZER),
+    "evaluate.batch_size": (*_JUDGED, EVALUATE_TOKENIZER),
+    "evaluate.seeds": (EVALUATE_SAMPLES, EVALUATE_SEEDS),
+    "evaluate.jackknife_blocks": (*_EVALUATE, EVALUATE_SEEDS),
 }
 
 # Why the others do not, where that is not plain.
@@ -144,7 +149,9 @@ _REASONS = {
     "config.train.init",
     "train.init_labels": "a tokenizer has no classes",
     "sample.num_samples": "the others count by sweep.num_samples, evaluate.train_samples and "
-    "evaluate.num_images; a page asks",
+    "evaluate.num_images",
+    "evaluate.samples": "only --mode=evaluate without evaluate.seeds judges a file",
+    "evaluate.seeds": "a sweep has sweep.seeds, and other jobs have one seed",
     "tokenizer": "the tokenizer is what its checkpoint says",
 }
 
@@ -182,6 +189,7 @@ _JOB_OF = {
 # Jobs that take these from the checkpoint they load, where the command line may only agree.
 _TAKEN = {
     SAMPLE: ("model", *MEANING["flow"], *MEANING["latents"]),
+    EVALUATE_SEEDS: ("model", *MEANING["flow"], *MEANING["latents"]),
     SWEEP: ("model", *MEANING["flow"], *MEANING["latents"]),
     PAGE: ("model", *MEANING["flow"], *MEANING["latents"]),
     EXTRACT: ("tokenizer",),
@@ -249,9 +257,12 @@ _CHOICES = (
 
 
 def jobs_of(
-    mode: str, target: str, kind: str, evaluates: bool, pictures: bool = False
+    mode: str, target: str, kind: str, evaluates: bool, pictures: bool = False, seeds: bool = False
 ) -> tuple[str, ...]:
-    """The jobs that a command does. evaluates, pictures: whether its training is to make such."""
+    """The jobs that a command does. evaluates, pictures: whether its training is to make such.
+
+    seeds: whether an evaluation of a generator is to draw samples by seeds.
+    """
     generator = kind == "lightningdit"
     if mode == "train":
         if not generator:
@@ -259,7 +270,8 @@ def jobs_of(
         within = [job for job, done in ((EVALUATOR, evaluates), (PICTURES, pictures)) if done]
         return (TRAIN_GENERATOR, *within)
     if mode == "evaluate":
-        return (EVALUATE_SAMPLES if generator else EVALUATE_TOKENIZER,)
+        of_generator = EVALUATE_SEEDS if seeds else EVALUATE_SAMPLES
+        return (of_generator if generator else EVALUATE_TOKENIZER,)
     if mode == "compile":
         step = COMPILE_GENERATOR if generator else COMPILE_TOKENIZER
         return (step if target == "train" else COMPILE_SAMPLER,)

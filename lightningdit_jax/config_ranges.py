@@ -123,6 +123,7 @@ RANGES = {
     "sample.ema_decay": _DECAY,
     "sample.ema_sigma": Range(0.0, LARGEST_SIGMA),
     "sweep.num_samples": _SAMPLES,
+    "sweep.seeds": Range(0, NUM_SEEDS - 1),
     "sweep.num_steps": Range(2),
     "sweep.ema_sigma": _SIGMA,
     "sweep.cfg_zero_init_steps": _NOT_NEGATIVE,
@@ -136,6 +137,8 @@ RANGES = {
     "evaluate.num_images": _COUNT,
     "evaluate.train_samples": Range(2, NUM_SEEDS),
     "evaluate.batch_size": _COUNT,
+    "evaluate.seeds": Range(0, NUM_SEEDS - 1),
+    "evaluate.jackknife_blocks": _NOT_NEGATIVE,
 }
 
 

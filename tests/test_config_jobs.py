@@ -25,6 +25,7 @@ from lightningdit_jax.config_jobs import (
     COMPILE_SAMPLER,
     COMPILE_TOKENIZER,
     EVALUATE_SAMPLES,
+    EVALUATE_SEEDS,
     EVALUATE_TOKENIZER,
     EVALUATOR,
     EXTRACT,
@@ -83,6 +84,7 @@ HELD_OUT = {"train.validate_examples"}  # which needs held-out data
 UNSEEN = {
     EVALUATE_SAMPLES: FRECHET | {key for key in KEYS if key.startswith("mesh.")},
     SWEEP: FRECHET,
+    EVALUATE_SEEDS: FRECHET,
     EVALUATOR: FRECHET,
     TRAIN_GENERATOR: NAN | HELD_OUT,
     TRAIN_TOKENIZER: NAN | HELD_OUT,
@@ -173,6 +175,9 @@ def recorded(tmp_path_factory):
     seen[PAGE].remove("sample.num_samples")  # of the config that its controls made
     with recording(seen[EVALUATE_SAMPLES]):
         evaluate(dit, generator)
+    drawn = dit.changed(evaluate={"seeds": (1, 2)})
+    with recording(seen[EVALUATE_SEEDS]):
+        evaluate(drawn, generator)
     with recording(seen[VERIFY]):
         verify(dit, generator)
     with recording(seen[CHECK]):
@@ -416,7 +421,7 @@ def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monke
 def test_the_digits_metric_reads_no_network(tmp_path):
     """What FRECHET's keys are to the jobs recorded here, which are judged as digits."""
     for key in KEYS:
-        for job in (EVALUATE_SAMPLES, SWEEP, EVALUATOR):
+        for job in (EVALUATE_SAMPLES, EVALUATE_SEEDS, SWEEP, EVALUATOR):
             fid, digits = (
                 is_read(key, [job], {"evaluate.metric": m}.get, METRIC) for m in ("fid", "digits")
             )
@@ -438,12 +443,13 @@ def test_the_digits_metric_reads_no_network(tmp_path):
 def test_every_key_has_a_reader_and_every_command_its_jobs():
     assert all(readers(key) for key in KEYS)
     commands = {
-        jobs_of(mode, target, kind, evaluates, pictures)
+        jobs_of(mode, target, kind, evaluates, pictures, seeds)
         for mode in MODES
         for target in ("train", "sample")
         for kind in ("lightningdit", "vavae")
         for evaluates in (False, True)
         for pictures in (False, True)
+        for seeds in (False, True)
     }
     assert {job for jobs in commands for job in jobs} == set(JOBS)
 

@@ -117,8 +117,8 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     check_alignment(config)
     given = config_flags.get_override_values(flags.FLAGS["config"])
     train = config.train
-    within = (train.evaluate_every_steps > 0, train.picture_every_steps > 0)
-    jobs = jobs_of(MODE.value, TARGET.value, config.kind, *within)
+    asked = (train.evaluate_every_steps > 0, train.picture_every_steps > 0)
+    jobs = jobs_of(MODE.value, TARGET.value, config.kind, *asked, bool(config.evaluate.seeds))
     choices = (source_choice(), solver_choice(), metric_choice())
     check_command_line(config, given, jobs, WORKDIR.value, choices, defaults())
     return config, given, jobs
@@ -144,9 +144,11 @@ def _sole_writer(config: "Config") -> contextlib.AbstractContextManager[None]:
 
 def _checkpoint_path(config: "Config") -> str:
     """What a mode takes its model from; empty where that is the config."""
-    if MODE.value in ("sample", "sweep", "page"):
+    evaluates, tokenizer = MODE.value == "evaluate", config.kind == "vavae"
+    draws = evaluates and not tokenizer and config.evaluate.seeds
+    if MODE.value in ("sample", "sweep", "page") or draws:
         return config.sample.checkpoint or WORKDIR.value
-    if MODE.value == "extract" or (MODE.value == "evaluate" and config.kind == "vavae"):
+    if MODE.value == "extract" or (evaluates and tokenizer):
         return config.extract.checkpoint or WORKDIR.value
     return ""
 

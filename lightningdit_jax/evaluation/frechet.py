@@ -6,6 +6,7 @@ product of means loses all digits in float32, and many in float64.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,14 @@ class Moments:
         mean = self.mean + delta * (other.count / count)
         between = np.outer(delta, delta) * (self.count * other.count / count)
         return Moments(count, mean, self.scatter + other.scatter + between)
+
+    def without(self, part: "Moments") -> "Moments":
+        """Of the others, where this is of both: what `merge` undoes."""
+        count = self.count - part.count
+        mean = (self.count * self.mean - part.count * part.mean) / count
+        delta = part.mean - mean
+        between = np.outer(delta, delta) * (count * part.count / self.count)
+        return Moments(count, mean, self.scatter - part.scatter - between)
 
     @property
     def covariance(self) -> np.ndarray:
@@ -157,21 +166,38 @@ def frechet_distance(
 ) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2)). Dowson & Landau 1982.
 
-    With C1 = A A^T, C1 C2 has the eigenvalues of A^T C2 A, which is symmetric: no square root of a
-    general matrix, which fails or turns complex for singular covariances, is needed.
     Raises ValueError if the sizes differ or a number is not finite.
     """
-    arrays = [np.asarray(a, np.float64) for a in (mean1, covariance1, mean2, covariance2)]
-    mean1, covariance1, mean2, covariance2 = arrays
-    dim = len(mean1)
-    shapes = [a.shape for a in arrays]
-    if shapes != [(dim,), (dim, dim)] * 2:
-        raise ValueError(f"moments have shapes {shapes}; expected twice [D], [D, D]")
-    if not all(np.isfinite(a).all() for a in arrays):
-        raise ValueError("moments hold values that are not finite; check the features")
+    return distance_from(Gaussian(mean1, covariance1))(Gaussian(mean2, covariance2))
+
+
+def distance_from(reference: Gaussian) -> Callable[[Gaussian], float]:
+    """The Fréchet distance of other Gaussians from one, whose root is taken once.
+
+    With C1 = A A^T, C1 C2 has the eigenvalues of A^T C2 A, which is symmetric: no square root of a
+    general matrix, which fails or turns complex for singular covariances, is needed.
+    What it raises, and the distance: as frechet_distance.
+    """
+    mean1, covariance1 = _checked(*reference, len(reference.mean))
     values, vectors = np.linalg.eigh(covariance1)
     root = vectors * np.sqrt(values.clip(0))
-    product = root.T @ covariance2 @ root
-    eigenvalues = np.linalg.eigvalsh((product + product.T) / 2).clip(0)
-    trace = np.trace(covariance1) + np.trace(covariance2) - 2 * np.sqrt(eigenvalues).sum()
-    return float(np.square(mean1 - mean2).sum() + trace)
+
+    def distance(other: Gaussian) -> float:
+        mean2, covariance2 = _checked(*other, len(mean1))
+        product = root.T @ covariance2 @ root
+        eigenvalues = np.linalg.eigvalsh((product + product.T) / 2).clip(0)
+        trace = np.trace(covariance1) + np.trace(covariance2) - 2 * np.sqrt(eigenvalues).sum()
+        return float(np.square(mean1 - mean2).sum() + trace)
+
+    return distance
+
+
+def _checked(mean: np.ndarray, covariance: np.ndarray, dim: int) -> Gaussian:
+    mean, covariance = (np.asarray(a, np.float64) for a in (mean, covariance))
+    if mean.shape != (dim,) or covariance.shape != (dim, dim):
+        raise ValueError(
+            f"moments have shapes {mean.shape}, {covariance.shape}; expected [D], [D, D] of D {dim}"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("moments hold values that are not finite; check the features")
+    return Gaussian(mean, covariance)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
+from lightningdit_jax.evaluation.frechet import Gaussian, Moments, frechet_distance
 
 
 class Classifier(Protocol):
@@ -38,11 +38,22 @@ class DigitsJudge:
         classifier = SVC(C=10.0, gamma="scale", decision_function_shape="ovo").fit(x, labels)
         return cls(classifier, Moments.of(classifier.decision_function(x)))
 
+    def recognised(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which of [N, D] the classifier takes for their label. bool [N]."""
+        return self.classifier.predict(x) == labels
+
     def recognised_share(self, x: np.ndarray, labels: np.ndarray) -> float:
         """Share of [N, D] that the classifier takes for their label. 0 to 1."""
-        return float(np.mean(self.classifier.predict(x) == labels))
+        return float(np.mean(self.recognised(x, labels)))
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """[N, D] -> [N, 45]."""
+        return self.classifier.decision_function(x)
+
+    def distance(self, gaussian: Gaussian) -> float:
+        """Fréchet distance of features' Gaussian from that of the digits it was fitted on."""
+        return frechet_distance(*self.reference.gaussian, *gaussian)
 
     def frechet_distance(self, x: np.ndarray) -> float:
         """Fréchet distance of the features of [N, D] from those of the digits it was fitted on."""
-        moments = Moments.of(self.classifier.decision_function(x))
-        return frechet_distance(*self.reference.gaussian, *moments.gaussian)
+        return self.distance(Moments.of(self.features(x)).gaussian)

@@ -102,10 +102,14 @@ def _pictures(found: Found) -> tuple[list[str], list[str]]:
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> str:
-    numbers = table((name, value) for name, value in evaluation.items() if name != "of")
-    of = evaluation.get("of", {})
-    facts = f"<pre>{text(json.dumps(of, indent=1))}</pre>" if of else ""
-    return numbers + folded(f"of what ({EVALUATION_FILE})", facts)
+    others = ("error_bars", "seeds", "of")
+    numbers = table((name, value) for name, value in evaluation.items() if name not in others)
+    said = {"error_bars": "error bars", "seeds": "by sampling seed", "of": "of what"}
+    for name, title in said.items():
+        facts = evaluation.get(name, {})
+        shown = f"<pre>{text(json.dumps(facts, indent=1))}</pre>" if facts else ""
+        numbers += folded(f"{title} ({EVALUATION_FILE})", shown)
+    return numbers
 
 
 def _config(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.job import evaluate
+from lightningdit_jax.inference.quality.metric import Judgment
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
 from tests.golden import GOLDEN
@@ -117,7 +118,7 @@ def test_reconstructions_of_a_damaged_tokenizer_have_no_score(cannot_decode, tmp
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_no_measurement_are_not_written(tmp_path, monkeypatch, value):
     numbers = {"reconstruction_psnr": 20.0, "reconstruction_ssim": value}
-    monkeypatch.setattr(quality_job, "evaluate_tokenizer", lambda *given: (numbers, {}, None))
+    monkeypatch.setattr(quality_job, "evaluate_tokenizer", lambda *_: (Judgment(numbers), {}, None))
     with pytest.raises(FloatingPointError, match=r"reconstruction_ssim is (nan|inf)"):
         evaluate(tiny.config("digits_vavae"), str(tmp_path))
     assert not (tmp_path / "evaluation.json").exists()

@@ -1,10 +1,13 @@
 """A metric is a row and nothing else: one of another network judges files, sweeps and training."""
 
+import dataclasses
 import json
+import os
 import types
 
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 import lightningdit_jax as ldj
@@ -16,10 +19,11 @@ from lightningdit_jax.inference.quality.evaluated_file import samples_identity, 
 from lightningdit_jax.inference.quality.features import FeatureNetwork, ImagesInMemory
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.inference.quality.job import evaluate
-from lightningdit_jax.inference.quality.metric import Metric
+from lightningdit_jax.inference.quality.metric import Judgment, Metric
 from lightningdit_jax.inference.quality.metrics import METRICS, metric_choice
 from lightningdit_jax.inference.quality.sweep import sweep
 from lightningdit_jax.inference.sampling.job import sample
+from lightningdit_jax.inference.sampling.sampler import make_program
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -57,7 +61,7 @@ def judge_file(config, workdir):
     samples = NpzImages(samples_path(config, workdir))
     found = Moments.of(network.features(samples, len(samples))["tokens"]).gaussian
     distance = frechet_distance(*real_moments(config, network), *found)
-    return {"vit_distance": distance}, {
+    return Judgment({"vit_distance": distance}), {
         "samples": samples_identity(samples),
         "vit": network.identity,
     }
@@ -136,6 +140,43 @@ def test_it_judges_files_sweeps_and_training(config, tmp_path):
     evaluator = make_training_evaluator(config)
     found = evaluator(1, types.SimpleNamespace(params=params, averages={}))
     assert found == {"vit_distance": pytest.approx(want, rel=1e-4)}
+
+
+def test_several_seeds_are_judged_as_the_samples_of_each_would_be(config, tmp_path):
+    """Intervals are those of scipy; a row of a sweep grows by seed, and none is made again."""
+    want = {}
+    for seed in (3, 4, 5):
+        sample(dataclasses.replace(config, seed=seed), str(tmp_path / f"{seed}"))
+        images = np.load(tmp_path / f"{seed}" / "samples.npz")["arr_0"]
+        want[str(seed)] = pytest.approx(distance_of(config, images), rel=1e-4)
+    seeded = config.changed(evaluate={"seeds": (3, 4)}, sweep={"seeds": (3, 4)})
+    compiled = make_program.cache_info().misses
+    numbers = evaluate(seeded, str(tmp_path / "judged"))
+    assert make_program.cache_info().misses - compiled <= 1
+    written = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    assert os.listdir(tmp_path / "judged") == ["evaluation.json"]
+    found = {seed: judged["vit_distance"] for seed, judged in written["seeds"].items()}
+    assert found == {seed: want[seed] for seed in ("3", "4")} and found["3"] != found["4"]
+    bars, values = written["error_bars"], list(found.values())
+    assert (bars["over"], bars["count"]) == ("sampling seeds", 2)
+    bar = bars["numbers"]["vit_distance"]
+    assert numbers["vit_distance"] == pytest.approx(np.mean(values))
+    assert bar["standard_deviation"] == pytest.approx(np.std(values, ddof=1))
+    interval = scipy.stats.t.interval(0.95, 1, np.mean(values), scipy.stats.sem(values))
+    assert bar["interval"] == pytest.approx(interval)
+    made_with = written["of"]["samples"]["made_with"]
+    assert made_with["seeds"] == [3, 4] and made_with["num_samples"] == COUNT
+
+    [row] = sweep(seeded, str(tmp_path / "swept"))
+    assert {seed: n["vit_distance"] for seed, n in row["seeds"].items()} == found
+    assert row["error_bars"] == bars and "seed" not in row["settings"]
+    [more] = sweep(seeded.changed(sweep={"seeds": (4, 5)}), str(tmp_path / "swept"))
+    assert more["seeds"] == {**row["seeds"], "5": {"vit_distance": want["5"]}}
+    assert json.loads((tmp_path / "swept" / "sweep.json").read_text()) == [more]
+    # Without seeds a row is what it used to be, beside the others.
+    [plain] = sweep(dataclasses.replace(config, seed=3), str(tmp_path / "swept"))
+    assert plain["numbers"] == row["seeds"]["3"] and plain["settings"]["seed"] == 3
+    assert not plain.keys() & {"seeds", "error_bars"}
 
 
 def test_its_keys_are_refused_with_other_metrics_and_its_numbers_are_known(config):

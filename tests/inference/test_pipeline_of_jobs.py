@@ -19,6 +19,7 @@ from lightningdit_jax.checkpoint import find_checkpoint, read_meta
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, load_stats, save_stats
+from lightningdit_jax.evaluation.error_bars import of_jackknife, random_blocks
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.sweep import sweep
@@ -254,14 +255,20 @@ def test_perceptual_distance_of_reconstructions(folder, tokenizer, tmp_path):
     source = str(golden.GOLDEN / "lpips_tiny.weights.safetensors")
     convert_files([source], str(tmp_path / "lpips"), say=str)
     config = tiny.replaced(tokenizer, "evaluate", lpips=str(tmp_path / "lpips"), num_images=11)
+    config = tiny.replaced(config, "evaluate", jackknife_blocks=5)
     numbers = evaluate(config, str(folder / "tokenizer"))
     vae, lpips = ldj.load(str(folder / "tokenizer")), ldj.load(str(tmp_path / "lpips"))
     digits = Digits("test", 16)
     images = jax.numpy.asarray(np.stack([np.asarray(digits.image(i)) for i in range(11)]))
     posterior = vae.encode(to_model_range(images))
     rebuilt = to_uint8(vae.decode(posterior_sample(posterior, np.arange(11), config.seed, 0)))
-    want = lpips(to_model_range(images), to_model_range(rebuilt)).mean()
-    assert numbers["reconstruction_lpips"] == pytest.approx(float(want), rel=1e-3)
+    want = np.asarray(lpips(to_model_range(images), to_model_range(rebuilt)), np.float64)
+    assert numbers["reconstruction_lpips"] == pytest.approx(want.mean(), rel=1e-3)
+    rest = [np.delete(want, block).mean() for block in random_blocks(11, 5)]
+    bars = json.loads((folder / "tokenizer" / "evaluation.json").read_text())["error_bars"]
+    error = bars["numbers"]["reconstruction_lpips"]["standard_error"]
+    assert error == pytest.approx(of_jackknife(0, rest).standard_error, rel=1e-3)
+    assert {*bars["numbers"]} == {*numbers} - {"num_images"} and bars["count"] == 5
     with pytest.raises(ValueError, match="holds a lpips; expected a inception"):
         evaluate(
             tiny.replaced(config, "evaluate", inception=str(tmp_path / "lpips")),

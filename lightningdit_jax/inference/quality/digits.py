@@ -11,14 +11,17 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.data.npz_images import NpzImages
+from lightningdit_jax.evaluation.error_bars import random_blocks, without
+from lightningdit_jax.evaluation.frechet import Moments
+from lightningdit_jax.evaluation.frechet_errors import frechet_bars
 from lightningdit_jax.evaluation.neighbors import nearest_distances, within_class_nearest
 from lightningdit_jax.evaluation.recognition import DigitsJudge
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
-from lightningdit_jax.inference.quality.metric import Metric, Quality
+from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality, check_blocks
 from lightningdit_jax.npz_reader import read_npz
 
 
-def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
+def evaluate_digits(config: Config, workdir: str) -> tuple[Judgment, dict[str, Any]]:
     """Whether generated digits are what they should be, and neither copies nor all alike.
 
     Returns the numbers, and what they are of.
@@ -41,27 +44,67 @@ def evaluate_digits(config: Config, workdir: str) -> tuple[dict[str, float], dic
     identity = samples_identity(samples)
     check_digits((identity["made_with"] or {}).get("class_names", ()))
     images, labels = _labeled(samples, config.evaluate.num_images)
+    check_blocks(config, len(images))
+    judgment = _judgment(digits_to_8x8(images), labels, config.evaluate.jackknife_blocks)
+    return judgment, {"samples": {**identity, "count": len(images)}, **_reference()}
+
+
+def _judge(config: Config, mesh: Mesh, class_names: Sequence[str]) -> tuple[Judge, dict[str, Any]]:
+    check_digits(class_names)
+    num_blocks = config.evaluate.jackknife_blocks
+
+    def judge(batches: Iterator[np.ndarray], labels: np.ndarray) -> Judgment:
+        return _judgment(digits_to_8x8(np.concatenate(list(batches))), labels, num_blocks)
+
+    return judge, _reference()
+
+
+def _reference() -> dict[str, Any]:
+    counts = {split: len(real_digits(split)[0]) for split in ("train", "test")}
+    return {"reference": {"source": "digits", **counts}}
+
+
+def _judgment(drawn: np.ndarray, labels: np.ndarray, num_blocks: int) -> Judgment:
+    """All numbers of samples [N, 64] of these labels [N]."""
     train_x, _ = real_digits("train")
     test_x, test_y = real_digits("test")
     judge = digits_judge()
-    drawn = digits_to_8x8(images)
     # As many samples per class as held-out digits: what a set's distances are depends on its size.
     chosen = np.concatenate(
         [np.flatnonzero(labels == c)[: np.sum(test_y == c)] for c in np.unique(labels)]
     )
+    recognised, features = judge.recognised(drawn, labels), judge.features(drawn)
+    to_train = nearest_distances(drawn, train_x)
+
+    def numbers_of(kept: np.ndarray) -> dict[str, float]:
+        """Of some of the samples, bool [N]."""
+        some = chosen[kept[chosen]]
+        return {
+            "recognised_share": float(recognised[kept].mean()),
+            "digits_fid": judge.distance(Moments.of(features[some]).gaussian),
+            "distance_to_train": float(to_train[kept].mean()),
+            "distance_within_class": float(within_class_nearest(drawn[some], labels[some]).mean()),
+        }
+
+    ours = numbers_of(np.ones(len(drawn), bool))
     numbers = {
-        "recognised_share": judge.recognised_share(drawn, labels),
-        "classifier_accuracy": judge.recognised_share(test_x, test_y),
-        "digits_fid": judge.frechet_distance(drawn[chosen]),
+        "recognised_share": ours["recognised_share"],
+        "classifier_accuracy": float(judge.recognised(test_x, test_y).mean()),
+        "digits_fid": ours["digits_fid"],
         "digits_fid_real": judge.frechet_distance(test_x),
-        "distance_to_train": float(nearest_distances(drawn, train_x).mean()),
+        "distance_to_train": ours["distance_to_train"],
         "distance_to_train_real": float(nearest_distances(test_x, train_x).mean()),
-        "distance_within_class": float(within_class_nearest(drawn[chosen], labels[chosen]).mean()),
+        "distance_within_class": ours["distance_within_class"],
         "distance_within_class_real": float(within_class_nearest(test_x, test_y).mean()),
         "num_samples": len(drawn),
     }
-    reference = {"source": "digits", "train": len(train_x), "test": len(test_x)}
-    return numbers, {"samples": {**identity, "count": len(drawn)}, "reference": reference}
+    if not num_blocks:
+        return Judgment(numbers)
+    blocks = random_blocks(len(drawn), num_blocks)
+    # Of all samples: what more of them tend to does not depend on their number.
+    bars = frechet_bars("digits_fid", judge.distance, [features], blocks)
+    del bars["digits_fid"]
+    return Judgment.of(numbers, bars, [numbers_of(without(b, len(drawn))) for b in blocks])
 
 
 def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
@@ -122,4 +165,4 @@ def real_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return digits_to_8x8(images), digits.labels
 
 
-METRICS = {"digits": Metric(evaluate_digits, _stream, ("digits_fid", "recognised_share"))}
+METRICS = {"digits": Metric(evaluate_digits, _stream, ("digits_fid", "recognised_share"), _judge)}

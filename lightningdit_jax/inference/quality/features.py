@@ -83,7 +83,7 @@ class FeatureNetwork:
         parts = list(self._local_features(images, total, verb))
         longest = -(-total // jax.process_count())
         return {
-            name: _gathered_rows(np.concatenate([part[name] for part in parts]), longest)
+            name: gathered_rows(np.concatenate([part[name] for part in parts]), longest)
             for name in parts[0]
         }
 
@@ -150,7 +150,7 @@ def gathered_moments(moments: Moments) -> Moments:
     return whole
 
 
-def _gathered_rows(rows: np.ndarray, longest: int) -> np.ndarray:
+def gathered_rows(rows: np.ndarray, longest: int) -> np.ndarray:
     """Rows of all processes in order; a process has `longest` rows or fewer."""
     if jax.process_count() == 1:
         return rows

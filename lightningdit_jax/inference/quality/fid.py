@@ -1,5 +1,7 @@
 """FID, sFID, Inception Score, precision and recall of samples, as ADM's evaluator defines them."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,28 +11,31 @@ from jax.sharding import Mesh
 from lightningdit_jax.config import Config, EvaluateConfig
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.errors import difference
+from lightningdit_jax.evaluation.error_bars import jackknife_blocks, without
 from lightningdit_jax.evaluation.frechet import (
     Moments,
     MomentsStream,
     ReferenceMoments,
+    distance_from,
     frechet_distance,
     moments_from_npz,
 )
+from lightningdit_jax.evaluation.frechet_errors import frechet_bars
 from lightningdit_jax.evaluation.inception_score import inception_score
-from lightningdit_jax.evaluation.precision_recall import precision_recall
+from lightningdit_jax.evaluation.precision_recall import coverage
 from lightningdit_jax.inference.quality.evaluated_file import (
     open_samples,
     samples_identity,
     samples_path,
 )
-from lightningdit_jax.inference.quality.features import ImagesInMemory
+from lightningdit_jax.inference.quality.features import Features, ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
-from lightningdit_jax.inference.quality.metric import Metric, Quality
+from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality, check_blocks
 from lightningdit_jax.parallel.multihost import is_main_process
 from lightningdit_jax.planning.mesh import inference_mesh
 
 
-def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
+def evaluate_samples(config: Config, workdir: str) -> tuple[Judgment, dict[str, Any]]:
     """The metrics of evaluate.samples, or those in WORKDIR, against evaluate.reference.
 
     The first evaluate.num_images samples count; labels are not needed. Precision and recall compare
@@ -42,27 +47,71 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[dict[str, float], di
     check_inception_options(options)
     samples = open_samples(samples_path(config, workdir))
     identity = samples_identity(samples)
-    reference_images = NpzImages(options.reference)
-    mesh = inference_mesh(config.mesh)
-    network = InceptionNetwork(options.inception, options.batch_size, mesh)
-    reference = open_reference(options.reference, network)
+    count = min(len(samples), options.num_images)
+    check_blocks(config, count)
+    yardstick = _Yardstick(options, inference_mesh(config.mesh))
+    found = yardstick.network.features(samples, count, "samples seen")
+    judgment = yardstick.judgment(found)
+    of_samples = {**identity, "count": int(judgment.numbers["num_samples"])}
+    return judgment, {"samples": of_samples, **yardstick.of}
 
-    found = network.features(samples, min(len(samples), options.num_images), "samples seen")
-    real = network.features(reference_images, len(reference_images), "reference images seen")
-    quality = precision_recall(real["pool"], found["pool"])
-    numbers = {
-        "fid": frechet_distance(*reference.pool, *Moments.of(found["pool"]).gaussian),
-        "sfid": frechet_distance(*reference.spatial, *Moments.of(found["spatial"]).gaussian),
-        "inception_score": inception_score(found["logits"]),
-        "precision": quality.precision,
-        "recall": quality.recall,
-        "num_samples": len(found["pool"]),
-    }
-    return numbers, {
-        "samples": {**identity, "count": len(found["pool"])},
-        "reference": {"path": options.reference, "count": len(reference_images)},
-        "inception": {"path": options.inception, **network.identity},
-    }
+
+def _judge(config: Config, mesh: Mesh, class_names: Sequence[str]) -> tuple[Judge, dict[str, Any]]:
+    check_inception_options(config.evaluate)
+    yardstick = _Yardstick(config.evaluate, mesh)
+
+    def judge(batches: Iterator[np.ndarray], labels: np.ndarray) -> Judgment:
+        network = yardstick.network
+        parts = [network.features(ImagesInMemory(images), len(images)) for images in batches]
+        return yardstick.judgment({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
+
+    return judge, yardstick.of
+
+
+class _Yardstick:
+    """What samples are compared with: opened, and looked at by the network, once."""
+
+    def __init__(self, options: EvaluateConfig, mesh: Mesh):
+        images = NpzImages(options.reference)
+        self.network = InceptionNetwork(options.inception, options.batch_size, mesh)
+        reference = open_reference(options.reference, self.network)
+        self._fid, self._sfid = map(distance_from, (reference.pool, reference.spatial))
+        self._images, self._num_blocks = images, options.jackknife_blocks
+        self.of = {
+            "reference": {"path": options.reference, "count": len(images)},
+            "inception": {"path": options.inception, **self.network.identity},
+        }
+
+    @functools.cached_property
+    def _real(self) -> np.ndarray:
+        """Pool features of the images in the reference file."""
+        count = len(self._images)
+        return self.network.features(self._images, count, "reference images seen")["pool"]
+
+    def judgment(self, found: Features) -> Judgment:
+        """All numbers of samples by their features."""
+        pool, spatial, logits = (found[name] for name in ("pool", "spatial", "logits"))
+        count, blocks = len(pool), jackknife_blocks(len(pool), self._num_blocks)
+        covered = coverage(self._real, pool, blocks)
+        numbers = {
+            "fid": self._fid(Moments.of(pool).gaussian),
+            "sfid": self._sfid(Moments.of(spatial).gaussian),
+            "inception_score": inception_score(logits),
+            **dataclasses.asdict(covered.whole()),
+            "num_samples": count,
+        }
+        if not self._num_blocks:
+            return Judgment(numbers)
+        bars = frechet_bars("fid", self._fid, [pool], blocks)
+        bars |= frechet_bars("sfid", self._sfid, [spatial], blocks)
+        left_out = [
+            {
+                "inception_score": inception_score(logits[without(block, count)]),
+                **dataclasses.asdict(covered.without(number, block)),
+            }
+            for number, block in enumerate(blocks)
+        ]
+        return Judgment.of(numbers, bars, left_out)
 
 
 def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
@@ -123,6 +172,7 @@ METRICS = {
         evaluate_samples,
         _stream,
         ("fid", "inception_score"),
+        _judge,
         reads=("inception", "reference", "batch_size"),
     )
 }

@@ -1,6 +1,7 @@
 """The metrics of a generator's samples that a config can name. A row stands in its own file."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -8,7 +9,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.config_jobs import Choice
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.inference.quality import digits, fid
-from lightningdit_jax.inference.quality.metric import Metric, Quality
+from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality
 
 METRICS: dict[str, Metric] = {**fid.METRICS, **digits.METRICS}
 
@@ -24,6 +25,17 @@ def metric_of(config: Config) -> Metric:
 def make_quality(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
     """What evaluate.metric says of samples as they are drawn, see Metric."""
     return metric_of(config).stream(config, mesh, class_names)
+
+
+def make_judge(
+    config: Config, mesh: Mesh, class_names: Sequence[str]
+) -> tuple[Judge, dict[str, Any]]:
+    """Who says all numbers of evaluate.metric of images in memory, and by what, see Metric."""
+    metric = metric_of(config)
+    if metric.judge is not None:
+        return metric.judge(config, mesh, class_names)
+    quality = metric.stream(config, mesh, class_names)
+    return lambda batches, labels: Judgment(quality(batches, labels)), {}
 
 
 def metric_choice() -> Choice:

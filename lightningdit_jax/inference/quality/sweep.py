@@ -6,7 +6,6 @@ import json
 import time
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from lightningdit_jax.assembly.synthesis import plan_synthesis
@@ -16,23 +15,27 @@ from lightningdit_jax.config import Config, SampleConfig, SweepConfig
 from lightningdit_jax.flow.solver import look_up
 from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.quality.metrics import make_quality
+from lightningdit_jax.inference.quality.records import SEEDS, error_bars, mean_of_seeds
+from lightningdit_jax.inference.quality.seeds import draw
 from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
 from lightningdit_jax.inference.sampling.opening import chosen_average, open_sampler, with_average
-from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
+from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
 
 Row = dict[str, Any]
+_NOT_VARIED = ("num_samples", "seeds")  # of config.sweep: of all rows alike
 
 
 def sweep(config: Config, workdir: str) -> list[Row]:
     """Samples and evaluates every combination of config.sweep, and returns a row for each.
 
     All have the same labels and noise, and the same weights, which are loaded once, but for the
-    averages of config.sweep.ema_sigma. WORKDIR/sweep.json grows row by row, and rows that are there
-    are not made again; sweep.png shows the metric. Nothing else is written. Raises what
-    open_sampler, make_quality and plan_synthesis raise, and ValueError for settings that do not
-    fit, before anything is drawn.
+    averages of config.sweep.ema_sigma. With sweep.seeds a row has the numbers of each seed, their
+    means and error bars. WORKDIR/sweep.json grows with every seed of a row, and what is there is
+    not made again; sweep.png shows the metric. Nothing else is written. Raises what open_sampler,
+    make_quality and plan_synthesis raise, and ValueError for settings that do not fit, before
+    anything is drawn.
     """
     asked, options = sweep_points(config.sample, config.sweep), config.sweep
     averages = sweep_averages(config)
@@ -40,14 +43,10 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     points = [sampler.structure.fitted(sampling) for sampling in asked]
     check_averages(averages, workdir)
     quality = make_quality(config, sampler.mesh, sampler.class_names)
-    num_classes, count = sampler.structure.config.num_classes, options.num_samples
-    labels = choose_labels(
-        config.sample.labels, count, num_classes, config.seed, sampler.class_names
-    )
     common = {
-        "num_samples": count,
+        "num_samples": options.num_samples,
         "labels": config.sample.labels,
-        "seed": config.seed,
+        **({} if options.seeds else {"seed": config.seed}),
         "dtype": config.compute.dtype,
     }
     path, main = epath.Path(workdir) / "sweep.json", is_main_process()
@@ -59,33 +58,38 @@ def sweep(config: Config, workdir: str) -> list[Row]:
             sampler, weights = with_average(sampler, weights, averaged, workdir)
         settings = {**dataclasses.asdict(sampling), **common, **weights, **average}
         settings = json.loads(json.dumps(settings))
-        known = next((row for row in rows if row["settings"] == settings), None)
-        if not from_main_process(known is None):
-            done.append(known)
-            continue
-        began = time.perf_counter()
-        batches = sampler.batches(
-            np.arange(count),
-            labels,
-            sampling,
-            seed=config.seed,
-        )
-        numbers = quality((images for _, images in batches), labels)
-        row = {
-            "settings": settings,
-            "evaluations": sampling.evaluations(),
-            "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
-            "generator_flops": sampler.generator_flops(sampling),
-            "numbers": numbers,
-            "seconds": round(time.perf_counter() - began, 2),
-        }
-        rows.append(row)
+        row = next((row for row in rows if row["settings"] == settings), None)
+        if row is None:
+            row = {
+                "settings": settings,
+                "evaluations": sampling.evaluations(),
+                "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
+                "generator_flops": sampler.generator_flops(sampling),
+            }
         done.append(row)
-        if main:
-            line = _line(settings, numbers, config.sweep)
-            total = len(averages) * len(points)
-            print(f"{number + 1}/{total}  {line}", flush=True)  # before writing may fail
-            write_json(path, rows)
+        for seed in options.seeds or (config.seed,):
+            there = str(seed) in row.get("seeds", {}) if options.seeds else "numbers" in row
+            if from_main_process(there):
+                continue
+            began = time.perf_counter()
+            drawn = draw(sampler, sampling, config.sample.labels, options.num_samples, seed)
+            numbers = quality(*drawn)
+            if options.seeds:
+                row["seeds"] = {**row.get("seeds", {}), str(seed): numbers}
+                judgment = mean_of_seeds(row["seeds"])
+                row |= {"numbers": judgment.numbers, **error_bars(SEEDS, judgment.bars)}
+            else:
+                row["numbers"] = numbers
+            row["seconds"] = round(row.get("seconds", 0) + time.perf_counter() - began, 2)
+            if row not in rows:
+                rows.append(row)
+            if main:
+                of_seed = f"  seed {seed}" if options.seeds else ""
+                line = _line(settings, numbers, config.sweep)
+                total = len(averages) * len(points)
+                # Before writing may fail.
+                print(f"{number + 1}/{total}{of_seed}  {line}", flush=True)
+                write_json(path, rows)
     if main:
         plot_sweep(done, varied(config.sweep), path.with_name("sweep.png"))
         print(f"{len(done)} rows in {path}, a picture in {path.with_name('sweep.png')}")
@@ -107,7 +111,7 @@ def read_rows(path: epath.Path) -> list[Row]:
 
 def varied(options: SweepConfig) -> list[str]:
     """The settings that have several values."""
-    names = [f.name for f in dataclasses.fields(options) if f.name != "num_samples"]
+    names = [f.name for f in dataclasses.fields(options) if f.name not in _NOT_VARIED]
     return [name for name in names if len(getattr(options, name)) > 1]
 
 
@@ -129,7 +133,7 @@ def sweep_points(base: SampleConfig, options: SweepConfig) -> list[Sampling]:
     A solver with times of its own is taken once for all timestep shifts, no guidance once for all
     ways to guide.
     """
-    not_sampling = ("num_samples", "ema_sigma")
+    not_sampling = (*_NOT_VARIED, "ema_sigma")
     names = [f.name for f in dataclasses.fields(options) if f.name not in not_sampling]
     values = [getattr(options, name) or (getattr(base, name),) for name in names]
     fixed = {f.name: getattr(base, f.name) for f in dataclasses.fields(Sampling)}

@@ -13,7 +13,9 @@ from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.loading import Loaded, load_functional
 from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.config import Config
+from lightningdit_jax.evaluation.error_bars import ErrorBar, random_blocks, without
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
+from lightningdit_jax.evaluation.frechet_errors import frechet_bars
 from lightningdit_jax.evaluation.reconstruction import psnr, ssim
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import (
@@ -22,7 +24,8 @@ from lightningdit_jax.inference.image_batches import (
     padded_batches,
     process_range,
 )
-from lightningdit_jax.inference.quality.features import gathered_moments
+from lightningdit_jax.inference.quality.features import gathered_moments, gathered_rows
+from lightningdit_jax.inference.quality.metric import Judgment, check_blocks
 from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
 from lightningdit_jax.inference.reconstruct import make_reconstructor
 from lightningdit_jax.models.pixels import to_model_range
@@ -35,9 +38,7 @@ from lightningdit_jax.progress import Progress
 POOL_DIM = 2048
 
 
-def evaluate_tokenizer(
-    config: Config, workdir: str
-) -> tuple[dict[str, float], dict[str, Any], np.ndarray]:
+def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str, Any], np.ndarray]:
     """PSNR (dB), SSIM, and with their networks LPIPS and rFID, over evaluate.split.
 
     evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
@@ -60,8 +61,9 @@ def evaluate_tokenizer(
     resolution = image_resolution(config.extract, tokenizer.as_tokenizer())
     source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
-    compare = _Comparison(options.lpips, options.inception, mesh)
+    compare = _Comparison(options.lpips, options.inception, mesh, options.jackknife_blocks)
     total = min(len(source), options.num_images)
+    check_blocks(config, total)
     start, stop = process_range(total)
     progress, done = Progress("rebuilt", stop - start, quiet=not is_main_process()), 0
     progress.compiling()
@@ -88,7 +90,7 @@ def evaluate_tokenizer(
         picture.add(indices, *pair)
         done += len(indices)
         progress.update(done)
-    numbers, grid = compare.result(), picture.grid()
+    judgment, grid = compare.result(-(-total // jax.process_count())), picture.grid()
     images = {
         "path": config.data.path,
         **images_identity(config.data, source.source, options.split),
@@ -103,13 +105,16 @@ def evaluate_tokenizer(
         },
         **compare.networks(),
     }
-    return numbers, of, grid
+    return judgment, of, grid
 
 
 class _Comparison:
-    """Sums over pairs of images, on this process; `result` gathers those of all."""
+    """What pairs of images score, on this process; `result` gathers those of all.
 
-    def __init__(self, lpips: str, inception: str, mesh: Mesh):
+    Features are kept where there are blocks for a jackknife to leave out; else their moments are.
+    """
+
+    def __init__(self, lpips: str, inception: str, mesh: Mesh, num_blocks: int):
         self._distance = self._features = None
         self._paths = {"LPIPS": lpips, "Inception": inception}
         self._networks: dict[str, Loaded] = {}
@@ -131,6 +136,8 @@ class _Comparison:
         if lpips:
             self._scores["lpips"] = []
         self._streams = [MomentsStream(POOL_DIM), MomentsStream(POOL_DIM)]
+        self._num_blocks = num_blocks
+        self._kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
 
     def add(self, images: jax.Array, rebuilt: jax.Array, names: list[str]) -> list[np.ndarray]:
         """Takes a batch into account, its first rows here, of these names; returns those of both.
@@ -145,8 +152,11 @@ class _Comparison:
                 self._finite_rows("LPIPS", self._distance(images, rebuilt), names)
             )
         if self._features:
-            for stream, array in zip(self._streams, (images, rebuilt)):
-                stream.add(self._finite_rows("Inception", self._features(array), names))
+            for stream, kept, array in zip(self._streams, self._kept, (images, rebuilt)):
+                rows = self._finite_rows("Inception", self._features(array), names)
+                stream.add(rows)
+                if self._num_blocks:
+                    kept.append(rows)
         return pair
 
     def _finite_rows(self, network: str, output: jax.Array, names: list[str]) -> np.ndarray:
@@ -163,18 +173,42 @@ class _Comparison:
             for name, network in self._networks.items()
         }
 
-    def result(self) -> dict[str, float]:
-        """The numbers over all processes, and of how many images. All of them must call it."""
+    def result(self, longest: int) -> Judgment:
+        """The numbers over all processes, and of how many images. All of them must call it.
+
+        longest: images that a process sees at most.
+        """
         scores = {name: np.concatenate(values) for name, values in self._scores.items()}
         sums = np.array([len(scores["psnr"]), *(values.sum() for values in scores.values())])
         count, *sums = gather_numpy(sums).sum(0)
         if count == 0:
             raise ValueError("there is nothing to evaluate: no image of the set could be read")
-        numbers = {f"reconstruction_{name}": float(s / count) for name, s in zip(scores, sums)}
+        numbers = {_name(name): float(s / count) for name, s in zip(scores, sums)}
         if self._features:
             original, rebuilt = (gathered_moments(s.moments()).gaussian for s in self._streams)
-            numbers["reconstruction_fid"] = frechet_distance(*original, *rebuilt)
-        return {**numbers, "num_images": int(count)}
+            numbers[_name("fid")] = frechet_distance(*original, *rebuilt)
+        numbers["num_images"] = int(count)
+        if not self._num_blocks:
+            return Judgment(numbers)
+        blocks = random_blocks(int(count), self._num_blocks)
+        rows = {name: gathered_rows(values, longest) for name, values in scores.items()}
+        left_out = [
+            {
+                _name(k): float(v[without(b, len(v))].mean())
+                for k, v in rows.items()
+                if np.isfinite(v).all()
+            }
+            for b in blocks
+        ]
+        bars: dict[str, ErrorBar] = {}
+        if self._features:
+            pair = [gathered_rows(np.concatenate(kept), longest) for kept in self._kept]
+            bars = frechet_bars(_name("fid"), lambda a, b: frechet_distance(*a, *b), pair, blocks)
+        return Judgment.of(numbers, bars, left_out)
+
+
+def _name(score: str) -> str:
+    return f"reconstruction_{score}"
 
 
 def _compiled(loaded: Loaded, function: Callable, mesh: Mesh) -> Callable:

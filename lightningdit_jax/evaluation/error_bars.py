@@ -1,0 +1,89 @@
+"""Standard errors of numbers and of their differences, and the intervals that follow from them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+LEVEL = 0.95  # of every interval
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorBar:
+    """A number, its standard error, and how many degrees of freedom that was estimated with."""
+
+    value: float
+    standard_error: float
+    degrees: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the expected value lies, by Student's t; misses it one time in twenty."""
+        half = float(stdtrit(self.degrees, (1 + LEVEL) / 2)) * self.standard_error
+        return self.value - half, self.value + half
+
+    def to_json(self) -> dict[str, Any]:
+        """What `evaluation.json` says beside the number."""
+        return {"standard_error": self.standard_error, "interval": list(self.interval)}
+
+
+def of_mean(values: Sequence[float]) -> ErrorBar:
+    """The mean of independent values, such as one a seed. Raises ValueError for fewer than two."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values have shape {values.shape}; a spread needs two values or more")
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    return ErrorBar(float(values.mean()), float(error), len(values) - 1)
+
+
+def of_jackknife(value: float, left_out: Sequence[float]) -> ErrorBar:
+    """Of a number of N samples from K more of it, each without one of K equal blocks of them.
+
+    The delete-a-group jackknife: sqrt((K - 1) / K sum (left_out - mean)^2) is the deviation of the
+    number from one set of N samples to another. Of a statistic that is biased at N samples the
+    interval is about its expected value there. Efron & Stein 1981: never too small in expectation,
+    up to terms of a block's share. Raises ValueError for fewer than two blocks.
+    """
+    left_out = np.asarray(left_out, np.float64)
+    count = len(left_out)
+    if left_out.ndim != 1 or count < 2:
+        raise ValueError(f"left_out has shape {left_out.shape}; a jackknife needs two blocks")
+    error = math.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum())
+    return ErrorBar(float(value), error, count - 1)
+
+
+def of_difference(first: ErrorBar, second: ErrorBar) -> ErrorBar:
+    """second - first, of independent samples. Welch 1947, with Satterthwaite's degrees."""
+    parts = [bar.standard_error**2 for bar in (first, second)]
+    total = sum(parts)
+    degrees = first.degrees + second.degrees
+    if total > 0:
+        degrees = total**2 / (parts[0] ** 2 / first.degrees + parts[1] ** 2 / second.degrees)
+    return ErrorBar(second.value - first.value, math.sqrt(total), degrees)
+
+
+def random_blocks(count: int, num_blocks: int) -> list[np.ndarray]:
+    """Indices 0..count-1 in blocks of nearly one size, at random and always the same.
+
+    At random, since samples often come class by class or with their classes in turn. Raises
+    ValueError for fewer than two indices a block.
+    """
+    if count < 2 * num_blocks:
+        raise ValueError(f"{count} samples make no {num_blocks} blocks of two samples or more")
+    order = np.random.default_rng(0).permutation(count)
+    return [np.sort(block) for block in np.array_split(order, num_blocks)]
+
+
+def jackknife_blocks(count: int, num_blocks: int) -> list[np.ndarray]:
+    """random_blocks, or all indices in one block for 0, where no error is asked for."""
+    return random_blocks(count, num_blocks) if num_blocks else [np.arange(count)]
+
+
+def without(block: np.ndarray, count: int) -> np.ndarray:
+    """Which of `count` samples are left without a block of them. bool [count]."""
+    kept = np.ones(count, bool)
+    kept[block] = False
+    return kept
