@@ -20,6 +20,8 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
+from lightningdit_jax.evaluation.error_bars import of_difference, of_mean
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VARIANTS = {"not aligned": "none", "aligned": "vit"}
 ROWS = {
@@ -74,7 +76,7 @@ def measure(folder: pathlib.Path, alignment: str, foundation: pathlib.Path, seed
 
 
 def main() -> None:
-    """Runs all seeds and variants and reports means."""
+    """Runs all seeds and variants and reports means, and of several seeds what they differ by."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -89,13 +91,14 @@ def main() -> None:
             results[name].append(measure(folder, alignment, foundation, seed))
             (options.output / "study.json").write_text(json.dumps(results, indent=1) + "\n")
 
-    print(f"\n| | {' | '.join(VARIANTS)} |\n|---|---|---|")
+    print(f"\n| | {' | '.join(VARIANTS)} | difference, 95 % interval |\n|---|---|---|---|")
     for key, title in ROWS.items():
-        cells = []
-        for name in VARIANTS:
-            values = [result[key] for result in results[name]]
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3f}{spread}")
+        values = [[result[key] for result in results[name]] for name in VARIANTS]
+        cells = [f"{np.mean(of_variant):.3f}" for of_variant in values]
+        cells.append("of one seed, not known")
+        if len(options.seeds) > 1:
+            low, high = of_difference(*map(of_mean, values)).interval
+            cells[-1] = f"{low:+.3f} to {high:+.3f}"
         print(f"| {title} | {' | '.join(cells)} |")
     figure, axes = plt.subplots(2, 2, figsize=(9, 9))
     for row, picture in enumerate(("generator/samples.png", "latents.png")):

@@ -1,7 +1,6 @@
 """FID, sFID, Inception Score, precision and recall of samples, as ADM's evaluator defines them."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,17 +75,12 @@ class _Yardstick:
         self.network = InceptionNetwork(options.inception, options.batch_size, mesh)
         reference = open_reference(options.reference, self.network)
         self._fid, self._sfid = map(distance_from, (reference.pool, reference.spatial))
-        self._images, self._num_blocks = images, options.jackknife_blocks
+        real = self.network.features(images, len(images), "reference images seen")
+        self._real, self._num_blocks = real["pool"], options.jackknife_blocks
         self.of = {
             "reference": {"path": options.reference, "count": len(images)},
             "inception": {"path": options.inception, **self.network.identity},
         }
-
-    @functools.cached_property
-    def _real(self) -> np.ndarray:
-        """Pool features of the images in the reference file."""
-        count = len(self._images)
-        return self.network.features(self._images, count, "reference images seen")["pool"]
 
     def judgment(self, found: Features) -> Judgment:
         """All numbers of samples by their features."""

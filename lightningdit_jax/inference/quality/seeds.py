@@ -27,17 +27,15 @@ def evaluate_seeds(config: Config, workdir: str) -> tuple[dict[int, Judgment], d
     sampler, weights = open_sampler(config, workdir, options.num_samples)
     sampling = sampler.structure.fitted(Sampling.of(options))
     judge, compared_with = make_judge(config, sampler.mesh, sampler.class_names)
-    judgments = {}
-    for number, seed in enumerate(config.evaluate.seeds, 1):
+    judgments, seeds = {}, list(dict.fromkeys(config.evaluate.seeds))
+    for number, seed in enumerate(seeds, 1):
         judgments[seed] = judge(*draw(sampler, sampling, options.labels, options.num_samples, seed))
         said = ", ".join(f"{k} {v:.4f}" for k, v in judgments[seed].numbers.items())
-        print_once(f"{number}/{len(config.evaluate.seeds)}  seed {seed}: {said}")
+        print_once(f"{number}/{len(seeds)}  seed {seed}: {said}")
     drawn = describe_samples(config, sampler, weights)
+    del drawn["seed"]
     of_samples = {
-        "made_with": {
-            "seeds": list(config.evaluate.seeds),
-            **{k: v for k, v in drawn.items() if k != "seed"},
-        },
+        "made_with": {"seeds": seeds, **drawn},
         "count": options.num_samples,
     }
     return judgments, {"samples": of_samples, **compared_with}
