@@ -27,7 +27,11 @@ class ErrorBar:
 
     def to_json(self) -> dict[str, Any]:
         """What `evaluation.json` says beside the number."""
-        return {"standard_error": self.standard_error, "interval": list(self.interval)}
+        return {
+            "standard_error": self.standard_error,
+            "degrees": float(self.degrees),
+            "interval": list(self.interval),
+        }
 
 
 def of_mean(values: Sequence[float]) -> ErrorBar:
@@ -65,21 +69,46 @@ def of_difference(first: ErrorBar, second: ErrorBar) -> ErrorBar:
     return ErrorBar(second.value - first.value, math.sqrt(total), degrees)
 
 
-def random_blocks(count: int, num_blocks: int) -> list[np.ndarray]:
+def random_blocks(
+    count: int, num_blocks: int, labels: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Indices 0..count-1 in blocks of nearly one size, at random and always the same.
 
-    At random, since samples often come class by class or with their classes in turn. Raises
-    ValueError for fewer than two indices a block.
+    At random, since samples often come class by class or with their classes in turn. labels: of
+    samples whose number in each class is no chance, so that every block is to have its share of
+    every class; [count], or None. Raises ValueError for fewer than two indices a block.
     """
     if count < 2 * num_blocks:
         raise ValueError(f"{count} samples make no {num_blocks} blocks of two samples or more")
     order = np.random.default_rng(0).permutation(count)
-    return [np.sort(block) for block in np.array_split(order, num_blocks)]
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    return [np.sort(order[first::num_blocks]) for first in range(num_blocks)]
 
 
-def jackknife_blocks(count: int, num_blocks: int) -> list[np.ndarray]:
-    """random_blocks, or all indices in one block for 0, where no error is asked for."""
-    return random_blocks(count, num_blocks) if num_blocks else [np.arange(count)]
+def jackknife_blocks(
+    count: int, num_blocks: int, labels: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """random_blocks, or all indices in one block for 0, where no error is asked for.
+
+    With labels there are so many of them at most that each has as many samples of every class.
+    """
+    if not num_blocks:
+        return [np.arange(count)]
+    if labels is not None:
+        least = int(np.unique(labels, return_counts=True)[1].min())
+        num_blocks = least // -(-least // num_blocks)
+    return random_blocks(count, num_blocks, labels)
+
+
+def fixed_labels(labels: np.ndarray) -> np.ndarray | None:
+    """Labels as random_blocks takes them: None where their numbers may be chance.
+
+    Where all classes have as many samples, or one more, they were drawn so (sample.labels). None
+    for fewer than eight of a class, too, which makes too few blocks.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    return labels if counts.min() >= 8 and counts.max() - counts.min() <= 1 else None
 
 
 def without(block: np.ndarray, count: int) -> np.ndarray:

@@ -17,13 +17,17 @@ Distance = Callable[..., float]
 
 
 def frechet_bars(
-    name: str, distance: Distance, features: Sequence[np.ndarray], blocks: Sequence[np.ndarray]
+    name: str,
+    distance: Distance,
+    features: Sequence[np.ndarray],
+    blocks: Sequence[np.ndarray],
+    labels: np.ndarray | None = None,
 ) -> dict[str, ErrorBar]:
     """A distance of N samples with its error, `name`, and what more samples tend to, NAME_infinity.
 
     features: [N, D], one or more arrays of the same samples. distance(*gaussians): of the Gaussians
     of these, from something fixed where there is one, from each other where there are two. blocks:
-    of the samples' indices, each in one, for the jackknife.
+    of the samples' indices, each in one, for the jackknife. labels: as for random_blocks.
 
     A distance of N samples is too large by about a constant over N. `NAME_infinity` is the
     intercept of a line in 1/N through its means over the 8 eighths of the samples, the 4 quarters,
@@ -43,7 +47,9 @@ def frechet_bars(
     if count < PARTS * LEAST_PER_DIM * dim:
         return {name: bar}
     sizes, means = [count], [value]
-    parts = [[Moments.of(x[part]) for x in features] for part in random_blocks(count, PARTS)]
+    parts = [
+        [Moments.of(x[part]) for x in features] for part in random_blocks(count, PARTS, labels)
+    ]
     while len(parts) > 1:
         sizes.append(count // len(parts))
         means.append(float(np.mean([distance(*(m.gaussian for m in part)) for part in parts])))

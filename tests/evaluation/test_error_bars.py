@@ -7,6 +7,8 @@ import scipy.stats
 
 from lightningdit_jax.evaluation.error_bars import (
     ErrorBar,
+    fixed_labels,
+    jackknife_blocks,
     of_difference,
     of_jackknife,
     of_mean,
@@ -43,6 +45,11 @@ def test_blocks_share_the_samples():
     blocks = random_blocks(103, 20)
     assert sorted(map(len, blocks)) == [5] * 17 + [6] * 3
     assert sorted(np.concatenate(blocks)) == list(range(103))
+    labels = RNG.permutation(np.repeat(np.arange(4), 25))
+    for block in random_blocks(100, 10, labels):
+        assert set(np.bincount(labels[block])) <= {2, 3}
+    assert [len(block) for block in jackknife_blocks(100, 10, labels)] == [13] * 4 + [12] * 4
+    assert fixed_labels(labels) is labels and fixed_labels(labels[:97]) is None
     with pytest.raises(ValueError, match="39 samples make no 20 blocks"):
         random_blocks(39, 20)
 
@@ -75,6 +82,21 @@ def test_intervals_of_a_frechet_distance_cover_what_they_should():
     # The bias of unit variances, d + d (d + 1) / 4 over N, to first order; here they differ a bit.
     bias = np.mean([bars["fid"].value - bars["fid_infinity"].value for bars in found])
     assert bias == pytest.approx((dim + dim * (dim + 1) / 4) / count, rel=0.15)
+
+
+def test_samples_with_as_many_of_each_class_vary_less_than_their_classes():
+    """Class means far apart: only blocks with their share of each know how little sets differ."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(4), 50)
+    distance = distance_from(Gaussian(np.zeros(2), np.eye(2)))
+    means = 5 * rng.normal(size=(4, 2))
+    sets = [means[labels] + rng.normal(size=(200, 2)) for _ in range(100)]
+    deviation = np.std([distance(Moments.of(x).gaussian) for x in sets], ddof=1)
+    errors = []
+    for given in (labels, None):
+        blocks = jackknife_blocks(200, 20, given)
+        bars = [frechet_bars("fid", distance, [x], blocks)["fid"] for x in sets]
+        errors.append(np.mean([bar.standard_error for bar in bars]))
+    assert errors[0] == pytest.approx(deviation, rel=0.2) and errors[1] > 2 * deviation
 
 
 def test_there_is_no_extrapolation_from_few_samples():

@@ -158,8 +158,8 @@ def test_several_seeds_are_judged_as_the_samples_of_each_would_be(config, tmp_pa
     found = {seed: judged["vit_distance"] for seed, judged in written["seeds"].items()}
     assert found == {seed: want[seed] for seed in ("3", "4")} and found["3"] != found["4"]
     bars, values = written["error_bars"], list(found.values())
-    assert (bars["over"], bars["count"]) == ("sampling seeds", 2)
     bar = bars["numbers"]["vit_distance"]
+    assert (bars["over"], bar["degrees"]) == ("sampling seeds", 1)
     assert numbers["vit_distance"] == pytest.approx(np.mean(values))
     assert bar["standard_deviation"] == pytest.approx(np.std(values, ddof=1))
     interval = scipy.stats.t.interval(0.95, 1, np.mean(values), scipy.stats.sem(values))

@@ -203,13 +203,15 @@ def _getter(path: epath.Path) -> Callable[[Mapping[str, Any], str, type], Any]:
 
 
 def _bars(get: Callable, record: Mapping[str, Any], numbers: Numbers) -> dict[str, ErrorBar]:
-    stored = get(record, "error_bars", dict)
-    bars, degrees = get(stored, "numbers", dict), max(get(stored, "count", int) - 1, 1)
-    return {
-        name: ErrorBar(numbers[name], get(get(bars, name, dict), "standard_error", float), degrees)
-        for name in bars
-        if name in numbers
-    }
+    stored = get(get(record, "error_bars", dict), "numbers", dict)
+    bars = {}
+    for name in stored.keys() & numbers.keys():
+        error, degrees = (
+            get(get(stored, name, dict), field, float) for field in ("standard_error", "degrees")
+        )
+        if degrees > 0:
+            bars[name] = ErrorBar(numbers[name], error, degrees)
+    return bars
 
 
 def _seeds(get: Callable, record: Mapping[str, Any]) -> dict[str, Numbers]:

@@ -11,7 +11,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.data.npz_images import NpzImages
-from lightningdit_jax.evaluation.error_bars import random_blocks, without
+from lightningdit_jax.evaluation.error_bars import fixed_labels, jackknife_blocks, without
 from lightningdit_jax.evaluation.frechet import Moments
 from lightningdit_jax.evaluation.frechet_errors import frechet_bars
 from lightningdit_jax.evaluation.neighbors import nearest_distances, within_class_nearest
@@ -76,17 +76,20 @@ def _judgment(drawn: np.ndarray, labels: np.ndarray, num_blocks: int) -> Judgmen
     recognised, features = judge.recognised(drawn, labels), judge.features(drawn)
     to_train = nearest_distances(drawn, train_x)
 
-    def numbers_of(kept: np.ndarray) -> dict[str, float]:
-        """Of some of the samples, bool [N]."""
-        some = chosen[kept[chosen]]
+    def of_all(kept: np.ndarray | slice) -> dict[str, float]:
         return {
             "recognised_share": float(recognised[kept].mean()),
-            "digits_fid": judge.distance(Moments.of(features[some]).gaussian),
             "distance_to_train": float(to_train[kept].mean()),
+        }
+
+    def of_chosen(kept: np.ndarray | slice) -> dict[str, float]:
+        some = chosen[kept]
+        return {
+            "digits_fid": judge.distance(Moments.of(features[some]).gaussian),
             "distance_within_class": float(within_class_nearest(drawn[some], labels[some]).mean()),
         }
 
-    ours = numbers_of(np.ones(len(drawn), bool))
+    ours = of_all(slice(None)) | of_chosen(slice(None))
     numbers = {
         "recognised_share": ours["recognised_share"],
         "classifier_accuracy": float(judge.recognised(test_x, test_y).mean()),
@@ -100,11 +103,18 @@ def _judgment(drawn: np.ndarray, labels: np.ndarray, num_blocks: int) -> Judgmen
     }
     if not num_blocks:
         return Judgment(numbers)
-    blocks = random_blocks(len(drawn), num_blocks)
+    fixed = fixed_labels(labels)
+    blocks = jackknife_blocks(len(drawn), num_blocks, fixed)
     # Of all samples: what more of them tend to does not depend on their number.
-    bars = frechet_bars("digits_fid", judge.distance, [features], blocks)
+    bars = frechet_bars("digits_fid", judge.distance, [features], blocks, fixed)
     del bars["digits_fid"]
-    return Judgment.of(numbers, bars, [numbers_of(without(b, len(drawn))) for b in blocks])
+    some = jackknife_blocks(len(chosen), num_blocks, None if fixed is None else fixed[chosen])
+    return Judgment.of(
+        numbers,
+        bars,
+        [of_all(without(block, len(drawn))) for block in blocks],
+        [of_chosen(without(block, len(chosen))) for block in some],
+    )
 
 
 def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:

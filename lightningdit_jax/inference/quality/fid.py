@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config, EvaluateConfig
 from lightningdit_jax.data.npz_images import NpzImages
+from lightningdit_jax.data.picture_folder import PictureFolder
 from lightningdit_jax.errors import difference
-from lightningdit_jax.evaluation.error_bars import jackknife_blocks, without
+from lightningdit_jax.evaluation.error_bars import fixed_labels, jackknife_blocks, without
 from lightningdit_jax.evaluation.frechet import (
     Moments,
     MomentsStream,
@@ -30,6 +31,7 @@ from lightningdit_jax.inference.quality.evaluated_file import (
 from lightningdit_jax.inference.quality.features import Features, ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality, check_blocks
+from lightningdit_jax.npz_reader import read_npz
 from lightningdit_jax.parallel.multihost import is_main_process
 from lightningdit_jax.planning.mesh import inference_mesh
 
@@ -50,7 +52,7 @@ def evaluate_samples(config: Config, workdir: str) -> tuple[Judgment, dict[str, 
     check_blocks(config, count)
     yardstick = _Yardstick(options, inference_mesh(config.mesh))
     found = yardstick.network.features(samples, count, "samples seen")
-    judgment = yardstick.judgment(found)
+    judgment = yardstick.judgment(found, _labels(samples, count))
     of_samples = {**identity, "count": int(judgment.numbers["num_samples"])}
     return judgment, {"samples": of_samples, **yardstick.of}
 
@@ -62,9 +64,17 @@ def _judge(config: Config, mesh: Mesh, class_names: Sequence[str]) -> tuple[Judg
     def judge(batches: Iterator[np.ndarray], labels: np.ndarray) -> Judgment:
         network = yardstick.network
         parts = [network.features(ImagesInMemory(images), len(images)) for images in batches]
-        return yardstick.judgment({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
+        found = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        return yardstick.judgment(found, labels)
 
     return judge, yardstick.of
+
+
+def _labels(samples: NpzImages | PictureFolder, count: int) -> np.ndarray | None:
+    """Of the first samples, where their file has any."""
+    stored = read_npz(samples.path, ["arr_1"]) if isinstance(samples, NpzImages) else {}
+    labels = stored.get("arr_1")
+    return None if labels is None or labels.shape != samples.shape[:1] else labels[:count]
 
 
 class _Yardstick:
@@ -82,10 +92,11 @@ class _Yardstick:
             "inception": {"path": options.inception, **self.network.identity},
         }
 
-    def judgment(self, found: Features) -> Judgment:
-        """All numbers of samples by their features."""
+    def judgment(self, found: Features, labels: np.ndarray | None) -> Judgment:
+        """All numbers of samples by their features; labels: where they are known."""
         pool, spatial, logits = (found[name] for name in ("pool", "spatial", "logits"))
-        count, blocks = len(pool), jackknife_blocks(len(pool), self._num_blocks)
+        count, fixed = len(pool), None if labels is None else fixed_labels(labels)
+        blocks = jackknife_blocks(count, self._num_blocks, fixed)
         covered = coverage(self._real, pool, blocks)
         numbers = {
             "fid": self._fid(Moments.of(pool).gaussian),
@@ -96,8 +107,8 @@ class _Yardstick:
         }
         if not self._num_blocks:
             return Judgment(numbers)
-        bars = frechet_bars("fid", self._fid, [pool], blocks)
-        bars |= frechet_bars("sfid", self._sfid, [spatial], blocks)
+        bars = frechet_bars("fid", self._fid, [pool], blocks, fixed)
+        bars |= frechet_bars("sfid", self._sfid, [spatial], blocks, fixed)
         left_out = [
             {
                 "inception_score": inception_score(logits[without(block, count)]),

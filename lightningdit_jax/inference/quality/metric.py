@@ -24,12 +24,13 @@ class Judgment(NamedTuple):
 
     @classmethod
     def of(
-        cls, numbers: Numbers, bars: Mapping[str, ErrorBar], left_out: Sequence[Numbers]
+        cls, numbers: Numbers, bars: Mapping[str, ErrorBar], *left_out: Sequence[Numbers]
     ) -> "Judgment":
         """left_out: numbers without each block of the samples, of those that have no bar yet."""
         found = {
-            name: of_jackknife(numbers[name], [rest[name] for rest in left_out])
-            for name in left_out[0]
+            name: of_jackknife(numbers[name], [rest[name] for rest in without_each])
+            for without_each in left_out
+            for name in without_each[0]
         }
         bars = {**bars, **found}
         return cls({**numbers, **{name: bar.value for name, bar in bars.items()}}, bars)

@@ -28,18 +28,18 @@ def mean_of_seeds(seeds: Mapping[Any, Numbers]) -> Judgment:
 
 
 def error_bars(over: str, bars: Mapping[str, ErrorBar]) -> Record:
-    """`error_bars`: over what, of how many, and those of each number; nothing where none are.
+    """`error_bars`: over what, and those of each number; nothing where there are none.
 
     Among seeds there is also the deviation of one from another; among blocks it is the error.
     """
     if not bars:
         return {}
-    count = round(next(iter(bars.values())).degrees) + 1
     numbers = {name: bar.to_json() for name, bar in bars.items()}
     if over == SEEDS:
         for name, bar in bars.items():
-            numbers[name]["standard_deviation"] = bar.standard_error * math.sqrt(count)
-    return {"error_bars": {"over": over, "count": count, "numbers": numbers}}
+            deviation = bar.standard_error * math.sqrt(bar.degrees + 1)
+            numbers[name]["standard_deviation"] = deviation
+    return {"error_bars": {"over": over, "numbers": numbers}}
 
 
 def lines_of(judgment: Judgment) -> list[str]:
