@@ -84,11 +84,22 @@ def test_other_metrics_are_refused_and_what_is_not_known_is_said(written):
     (found,) = differences(a, *written("foreign.json", foreign))
     assert (found.words, found.bar) == (UNKNOWN, None) and "foreign.json" in found.by
     said = " ".join(notes(a, *written("foreign.json", foreign)))
-    assert "weights differ" in said and "labels" in said
+    assert "weights differ" in said and "labels, inception network" in said
     assert not list(notes(a, *written("b.json", record(SEEDED["b"]))))
     digits = {"digits_fid": 1.0, "num_samples": 100}
     with pytest.raises(ValueError, match=r"has fid, num_samples, .* has digits_fid, .*other metr"):
         differences(a, *written("digits.json", digits))
+
+
+def test_what_is_the_same_in_all_evaluations_is_left_out(written):
+    pair = []
+    for name in "ab":
+        content = record(SEEDED[name])
+        for numbers in (content, *content["seeds"].values()):
+            numbers["fid_real"] = 0.5
+        pair += written(f"{name}.json", content)
+    assert [found.name for found in differences(*pair)] == ["fid"]
+    assert [found.name for found in differences(pair[0], pair[0])] == ["fid", "fid_real"]
 
 
 def test_extrapolated_distances_compare_whatever_their_samples(written):
@@ -114,6 +125,7 @@ def test_the_command_prints_rows_of_a_sweep_and_refuses_in_a_line(tmp_path, monk
     monkeypatch.setattr(sys, "argv", ["compare", str(path)])
     main()
     out = capsys.readouterr().out
+    assert "note: not known" not in out
     assert f"second: {path}: cfg_scale 2.0" in out and "larger than the spread" in out
     assert "+0.0250" in out and "4 common seeds" in out
     for arguments, told in (

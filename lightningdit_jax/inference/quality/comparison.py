@@ -61,6 +61,11 @@ class Difference:
         return SMALLER if low <= 0 <= high else LARGER
 
     @property
+    def is_constant(self) -> bool:
+        """Whether it is one value in both, without any spread: of real images, say."""
+        return self.first == self.second and (self.bar is None or not self.bar.standard_error)
+
+    @property
     def line(self) -> str:
         """All of it, for people."""
         line = f"{self.name:28s} {self.first:10.4f} {self.second:10.4f}"
@@ -88,7 +93,7 @@ def read_evaluations(path: epath.PathLike) -> list[Evaluation]:
 
 
 def differences(first: Evaluation, second: Evaluation) -> list[Difference]:
-    """Of every number that both have.
+    """Of every number that both have and that can differ.
 
     Of the seeds that both have, where there are two or more, the differences seed by seed: what one
     seed's noise and labels do to both cancels. Else both error bars together, as Welch has it.
@@ -117,7 +122,8 @@ def differences(first: Evaluation, second: Evaluation) -> list[Difference]:
             f"{first.name} has {', '.join(first.numbers)}, {second.name} has "
             f"{', '.join(second.numbers)}: other metrics; evaluate both with one"
         )
-    return [_difference(name, first, second) for name in names]
+    found = [_difference(name, first, second) for name in names]
+    return [each for each in found if not each.is_constant] or found
 
 
 def notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
@@ -127,7 +133,8 @@ def notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
             "the weights differ: another training run may move the numbers more than another "
             "sampling seed does, and no interval here has that"
         )
-    unknown = [what for what, x in first.measured.items() if None in (x, second.measured.get(what))]
+    either = {**first.measured, **second.measured}
+    unknown = [w for w in either if None in (first.measured.get(w), second.measured.get(w))]
     if unknown:
         yield f"not known of one or both: {', '.join(unknown)}"
 
@@ -152,11 +159,11 @@ def _of_evaluation(path: epath.Path, record: Mapping[str, Any]) -> Evaluation:
     of = get(record, "of", dict)
     numbers = _numbers(record)
     about = get(of, "samples", dict) or get(of, "images", dict)
-    made_with = about.get("made_with") or {}
+    made_with = get(about, "made_with", dict) if about.get("made_with") else {}
     tokenizer = get(of, "tokenizer", dict)
     reference = get(of, "reference", dict)
     if "path" in reference:  # wherever it lies
-        reference = {**reference, "path": epath.Path(reference["path"]).name}
+        reference = {**reference, "path": epath.Path(get(reference, "path", str)).name}
     measured: dict[str, Any] = {"reference": reference or None}
     if "images" in of:
         kept = {k: v for k, v in about.items() if k not in ("path", "count")}
@@ -166,7 +173,7 @@ def _of_evaluation(path: epath.Path, record: Mapping[str, Any]) -> Evaluation:
     for network in ("inception", "Inception", "LPIPS"):
         if facts := get(of, network, dict):
             measured[f"{network} network"] = _without_path(facts)
-    weights = {"tokenizer": tokenizer} if tokenizer else made_with.get("weights") or {}
+    weights = {"tokenizer": tokenizer} if tokenizer else get(made_with, "weights", dict)
     return Evaluation(
         str(path),
         numbers,
@@ -174,7 +181,7 @@ def _of_evaluation(path: epath.Path, record: Mapping[str, Any]) -> Evaluation:
         _seeds(get, record),
         measured,
         int(next((numbers[n] for n in COUNTS if n in numbers), about.get("count", 0))),
-        {name: weight.get("fingerprint", "") for name, weight in weights.items()},
+        {name: get(get(weights, name, dict), "fingerprint", str) for name in weights},
     )
 
 
@@ -191,9 +198,9 @@ def _of_sweep(path: epath.Path) -> Iterator[Evaluation]:
             _numbers(row["numbers"]),
             _bars(get, row, row["numbers"]),
             _seeds(get, row),
-            {"labels": settings.get("labels"), "reference": None},
+            {"labels": settings.get("labels")},
             settings.get("num_samples", 0),
-            {name: weight.get("fingerprint", "") for name, weight in weights.items()},
+            {name: get(get(weights, name, dict), "fingerprint", str) for name in weights},
         )
 
 
