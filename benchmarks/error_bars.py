@@ -1,12 +1,12 @@
 """How far error bars of a Fréchet distance can be trusted: sets of Gaussians of known distance.
 
-    python -m benchmarks.error_bars --repeats 100
+    python -m benchmarks.error_bars --repeats 200
 
 Draws sets of samples again and again and prints, beside the true distance, what the distance of a
 set is on average and how it varies; what the jackknife of one set takes that variation for; how
 often its interval and the bootstrap's (2.5 to 97.5 % of 100 resamples) hold the average; and the
 same of the distance extrapolated to infinitely many samples, whose interval is to hold the truth.
-About a minute of one core.
+Half a minute of one core.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """All cases, printed as a table and written as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--output", type=pathlib.Path)
     options = parser.parse_args()
     print(
