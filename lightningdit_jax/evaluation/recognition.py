@@ -38,13 +38,13 @@ class DigitsJudge:
         classifier = SVC(C=10.0, gamma="scale", decision_function_shape="ovo").fit(x, labels)
         return cls(classifier, Moments.of(classifier.decision_function(x)))
 
-    def recognised(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def recognized(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Which of [N, D] the classifier takes for their label. bool [N]."""
         return self.classifier.predict(x) == labels
 
     def recognised_share(self, x: np.ndarray, labels: np.ndarray) -> float:
         """Share of [N, D] that the classifier takes for their label. 0 to 1."""
-        return float(np.mean(self.recognised(x, labels)))
+        return float(np.mean(self.recognized(x, labels)))
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """[N, D] -> [N, 45]."""

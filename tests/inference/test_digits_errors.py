@@ -43,9 +43,9 @@ def test_every_number_of_samples_gets_an_error(drawn, tmp_path):
 
     # Of means the errors are known; a jackknife of 40 blocks knows them to about a ninth.
     small = digits_to_8x8(images)
-    recognised = digits_judge().recognised(small, labels)
+    recognized = digits_judge().recognized(small, labels)
     to_train = nearest_distances(small, real_digits("train")[0])
-    for name, values in (("recognised_share", recognised), ("distance_to_train", to_train)):
+    for name, values in (("recognised_share", recognized), ("distance_to_train", to_train)):
         assert numbers[name] == pytest.approx(values.mean())
         assert errors[name] == pytest.approx(scipy.stats.sem(values), rel=0.4)
         rest = [values[without(b, COUNT)].mean() for b in random_blocks(COUNT, BLOCKS)]

@@ -73,12 +73,12 @@ def _judgment(drawn: np.ndarray, labels: np.ndarray, num_blocks: int) -> Judgmen
     chosen = np.concatenate(
         [np.flatnonzero(labels == c)[: np.sum(test_y == c)] for c in np.unique(labels)]
     )
-    recognised, features = judge.recognised(drawn, labels), judge.features(drawn)
+    recognized, features = judge.recognized(drawn, labels), judge.features(drawn)
     to_train = nearest_distances(drawn, train_x)
 
     def of_all(kept: np.ndarray | slice) -> dict[str, float]:
         return {
-            "recognised_share": float(recognised[kept].mean()),
+            "recognised_share": float(recognized[kept].mean()),
             "distance_to_train": float(to_train[kept].mean()),
         }
 
@@ -92,7 +92,7 @@ def _judgment(drawn: np.ndarray, labels: np.ndarray, num_blocks: int) -> Judgmen
     ours = of_all(slice(None)) | of_chosen(slice(None))
     numbers = {
         "recognised_share": ours["recognised_share"],
-        "classifier_accuracy": float(judge.recognised(test_x, test_y).mean()),
+        "classifier_accuracy": float(judge.recognized(test_x, test_y).mean()),
         "digits_fid": ours["digits_fid"],
         "digits_fid_real": judge.frechet_distance(test_x),
         "distance_to_train": ours["distance_to_train"],
