@@ -34,13 +34,13 @@ class ErrorBar:
         }
 
 
-def of_mean(values: Sequence[float]) -> ErrorBar:
+def of_mean(values: Sequence[float] | np.ndarray) -> ErrorBar:
     """The mean of independent values, such as one a seed. Raises ValueError for fewer than two."""
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"values have shape {values.shape}; a spread needs two values or more")
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return ErrorBar(float(values.mean()), float(error), len(values) - 1)
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise ValueError(f"values have shape {array.shape}; a spread needs two values or more")
+    error = array.std(ddof=1) / math.sqrt(len(array))
+    return ErrorBar(float(array.mean()), float(error), len(array) - 1)
 
 
 def of_jackknife(value: float, left_out: Sequence[float]) -> ErrorBar:
@@ -51,11 +51,11 @@ def of_jackknife(value: float, left_out: Sequence[float]) -> ErrorBar:
     interval is about its expected value there. Efron & Stein 1981: never too small in expectation,
     up to terms of a block's share. Raises ValueError for fewer than two blocks.
     """
-    left_out = np.asarray(left_out, np.float64)
-    count = len(left_out)
-    if left_out.ndim != 1 or count < 2:
-        raise ValueError(f"left_out has shape {left_out.shape}; a jackknife needs two blocks")
-    error = math.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum())
+    array = np.asarray(left_out, np.float64)
+    count = len(array)
+    if array.ndim != 1 or count < 2:
+        raise ValueError(f"left_out has shape {array.shape}; a jackknife needs two blocks or more")
+    error = math.sqrt((count - 1) / count * np.square(array - array.mean()).sum())
     return ErrorBar(float(value), error, count - 1)
 
 

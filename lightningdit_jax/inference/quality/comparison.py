@@ -146,12 +146,14 @@ def _difference(name: str, first: Evaluation, second: Evaluation) -> Difference:
     if len(common) > 1:
         pairs = np.array([[e.seeds[s][name] for e in (first, second)] for s in common])
         bar = of_mean(pairs[:, 1] - pairs[:, 0])
-        return Difference(name, *pairs.mean(0).tolist(), bar, f"{len(common)} common seeds")
-    bars = [e.bars.get(name) for e in (first, second)]
-    lacking = [e.name for e, bar in zip((first, second), bars) if bar is None]
+        mean = pairs.mean(0)
+        by = f"{len(common)} common seeds"
+        return Difference(name, float(mean[0]), float(mean[1]), bar, by)
+    lacking = [e.name for e in (first, second) if name not in e.bars]
     if lacking:
         return Difference(name, *values, None, f"no error bar in {' and '.join(lacking)}")
-    return Difference(name, *values, of_difference(*bars), "both error bars")
+    bar = of_difference(first.bars[name], second.bars[name])
+    return Difference(name, *values, bar, "both error bars")
 
 
 def _of_evaluation(path: epath.Path, record: Mapping[str, Any]) -> Evaluation:
