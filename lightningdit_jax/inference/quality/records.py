@@ -14,7 +14,7 @@ Record = dict[str, Any]
 def mean_of_seeds(seeds: Mapping[Any, Numbers]) -> Judgment:
     """Means over the seeds, with error bars where there are two or more.
 
-    Counts, which are whole numbers and the same for all, have none.
+    What is the same for all, a count or a number of real images, has none.
     """
     first, *others = seeds.values()
     if not others:
@@ -22,7 +22,7 @@ def mean_of_seeds(seeds: Mapping[Any, Numbers]) -> Judgment:
     bars = {
         name: of_mean([numbers[name] for numbers in seeds.values()])
         for name, value in first.items()
-        if isinstance(value, float)
+        if any(numbers[name] != value for numbers in others)
     }
     return Judgment({**first, **{name: bar.value for name, bar in bars.items()}}, bars)
 
