@@ -63,7 +63,7 @@ def test_moments_without_a_part_are_those_of_the_rest():
 
 def test_intervals_of_a_frechet_distance_cover_what_they_should():
     """One mean and all variances differ, so distance, bias and coverage are known."""
-    dim, count, repeats, shift = 4, 200, 200, 0.5
+    dim, count, repeats, shift = 4, 200, 120, 0.5
     scale, rng = np.linspace(0.8, 1.2, dim), np.random.default_rng(0)
     mean = np.eye(dim)[0] * shift
     true = shift**2 + np.square(scale - 1).sum()
@@ -89,7 +89,7 @@ def test_samples_with_as_many_of_each_class_vary_less_than_their_classes():
     rng, labels = np.random.default_rng(0), np.repeat(np.arange(4), 50)
     distance = distance_from(Gaussian(np.zeros(2), np.eye(2)))
     means = 5 * rng.normal(size=(4, 2))
-    sets = [means[labels] + rng.normal(size=(200, 2)) for _ in range(100)]
+    sets = [means[labels] + rng.normal(size=(200, 2)) for _ in range(60)]
     deviation = np.std([distance(Moments.of(x).gaussian) for x in sets], ddof=1)
     errors = []
     for given in (labels, None):
