@@ -58,9 +58,10 @@ def test_every_number_of_samples_gets_an_error(drawn, tmp_path):
     assert compared_with["reference"] == written["of"]["reference"]
 
 
-def test_more_blocks_than_samples_are_refused(drawn, tmp_path):
+@pytest.mark.parametrize("blocks", [1, 16])
+def test_one_block_and_blocks_of_one_sample_are_refused(drawn, blocks, tmp_path):
     np.savez(tmp_path / "samples.npz", *(a[:30] for a in drawn))
-    config = tiny.config("digits_dit", evaluate__jackknife_blocks=16)
-    with pytest.raises(ValueError, match=r"jackknife_blocks is 16, but 30 .*set it to 15 at most"):
+    config = tiny.config("digits_dit", evaluate__jackknife_blocks=blocks)
+    with pytest.raises(ValueError, match=rf"jackknife_blocks is {blocks}, and 30 .*2 to 15, two"):
         evaluate(config, str(tmp_path))
     assert not (tmp_path / "evaluation.json").exists()

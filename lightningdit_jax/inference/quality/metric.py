@@ -63,10 +63,10 @@ class Metric:
 
 
 def check_blocks(config: Config, count: int) -> None:
-    """Raises ValueError for fewer samples than two for each of evaluate.jackknife_blocks."""
+    """Raises ValueError for evaluate.jackknife_blocks of 1, or more than half as many samples."""
     blocks = config.evaluate.jackknife_blocks
-    if count < 2 * blocks:
+    if blocks == 1 or count < 2 * blocks:
         raise ValueError(
-            f"config.evaluate.jackknife_blocks is {blocks}, but {count:,} samples are judged; "
-            f"expected two a block or more: set it to {count // 2} at most, or to 0"
+            f"config.evaluate.jackknife_blocks is {blocks}, and {count:,} samples are judged; "
+            f"expected 2 to {count // 2:,}, two samples a block or more, or 0 for no error bars"
         )
