@@ -108,7 +108,13 @@ def apply_gradients(
     updates, opt_state = update_at(state.step, optimizer, grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decays = average_decays(ema_decay, ema_decays)
-    averages = {n: update_ema(state.averages[n], params, decay) for n, decay in decays.items()}
+    sigmas = power_sigmas(ema_sigmas)
+    powers = {name: ema for name, ema in state.averages.items() if name in sigmas}
+    averages = {
+        name: update_ema(ema, params, decays[name])
+        for name, ema in state.averages.items()
+        if name not in sigmas
+    }
     histories = jax.tree.map(remembered, state.float8, largest)
     metrics = {
         "grad_norm": grad_norm,
@@ -121,8 +127,6 @@ def apply_gradients(
         values = {"loss": loss, "grad_norm": grad_norm, **watched}
         spike, windows, numbers = judge(windows, values, spike_factor, finite)
         metrics |= {"spike": spike, **numbers}
-    sigmas = power_sigmas(ema_sigmas)
-    powers = {name: state.averages[name] for name in sigmas}
     new = TrainState(
         state.step, params, averages | powers, opt_state, float8=histories, spikes=state.spikes
     )
