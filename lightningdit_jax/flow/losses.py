@@ -13,6 +13,11 @@ def _norm(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), COSINE_EPS**2))
 
 
+def cosine_similarity(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Along the last axis, each norm at least COSINE_EPS. [..., C] twice -> [...]."""
+    return jnp.sum(a / _norm(a) * (b / _norm(b)), -1)
+
+
 def flow_loss(prediction: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
     """Velocity losses per sample in float32. prediction, target: [B, ..., C] -> {name: [B]}.
 
@@ -28,7 +33,7 @@ def flow_loss(prediction: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
             f"prediction has shape {prediction.shape} and target {target.shape}; expected the same"
         )
     prediction, target = prediction.astype(jnp.float32), target.astype(jnp.float32)
-    similarity = jnp.sum(prediction / _norm(prediction) * (target / _norm(target)), -1)
+    similarity = cosine_similarity(prediction, target)
     return {
         "mse": jnp.mean((prediction - target) ** 2, axis=range(1, target.ndim)),
         "cosine": jnp.mean(1 - similarity, axis=range(1, target.ndim - 1)),

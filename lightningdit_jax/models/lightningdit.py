@@ -3,6 +3,7 @@
 DiT (Peebles & Xie 2023) with SwiGLU, RMSNorm and rotary embedding, each an option.
 """
 
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -228,9 +229,21 @@ class LightningDiT(nnx.Module):
         """
         if self.aux_head is None:
             raise ValueError("the model has no second head; expected aux_head_depth above 0")
+        velocity, aux, _ = self.in_training(x, t, y, ())
+        return velocity, typing.cast(jax.Array, aux)
+
+    def in_training(
+        self, x: jax.Array, t: jax.Array, y: jax.Array, activations: Sequence[int]
+    ) -> tuple[jax.Array, jax.Array | None, Activations]:
+        """All that losses are of, of one pass: the velocity, with_aux_head's, with_activations'.
+
+        Arguments, shapes and errors as of those; without a second head there is None of it.
+        """
         depth = self.config.aux_head_depth
-        velocity, c, kept = self._run(x, t, y, (depth,))
-        return velocity, self.unpatchify(self.aux_head(kept[depth], c))
+        asked = (*activations, depth) if depth and depth not in activations else activations
+        velocity, c, kept = self._run(x, t, y, asked)
+        aux = None if self.aux_head is None else self.unpatchify(self.aux_head(kept[depth], c))
+        return velocity, aux, kept
 
     def _run(
         self, x: jax.Array, t: jax.Array, y: jax.Array, activations: Sequence[int]

@@ -12,7 +12,7 @@ from lightningdit_jax.averages import average_decays, power_sigmas
 from lightningdit_jax.models.float8 import is_scales, remembered
 from lightningdit_jax.training.ema import update_ema, update_power_ema
 from lightningdit_jax.training.spikes import judge
-from lightningdit_jax.training.state import TrainState, keep_finite
+from lightningdit_jax.training.state import Companion, TrainState, keep_finite
 from lightningdit_jax.tree_paths import map_named
 
 
@@ -84,6 +84,7 @@ def apply_gradients(
     ema_decays: Sequence[float] = (),
     largest: Any = {},  # noqa: B006 (empty)
     *,
+    companions: Mapping[str, Any] = MappingProxyType({}),
     watched: Mapping[str, jax.Array] = MappingProxyType({}),
     spike_factor: float = 0.0,
     ema_sigmas: Sequence[float] = (),
@@ -94,7 +95,9 @@ def apply_gradients(
     over all parameters, as grad_norm. XLA takes both in the pass of the optimizer.
 
     ema_decay: of the main average; ema_decays, ema_sigmas: of the others, as in create_state.
-    largest: what the products of state.float8 saw. watched: metrics that state.spikes is of, where
+    largest: what the products of state.float8 saw. companions: gradients of all of the state's, by
+    name, which have no running statistics; each is a network of its own to the optimizer, clipped
+    by itself, and none is in a norm of the metrics. watched: metrics that state.spikes is of, where
     they are not `loss` and `grad_norm`; spike_factor: of train.spikes, see spikes.judge, whose
     numbers and `spike` are then for the loop too.
     If the loss, any gradient or any of these is not finite, or the step is a spike, everything but
@@ -103,6 +106,8 @@ def apply_gradients(
     """
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    for gradient in companions.values():
+        finite &= jnp.isfinite(optax.tree.norm(gradient))
     for seen in jax.tree.leaves(largest):  # rounded to float8 an infinity is a number
         finite &= jnp.isfinite(seen).all()
     updates, opt_state = update_at(state.step, optimizer, grads, state.opt_state, state.params)
@@ -127,8 +132,18 @@ def apply_gradients(
         values = {"loss": loss, "grad_norm": grad_norm, **watched}
         spike, windows, numbers = judge(windows, values, spike_factor, finite)
         metrics |= {"spike": spike, **numbers}
+    beside = {
+        name: update_companion(state.step, name, state.companions[name], gradient, {}, optimizer)
+        for name, gradient in companions.items()
+    }
     new = TrainState(
-        state.step, params, averages | powers, opt_state, float8=histories, spikes=state.spikes
+        state.step,
+        params,
+        averages | powers,
+        opt_state,
+        beside,
+        float8=histories,
+        spikes=state.spikes,
     )
     guarded = keep_finite(new, state, is_taken(metrics))
     step = state.step + 1
@@ -136,6 +151,21 @@ def apply_gradients(
     powers = {n: update_power_ema(e, guarded.params, step, sigmas[n]) for n, e in powers.items()}
     averages = guarded.averages | powers
     return guarded.replace(step=step, averages=averages, spikes=windows), metrics
+
+
+def update_companion(
+    step: jax.Array,
+    name: str,
+    companion: Companion,
+    gradient: Any,
+    stats: Any,
+    optimizer: optax.GradientTransformation,
+) -> Companion:
+    """The companion after the optimizer's step, with these running statistics."""
+    updates, opt_state = update_at(
+        step, optimizer, gradient, companion.opt_state, companion.params, name
+    )
+    return Companion(optax.apply_updates(companion.params, updates), stats, opt_state)
 
 
 def is_taken(metrics: Mapping[str, jax.Array]) -> jax.Array:

@@ -10,9 +10,9 @@ from flax import nnx
 from lightningdit_jax.assembly.alignment import foundation_normalization
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.draws import draw_samples
+from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
-from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 from lightningdit_jax.training.held_out import INDEX, SEED, Losses
 from lightningdit_jax.training.state import TrainState

@@ -13,14 +13,14 @@ from flax import nnx
 from lightningdit_jax.assembly.alignment import foundation_normalization
 from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.config import Config
+from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
-from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 from lightningdit_jax.training.schedules import make_schedule
-from lightningdit_jax.training.state import Companion, TrainState, keep_finite
-from lightningdit_jax.training.update import apply_gradients, is_taken, update_at
+from lightningdit_jax.training.state import TrainState, keep_finite
+from lightningdit_jax.training.update import apply_gradients, is_taken, update_companion
 from lightningdit_jax.training.vae_gradients import (
     AutoencoderGradients,
     AutoencoderTerms,
@@ -135,12 +135,12 @@ def make_vae_update(
                 spike_factor=config.train.spike_factor,
                 ema_sigmas=config.train.ema_sigmas,
             )
-        companions = {
-            name: _advance(
-                state.step, name, state.companions[name], gradients[name], stats[name], optimizer
-            )
-            for name in gradients
-        }
+            companions = {
+                name: update_companion(
+                    state.step, name, state.companions[name], gradient, stats[name], optimizer
+                )
+                for name, gradient in gradients.items()
+            }
         companions = keep_finite(companions, state.companions, is_taken(update_metrics))
         grad_norm = optax.tree.norm((result.params, result.projection))
         return dataclasses.replace(new, companions=companions), {
@@ -196,18 +196,3 @@ def _watched(state: TrainState, result: AutoencoderGradients, metrics: Metrics) 
         return {}
     values = {**metrics, "grad_norm": optax.tree.norm((result.params, result.projection))}
     return {name: values[name] for name in state.spikes}
-
-
-@jax.named_scope(OPTIMIZER)
-def _advance(
-    step: jax.Array,
-    name: str,
-    companion: Companion,
-    gradient: Any,
-    stats: Any,
-    optimizer: optax.GradientTransformation,
-) -> Companion:
-    updates, opt_state = update_at(
-        step, optimizer, gradient, companion.opt_state, companion.params, name
-    )
-    return Companion(optax.apply_updates(companion.params, updates), stats, opt_state)

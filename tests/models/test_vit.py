@@ -13,7 +13,13 @@ from flax import nnx
 from lightningdit_jax.convert.convert import infer_config, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.vit import canonical
-from lightningdit_jax.models.vit import ViT, ViTConfig, resample_positions, resize_bilinear
+from lightningdit_jax.models.vit import (
+    ViT,
+    ViTConfig,
+    resample_positions,
+    resize_bicubic,
+    resize_bilinear,
+)
 from tests import golden
 
 
@@ -211,3 +217,25 @@ def test_the_shapes_of_dinov2_s_giant_tell_its_architecture():
     giant["patch_embed.proj.weight"] = jax.ShapeDtypeStruct((1536, 3, 14, 14), np.float32)
     config = infer_config("dinov2", canonical(giant))
     assert config == ViTConfig(14, 1536, 40, 24, 4096, 37, True, 0, True, True)
+
+
+def test_bicubic_resize_is_the_cubic_convolution_of_torch():
+    """Keys' kernel of a = -0.75 at the output's centers, the border repeated."""
+
+    def kernel(d):
+        d = abs(d)
+        if d <= 1:
+            return 1.25 * d**3 - 2.25 * d**2 + 1
+        return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+    image = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    found = np.asarray(resize_bicubic(image, (7, 7)))
+    for row, column in ((0, 0), (3, 5), (6, 2)):
+        y, x = ((place + 0.5) * 8 / 7 - 0.5 for place in (row, column))
+        want = sum(
+            kernel(y - i) * kernel(x - j) * image[0, min(max(i, 0), 7), min(max(j, 0), 7), 0]
+            for i in range(-3, 11)
+            for j in range(-3, 11)
+        )
+        np.testing.assert_allclose(found[0, row, column, 0], want, atol=1e-5)
+    assert resize_bicubic(image, (8, 8)) is image

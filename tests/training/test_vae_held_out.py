@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
-from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import load_frozen_networks
 from lightningdit_jax.training.held_out import SEED, HeldOut
 from lightningdit_jax.training.held_out_data import open_held_out

@@ -13,10 +13,10 @@ from flax import nnx
 import lightningdit_jax as ldj
 from lightningdit_jax.checkpoint import find_checkpoint, item_names
 from lightningdit_jax.models.foundation import IMAGENET
+from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
-from lightningdit_jax.training.foundation import foundation_features
 from lightningdit_jax.training.frozen import load_frozen_networks
 from lightningdit_jax.training.job import make_job
 from lightningdit_jax.training.run import compile_ready, train
