@@ -152,6 +152,22 @@ def get_config() -> ConfigDict:
     c.flow.cosine_weight = 1.0
     c.flow.aux_loss_weight = 0.5  # of the second head's squared error; arXiv 2512.24176
 
+    # Tokens aligned with a vision model's features of the image: REPA (arXiv 2410.06940), iREPA
+    # (arXiv 2512.10794), docs/training.md
+    c.repa = ConfigDict()
+    # Or "cached", as --mode=extract has written them (extract.features), or "computed" in the step
+    # by frozen.foundation
+    c.repa.features = "none"
+    # Folder of the cached features, empty is data.path/features; or the images to compute them of
+    c.repa.path = ""
+    c.repa.depth = 8  # tokens after this block are aligned; of L and XL, of B 4
+    c.repa.weight = 0.5  # of minus the cosine similarity in the loss; may change within a run
+    c.repa.projector = "mlp"  # from tokens to features; or "conv", 3x3 as in iREPA
+    c.repa.projector_dim = 2048  # hidden width of the MLP
+    # Of the features, over an image's patches: "zscore" of iREPA, minus zscore_alpha times the mean
+    c.repa.spatial_norm = "none"  # and over the deviation
+    c.repa.zscore_alpha = 0.6  # of the authors' code for latents
+
     c.vae_loss = ConfigDict()  # training of the tokenizer; a weight of 0 leaves its term out
     c.vae_loss.reduction = "sum"  # of L1, LPIPS and KL over an image; "mean" is "pp_style"
     c.vae_loss.logvar = 0.0  # log variance of the likelihood, never trained
@@ -181,7 +197,7 @@ def get_config() -> ConfigDict:
 
     c.frozen = ConfigDict()  # converted checkpoints that the losses need, or hf://OWNER/NAME
     c.frozen.lpips = ""
-    c.frozen.foundation = ""
+    c.frozen.foundation = ""  # of a generator where repa.features is "computed"
     # Sees [-1, 1] as in the release; or, with its own mean and deviation, what it was "trained" on
     c.frozen.foundation_normalize = "parity"
 
@@ -271,6 +287,11 @@ def get_config() -> ConfigDict:
     c.extract.batch_size = 64  # global
     c.extract.shard_size = 10_000  # images per file
     c.extract.dtype = "float32"  # as published, or half the bytes: "bfloat16", "float16"
+    # Converted vision model: its patch features are written too, into path/features, for
+    # repa.features; 393 kB an image and its mirror image each at 16x16 patches of DINOv2-B
+    c.extract.features = ""
+    c.extract.features_grid = 0  # patches along a side; 0 is the latents' side
+    c.extract.features_dtype = "float16"  # or "bfloat16", "float32"
     c.extract.stats_images = 0  # images that the statistics are of; 0 is all, the release's 10,000
 
     c.evaluate = ConfigDict()

@@ -113,6 +113,18 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RepaConfig:
+    features: Literal["none", "cached", "computed"]
+    path: str
+    depth: int
+    weight: float
+    projector: Literal["mlp", "conv"]
+    projector_dim: int
+    spatial_norm: Literal["none", "zscore"]
+    zscore_alpha: float
+
+
+@dataclasses.dataclass(frozen=True)
 class VAELossConfig:
     reduction: Literal["sum", "mean"]
     logvar: float
@@ -286,6 +298,9 @@ class ExtractConfig:
     batch_size: int
     shard_size: int
     dtype: Literal["float32", "bfloat16", "float16"]
+    features: str
+    features_grid: int
+    features_dtype: Literal["float32", "bfloat16", "float16"]
     stats_images: int
 
 
@@ -317,6 +332,7 @@ class Config:
     data: DataConfig
     optimizer: OptimizerConfig
     flow: FlowConfig
+    repa: RepaConfig
     vae_loss: VAELossConfig
     stages: StagesConfig
     discriminator: AdversaryConfig

@@ -82,10 +82,12 @@ _READERS: dict[str, Collection[str]] = {
     "flow": _GENERATOR,
     "flow.path": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "flow.prediction": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
+    "repa": _GENERATOR,
     "vae_loss": _TOKENIZER,
     "stages": _TOKENIZER,
     "discriminator": _TOKENIZER,
     "frozen": _TOKENIZER,
+    "frozen.foundation": _STEP,
     "train": _TRAIN,
     "train.init_labels": (TRAIN_GENERATOR,),
     "train.num_steps": _STEP,
@@ -170,6 +172,9 @@ MEANING = {
         "vae_loss.alignment",  # whether it is "none"
         "vae_loss.reverse_proj",
         "stages.vf_weight",  # whether all are 0
+        "repa.features",  # whether it is "none"
+        "repa.projector",
+        "repa.projector_dim",
     ),
     "seed": ("seed",),
     "examples": (),
@@ -236,7 +241,19 @@ class Scale(Choice):
 _SPIKES = ("train.spike_window", "train.spike_factor", "train.max_spikes")
 _MUON = ("optimizer.eps", "optimizer.momentum")
 _GUIDANCE = tuple(f"{section}.{name}" for name in OF_GUIDANCE for section in ("sample", "sweep"))
+_REPA = (
+    "repa.path",
+    "repa.depth",
+    "repa.weight",
+    "repa.projector",
+    "repa.projector_dim",
+    "repa.spatial_norm",
+    "repa.zscore_alpha",
+)
 _CHOICES = (
+    Choice("repa.features", {"cached": _REPA, "computed": (*_REPA, "frozen.foundation")}),
+    Choice("repa.projector", {"mlp": ("repa.projector_dim",)}),
+    Choice("repa.spatial_norm", {"zscore": ("repa.zscore_alpha",)}),
     Choice(
         "optimizer.name",
         {"adamw": ("optimizer.eps",), **dict.fromkeys(("muon", "muon_all"), _MUON)},

@@ -146,29 +146,32 @@ def _numbers(record: Mapping[str, Any]) -> str:
 
 
 def _latents(folder: epath.Path) -> list[str]:
-    """Of a folder of latents, from headers, labels, statistics and record."""
+    """Of a folder of latents or of features, from headers, labels, statistics and record."""
     shards, record = LatentShards(folder), read_record(folder)
     height, width, channels = shards.shape
     low, high = int(shards.labels.min()), int(shards.labels.max())
-    lines = [f"{len(shards):,} latents of {height}x{width}, {channels} channels", *shards.notes]
+    model = (record or {}).get("foundation", {})
+    what = "features" if model else "latents"
+    lines = [f"{len(shards):,} {what} of {height}x{width}, {channels} channels", *shards.notes]
     lines.append(row("labels", f"{low} to {high}"))
     if shards.class_names:
         lines.append(class_line(shards.class_names))
     try:
-        lines += _statistics(load_stats(folder))
+        lines += [] if model else _statistics(load_stats(folder))
     except FileNotFoundError:
         lines.append(row("statistics", "none; --mode=extract writes them"))
     if record is not None:
         images = record.get("images", {})
         made = {
             "tokenizer": record.get("tokenizer"),
+            "made by": " ".join(model.values()) or None,
             "images": ", ".join(f"{k} {v}" for k, v in images.items()),
             "resolution": record.get("resolution"),
             "seed": record.get("seed"),
             "stored as": record.get("stored_dtype"),
         }
         lines += [row(name, value) for name, value in made.items() if value is not None]
-    return lines + _next(with_latents(shards))
+    return lines if model else lines + _next(with_latents(shards))
 
 
 def _statistics(scaling: LatentScaling) -> list[str]:

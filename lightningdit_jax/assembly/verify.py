@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from lightningdit_jax.assembly.teacher import FEATURES
 from lightningdit_jax.atomic_file import field_of, read_json
 from lightningdit_jax.checkpoint import CHECKPOINTS, SNAPSHOTS, read_arrays, read_meta
 from lightningdit_jax.checkpoint_choice import defect
@@ -96,6 +97,8 @@ def _of_latents(folder: epath.Path) -> Iterator[Check]:
     yield folder, partial(_folder, folder)
     for path in sorted(shards):
         yield path, partial(_latents_file, path)
+    if (features := folder / FEATURES).is_dir():
+        yield from _of_latents(features)
 
 
 def _checkpoint(path: epath.Path) -> str:

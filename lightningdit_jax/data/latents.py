@@ -199,7 +199,8 @@ class LatentShards:
     memory on construction. Can be pickled without what is read or mapped, which is opened anew.
     Shards without a latent are left out; `notes` say so, for people. `class_names` are those of the
     images, where the extraction kept them, otherwise empty; `tokenizer` is the fingerprint of the
-    weights that made the latents, None where nobody knows.
+    weights that made the latents, None where nobody knows, and `record` extraction.json, None where
+    there is none.
 
     Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
     the file that is truncated, damaged, lacks a tensor, or differs from the others, for a folder
@@ -247,10 +248,10 @@ class LatentShards:
                     "holds the latents of one tokenizer"
                 )
         self._starts = np.cumsum([0] + [h["labels"].shape[0] for h in self._headers])
-        self._record = read_record(folder)
-        self.class_names = class_names(self._record)
-        self.tokenizer: str | None = (self._record or {}).get("tokenizer")
-        extracted = (self._record or {}).get("images", {}).get("count")
+        self.record = read_record(folder)
+        self.class_names = class_names(self.record)
+        self.tokenizer: str | None = (self.record or {}).get("tokenizer")
+        extracted = (self.record or {}).get("images", {}).get("count")
         if extracted is not None and len(self) > extracted:
             raise ValueError(
                 f"{folder} holds {len(self):,} latents, but its {RECORD} is of {extracted:,} "
@@ -282,7 +283,7 @@ class LatentShards:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the labels in order and of what the latents were made with."""
-        return latents_fingerprint(self._record, self.labels)
+        return latents_fingerprint(self.record, self.labels)
 
     def read(self, indices: np.ndarray, flip: np.ndarray) -> np.ndarray:
         """Latents [B, H, W, C] float32 at `indices` [B]; the mirrored image's where `flip` [B].

@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from lightningdit_jax.assembly.verify import verify
 from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import (
     LatentShards,
@@ -18,6 +21,7 @@ from lightningdit_jax.data.latents import (
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.extraction.shards import ShardWriter, missing_shards
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.vit import ViT
 from tests import tiny
 from tests.inference.tiny_tokenizer import save_tokenizer
 from tests.parallel import processes
@@ -128,6 +132,38 @@ def test_a_run_that_stopped_at_a_corrupt_image_goes_on_without_it(config, tmp_pa
     assert len(LatentShards(folder)) == 19
     shard = LatentShards(folder)
     assert np.diff(shard._starts).tolist() == [8, 7, 4]
+
+
+def test_features_lie_beside_the_latents(config, tmp_path):
+    """Row for row, of the same crops; missing shards are made again, another model is refused."""
+    digits = Digits("test", 16)
+    for i in range(5):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        digits.image(i).save(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    vit = tiny.write_network(tmp_path / "vit", ViT, tiny.VIT, "vit")
+    config = tiny.replaced(config, "data", source="folder", path=str(tmp_path / "images"))
+    options = {"path": str(tmp_path / "latents"), "features": vit, "features_dtype": "float32"}
+    config = tiny.replaced(config, "extract", shard_size=3, **options)
+    folder = pathlib.Path(extract(config, "")) / "features"
+    network, shards = ViT(tiny.VIT, rngs=nnx.Rngs(0)), LatentShards(folder)
+    pixels = np.stack([np.asarray(digits.image(i)) for i in (0, 2, 4, 1, 3)])  # by class
+    for flip, images in ((False, pixels), (True, pixels[:, :, ::-1])):
+        want = jax.jit(lambda m, x: m(x))(network, images / np.float32(127.5) - 1)
+        found = shards.read(np.arange(5), np.full(5, flip))
+        np.testing.assert_allclose(found, want, atol=1e-4)
+    np.testing.assert_array_equal(shards.labels, LatentShards(folder.parent).labels)
+    lines = []
+    assert verify(tiny.config("digits_dit", data__path=str(folder.parent)), "", lines.append) == 0
+    assert sum("/features/" in line and "whole" in line for line in lines) == 2
+    written = contents(folder)
+    next(folder.glob("*shard001*")).unlink()
+    extract(config, "")
+    assert contents(folder) == written
+    other = tiny.write_network(tmp_path / "dinov2", ViT, tiny.VIT, "dinov2")
+    with pytest.raises(ValueError, match="holds features made otherwise: foundation kind vit, now"):
+        extract(tiny.replaced(config, "extract", features=other), "")
+    with pytest.raises(ValueError, match=r"extract\.features: .* holds a vavae; expected a found"):
+        extract(tiny.replaced(config, "extract", features=config.extract.checkpoint), "")
 
 
 def test_folders_that_cannot_be_mapped_are_refused_at_once(config):

@@ -1,0 +1,69 @@
+"""Patch features of a vision model beside the latents, for the alignment of a generator (REPA).
+
+They are a folder in the format of latents: `latents` and `latents_flip` [N, D, h, w] are a
+foundation model's features of the image and of its mirror image, row for row those of the latents
+beside which they lie; extraction.json says of which model, instead of a tokenizer.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+
+from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.assembly.teacher import make_teacher, open_teacher
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.latents import LatentShards
+from lightningdit_jax.data.pipeline import ImageBatches
+from lightningdit_jax.inference.extraction.record import check_record, make_record
+from lightningdit_jax.inference.extraction.shard_pass import Encoder, write_shards
+from lightningdit_jax.parallel.multihost import print_once
+
+
+def open_features(config: Config, mesh: Mesh) -> Loaded:
+    """The vision model of extract.features. Raises ValueError naming the key, as open_teacher."""
+    path = config.extract.features
+    return open_teacher(load_functional, path, "extract.features", mesh, config.compute)
+
+
+def write_features(
+    config: Config,
+    teacher: Loaded,
+    grid: int,
+    source: ImageBatches,
+    resolution: int,
+    folder: epath.Path,
+    mesh: Mesh,
+) -> None:
+    """Writes the features that the folder lacks, and says first how large they are.
+
+    grid: patches along a side. All processes must call it. Raises as check_record and write_shards.
+    """
+    dtype, width = config.extract.features_dtype, teacher.config.hidden_size
+    made = {
+        "foundation": {"kind": teacher.meta["kind"], "fingerprint": teacher.fingerprint},
+        "features": {"grid": grid, "width": width},
+    }
+    check_record(folder, make_record(config, made, source.source, resolution, dtype), "features")
+    size = 2 * len(source) * grid**2 * width * jnp.dtype(dtype).itemsize
+    print_once(
+        f"features of {width} channels in {grid}x{grid} patches, of {len(source):,} images and "
+        f"their mirror images as {dtype}: {size / 2**30:,.1f} GiB in {folder}"
+    )
+    features = make_teacher(teacher, grid)
+
+    def encode(params: Any, images: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return features(params, images), features(params, images[:, :, ::-1])
+
+    encoder = Encoder(
+        encode,
+        teacher.params,
+        "the features",
+        "the vision model",
+        dtype,
+        "extract.features_dtype",
+    )
+    write_shards(config, encoder, source, resolution, folder, mesh)
+    print_once(f"features of {len(LatentShards(folder)):,} images in {folder}")
