@@ -1,7 +1,8 @@
 """Wording of messages that several packages share."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lightningdit_jax.foreign_names import foreign_name
@@ -72,3 +73,15 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 5:
         return f"[{', '.join(map(str, value[:3]))}, ... {len(value)} values]"
     return str(value)
+
+
+@contextlib.contextmanager
+def renamed_key(key: str, meant: str) -> Iterator[None]:
+    """What readers of one key of a config say of a folder, of the key that is meant."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        text = str(error).replace(f"config.{key}", f"config.{meant}")
+        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
+            text
+        ) from error

@@ -1,7 +1,8 @@
 """What other programs call our config keys and their values. Imports nothing of ours.
 
-The release is hustvl/LightningDiT, SiT willisma/SiT, LDM CompVis/latent-diffusion; diffusers' names
-are those of its training scripts, pipelines and model configs.
+The release is hustvl/LightningDiT, SiT willisma/SiT, LDM CompVis/latent-diffusion, REPA
+sihyun-yu/REPA with End2End-Diffusion/iREPA; diffusers' names are those of its training scripts,
+pipelines and model configs.
 """
 
 from collections.abc import Collection
@@ -76,6 +77,16 @@ _KEYS |= {
         "num_fid_samples": "sample.num_samples",
         "diffusion_form": "sample.diffusion",
         "last_step_form": "sample.last_step",
+    }.items()
+}
+_KEYS |= {
+    name: ("REPA's", ours)
+    for name, ours in {
+        "proj_coeff": "repa.weight",
+        "encoder_depth": "repa.depth",
+        "enc_type": "frozen.foundation",
+        "projection_layer_type": "repa.projector",
+        "spnorm_method": "repa.spatial_norm",
     }.items()
 }
 _KEYS |= {

@@ -153,13 +153,21 @@ def recorded(tmp_path_factory):
     with recording(seen[TRAIN_TOKENIZER]):
         train(vae, tokenizer)
         open_init(vae.changed(train={"init": tokenizer}), str(folder / "new"))
+    vit = tiny.write_network(folder / "vit", ViT, tiny.VIT, "vit")
     with recording(seen[EXTRACT]):
-        extract(vae, tokenizer)
+        extract(vae.changed(extract={"features": vit, "features_grid": 4}), tokenizer)
     with recording(seen[EVALUATE_TOKENIZER]):
         evaluate(vae, tokenizer)
     with recording(seen[TRAIN_GENERATOR]):
         state = train(dit, generator)
         open_init(dit.changed(train={"init": generator}), str(folder / "new"))
+        aligned = dit.changed(
+            repa={"features": "cached", "depth": 1, "spatial_norm": "zscore"},
+            model={"patch_size": 2},
+        )
+        computed = aligned.changed(repa={"features": "computed"}, frozen={"foundation": vit})
+        for config in (aligned, computed):
+            make_job(config, make_mesh(devices=jax.devices()[:1]))
     within = dit.changed(train={"evaluate_every_steps": 1}, evaluate={"train_samples": 30})
     with recording(seen[EVALUATOR]):
         make_training_evaluator(within)(1, state)
@@ -196,14 +204,19 @@ def recorded(tmp_path_factory):
         tiny.publish(patch, "vit", tiny.VIT)
         with recording(seen[COMPILE_GENERATOR]):
             by_muon = dit.changed(optimizer={"name": "muon"})
-            step_compile.compile_train_step(by_muon, str(folder), "v5e:1x1")
+            for config in (by_muon, aligned, computed):
+                step_compile.compile_train_step(config, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_TOKENIZER]):
             step_compile.compile_train_step(whole, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_SAMPLER]):
             sampler_compile.compile_sampler(both, str(folder), "v5e:1x1")
-    # The training above has no adversary, no frozen networks and no Muon: of these it is the step
-    # that was compiled.
-    seen[TRAIN_GENERATOR] |= seen[COMPILE_GENERATOR] & {"optimizer.momentum"}
+    # The training above has no adversary, no frozen networks, no Muon and no alignment: of these it
+    # is the step that was compiled.
+    seen[TRAIN_GENERATOR] |= {
+        key
+        for key in seen[COMPILE_GENERATOR]
+        if key == "optimizer.momentum" or key.startswith("repa.")
+    }
     seen[TRAIN_TOKENIZER] |= {
         key for key in seen[COMPILE_TOKENIZER] if key.partition(".")[0] in LOSS_SECTIONS
     }
@@ -245,6 +258,9 @@ def test_a_key_that_a_job_does_not_read_is_refused():
         "optimizer.name": "muon",
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,
+        "repa.features": "computed",
+        "repa.projector": "mlp",
+        "repa.spatial_norm": "zscore",
         "train.spikes": "skip",
         "sample.cfg_scale": 2.0,
         "sample.cfg_schedule": "power_cosine",
@@ -474,6 +490,8 @@ OTHERS = {
     "model.patch_size": 2,
     "flow.path": "gvp",
     "flow.prediction": "noise",
+    "repa.features": "none",
+    "repa.projector": "conv",
     "discriminator.norm": "actnorm",
     "vae_loss.disc_weight": 0.0,
     "vae_loss.alignment": "none",
@@ -496,8 +514,15 @@ def test_what_old_weights_have_their_meaning_from_is_compared(job, tmp_path):
     """Of a changed key the description that a workdir is checked by differs, or is the same."""
     mesh, refused = make_mesh(devices=jax.devices()[:1]), "refused before anything is compared"
     if job == TRAIN_GENERATOR:
-        path = str(tiny.write_latents(tmp_path / "latents"))
-        config = tiny.config("digits_dit", data__path=path, flow__cosine_weight=0.0)
+        path = tiny.write_latents(tmp_path / "latents")
+        tiny.write_features(path)
+        config = tiny.config(
+            "digits_dit",
+            data__path=str(path),
+            flow__cosine_weight=0.0,
+            repa__features="cached",
+            repa__depth=1,
+        )
     else:
         lpips = tiny.write_network(tmp_path / "lpips", LPIPS, TINY_LPIPS, "lpips")
         foundation = tiny.write_network(tmp_path / "vit", ViT, tiny.VIT, "vit")

@@ -47,6 +47,7 @@ def test_every_hint_of_a_value_is_one():
         ("train.max_steps", "train.num_steps"),
         ("sample.num_inference_steps", "sample.num_steps"),
         ("guidance_scale", "sample.cfg_scale"),
+        ("proj_coeff", "repa.weight"),
     ],
 )
 def test_the_command_line_names_our_key(given, ours):

@@ -17,6 +17,7 @@ from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.held_out import INDEX
 from lightningdit_jax.training.job import abstract_job, fresh_state
 from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.repa import SHOWN, abstract_teacher, shown_example
 from tests import tiny
 
 DOCUMENT = pathlib.Path(__file__).parent.parent / "docs" / "watching.md"
@@ -42,6 +43,9 @@ def traced(config):
     else:
         side = config.tokenizer.resolution
         shapes = {"images": ((8, side, side, 3), jnp.uint8)}
+    if (teacher := abstract_teacher(config, mesh)) is not None:
+        shown = shown_example(config, teacher)
+        shapes[SHOWN] = ((8, *shown.shape), shown.dtype)
     batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     step = job.make_step(job.graphdef(), config, optimizer)
     _, metrics = jax.eval_shape(step, state, batch, *job.frozen)
@@ -60,7 +64,7 @@ def test_every_number_of_a_generators_training_is_explained():
 
 
 @pytest.mark.slow  # tracing the whole loss takes ten seconds
-def test_every_number_of_a_training_is_explained_and_no_other(monkeypatch):
+def test_every_number_of_a_training_is_explained_and_no_other(monkeypatch, tmp_path):
     tiny.publish(monkeypatch, "lpips", LPIPSConfig(channels=(4, 4, 4, 4, 4)))
     tiny.publish(monkeypatch, "vit", tiny.VIT)
     whole = tiny.config("digits_vavae").changed(
@@ -69,7 +73,14 @@ def test_every_number_of_a_training_is_explained_and_no_other(monkeypatch):
     )
     metrics, held_out = traced(whole)
     records, _ = tables()
-    generator = tiny.config("digits_dit", model__aux_head_depth=1)
+    tiny.write_features(tiny.write_latents(tmp_path))
+    generator = tiny.config(
+        "digits_dit",
+        data__path=str(tmp_path),
+        model__aux_head_depth=1,
+        repa__features="cached",
+        repa__depth=1,
+    )
     assert records - FAMILIES == OF_THE_LOOP | metrics | traced(generator)[0]
     assert held_out <= metrics
 

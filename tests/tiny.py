@@ -6,10 +6,12 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.registry import MODELS
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import save_checkpoint
 from lightningdit_jax.data.latents import (
     LatentShards,
@@ -18,6 +20,7 @@ from lightningdit_jax.data.latents import (
     save_stats,
     write_shard,
 )
+from lightningdit_jax.data.latents_record import RECORD
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
 from lightningdit_jax.models.vit import ViTConfig
 
@@ -66,6 +69,26 @@ def write_latents(folder, *, count=24, channels=8, size=4, classes=10, seed=0):
         write_shard(folder, 0, shard, latents[0, rows], latents[1, rows], labels[rows])
     save_stats(folder, compute_stats(LatentShards(folder)))
     return folder
+
+
+def write_features(latents, *, width=12, dtype="float32"):
+    """Features that are linear in the latents of a folder, in it, and both with their records.
+
+    Returns the matrix, [channels, width].
+    """
+    shards = LatentShards(latents)
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(shards.shape[-1], width)).astype(np.float32)
+    images = {"images": {"source": "digits", "count": len(shards)}, "resolution": 16}
+    folder = latents / "features"
+    for shard, rows in enumerate(np.array_split(np.arange(len(shards)), 3)):
+        each = [shards.read(rows, np.full(len(rows), flip)) @ matrix for flip in (False, True)]
+        write_shard(folder, 0, shard, *each, shards.labels[rows], dtype)
+    write_json(epath.Path(latents) / RECORD, {"tokenizer": "0", **images})
+    made = {"kind": "vit", "fingerprint": "0123456789abcdef"}
+    size = {"grid": shards.shape[0], "width": width}
+    write_json(epath.Path(folder) / RECORD, {"foundation": made, "features": size, **images})
+    return matrix
 
 
 def write_network(path, module, architecture, kind):

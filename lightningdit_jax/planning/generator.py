@@ -69,7 +69,8 @@ class GeneratorStep:
     """The step of an architecture at a global batch. A Step of planning.plan.
 
     state: the abstract TrainState, cut by rules. dtype: of the products. update_flops: of products
-    of the optimizer's, a device.
+    of the optimizer's, a device. aligned: channels that the projector of an alignment keeps of a
+    token.
     """
 
     architecture: LightningDiTConfig
@@ -79,6 +80,7 @@ class GeneratorStep:
     dtype: str
     hardware: Hardware
     update_flops: float = 0.0
+    aligned: int = 0
 
     accumulates = True
 
@@ -116,6 +118,8 @@ class PlacedGenerator:
         channels = architecture.depth * kept + fit.working[remat] * both
         if architecture.aux_head_depth:  # its tokens and their gradient
             channels += 2 * architecture.hidden_size
+        if self.step.aligned:
+            channels += 2 * architecture.hidden_size + self.step.aligned
         item = np.dtype(self.step.dtype).itemsize
         gradients = (fit.whole if parts == 1 else fit.parted) * self.at.param_bytes
         activations = self._tokens(parts) * channels * item / self.at.sizes["tensor"]

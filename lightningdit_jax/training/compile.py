@@ -19,6 +19,7 @@ from lightningdit_jax.planning.plan import line
 from lightningdit_jax.training.job import Job, abstract_generator_job, abstract_tokenizer_job
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import training_plans
+from lightningdit_jax.training.repa import SHOWN, abstract_teacher, shown_example
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.training.step_flops import step_flops
 from lightningdit_jax.training.vae_step import COMPONENTS
@@ -101,6 +102,10 @@ def _generator(config: Config, mesh: Mesh) -> Subject:
         "latents": jax.ShapeDtypeStruct((batch, channels, side, side), jnp.float32, sharding=split),
         "labels": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split),
     }
+    if (teacher := abstract_teacher(config, mesh)) is not None:
+        shown = shown_example(config, teacher)
+        shape = (batch, *shown.shape)
+        inputs[SHOWN] = jax.ShapeDtypeStruct(shape, shown.dtype, sharding=split)
     flops = step_flops(config, mesh)
     return Subject(abstract_generator_job(config, mesh), inputs, flops, config.model.variant)
 

@@ -27,7 +27,7 @@ def make_dit_held_out(graphdef: nnx.GraphDef, config: Config, *, scaling: Latent
     """ "loss" and its terms as in training, at a time and with noise by index, no label dropped.
 
     Times are even quantiles of the law that training begins with, shifted as there, whatever
-    flow.uniform_from_step; scaling: of the run's latents.
+    flow.uniform_from_step; scaling: of the run's latents. An alignment is no part of it.
     """
     flow, path = config.flow, get_path(config.flow.path)
     losses = make_dit_losses(
@@ -38,7 +38,7 @@ def make_dit_held_out(graphdef: nnx.GraphDef, config: Config, *, scaling: Latent
         aux_head=config.model.aux_head_depth > 0,
     )
 
-    def rows(params: Any, state: TrainState, batch: dict) -> dict[str, jax.Array]:
+    def rows(params: Any, state: TrainState, batch: dict, *frozen: Any) -> dict[str, jax.Array]:
         x1 = scaling.normalize(batch["latents"])
         x0 = draw_samples(jax.random.normal, SEED, batch[INDEX], x1.shape[1:])
         terms = losses(params, x1, x0, batch[TIME], batch["labels"])

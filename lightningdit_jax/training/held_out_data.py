@@ -1,9 +1,7 @@
 """The held-out examples of a config, opened and checked against what is trained on."""
 
-import contextlib
 import pathlib
 import typing
-from collections.abc import Iterator
 
 from lightningdit_jax.assembly.images import held_out_keys, open_image_batches
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
@@ -13,6 +11,7 @@ from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.parquet_images import ParquetImages
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import SOURCES
+from lightningdit_jax.errors import renamed_key
 from lightningdit_jax.parallel.multihost import print_once
 
 
@@ -41,7 +40,7 @@ def open_held_out(config: Config, source: BatchSource) -> BatchSource | None:
             f"config.data.valid_path is {data.valid_path}, which is trained on; expected a folder "
             "of other examples"
         )
-    with _naming_valid_path():
+    with renamed_key("data.path", "data.valid_path"):
         if is_generator:
             return _open_latents(config, typing.cast(LatentBatches, source))
         return _open_images(config, typing.cast(ImageBatches, source))
@@ -102,15 +101,3 @@ def _same_rows(held_out: ImageSource, trained: ImageSource) -> bool:
 
 def _same(path: str, other: str) -> bool:
     return pathlib.Path(path).resolve() == pathlib.Path(other).resolve()
-
-
-@contextlib.contextmanager
-def _naming_valid_path() -> Iterator[None]:
-    """What the readers of config.data.path say of a folder, of the key that is meant."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        text = str(error).replace("config.data.path", "config.data.valid_path")
-        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
-            text
-        ) from error

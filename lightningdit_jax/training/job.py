@@ -38,6 +38,17 @@ from lightningdit_jax.training.frozen import (
     load_frozen_networks,
 )
 from lightningdit_jax.training.held_out import Losses
+from lightningdit_jax.training.repa import (
+    PROJECTOR,
+    Alignment,
+    Teacher,
+    abstract_teacher,
+    build_projector,
+    make_alignment,
+    projector_config,
+    teacher_of,
+)
+from lightningdit_jax.training.repa_data import open_shown
 from lightningdit_jax.training.spikes import fresh_windows, watched_names
 from lightningdit_jax.training.state import RECORDS, TrainState, create_state
 from lightningdit_jax.training.vae_held_out import make_vae_held_out
@@ -151,19 +162,23 @@ def _fresh_histories(config: Config) -> dict[str, Any]:
 
 
 def state_rules(kind: str) -> Rules:
-    """Of a run's state: companions, 2.8 M parameters at most, and records are replicated."""
+    """Of a run's state: companions, 11 M parameters at most, and records are replicated."""
     return ((rf"^({'|'.join(('companions', *RECORDS))})/", PartitionSpec()), *MODELS[kind].rules)
 
 
-def abstract_generator_job(
-    config: Config,
-    mesh: Mesh,
-    scaling: LatentScaling = LatentScaling(),  # noqa: B008, frozen
-) -> Job:
-    """A generator's job without data: enough to compile its step, for latents scaled so.
+def abstract_generator_job(config: Config, mesh: Mesh) -> Job:
+    """A generator's job without data or weights: enough to compile its step.
 
-    Raises ValueError as compute_options, and for float8 products that do not fit compute.dtype.
+    Raises ValueError as compute_options and abstract_teacher, and for float8 products that do not
+    fit compute.dtype.
     """
+    return _generator_step_job(config, abstract_teacher(config, mesh), mesh, LatentScaling())
+
+
+def _generator_step_job(
+    config: Config, teacher: Teacher | None, mesh: Mesh, scaling: LatentScaling
+) -> Job:
+    """For latents scaled so."""
     architecture, compute = generator_config(config), config.compute
     options = compute_options("lightningdit", architecture, compute, mesh)
     if compute.products == "float8" and compute.dtype != "bfloat16":
@@ -186,14 +201,25 @@ def abstract_generator_job(
         # Whoever else uses the model, as on held-out examples, multiplies in its dtype.
         if config.compute.products == "float8":
             graphdef = _graphdef(functools.partial(build, products="float8"))
-        return make_dit_step(graphdef, config, *more, scaling=scaling)
+        return make_dit_step(graphdef, config, *more, scaling=scaling, alignment=alignment)
 
+    companions: dict[str, Build] = {}
+    described: dict[str, Any] = {}
+    alignment: Alignment | None = None
+    frozen: tuple[Any, ...] = ()
+    if teacher is not None:
+        projector, alignment = projector_config(config, teacher), make_alignment(config, teacher)
+        companions[PROJECTOR] = functools.partial(build_projector, config, projector)
+        described[PROJECTOR] = dataclasses.asdict(projector) | {"teacher": teacher.identity}
+        if teacher.network is not None:
+            frozen = (teacher.network.params,)
     description = {
         "architecture": dataclasses.asdict(architecture),
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
+        "companions": described,
     }
     make_held_out = functools.partial(make_dit_held_out, scaling=scaling)
-    return Job(build, make_step, make_held_out, None, description)
+    return Job(build, make_step, make_held_out, None, description, companions, frozen)
 
 
 def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
@@ -229,12 +255,13 @@ def _open_latents(config: Config, scaling: LatentScaling | None) -> LatentBatche
         print_once(class_line(names, np.bincount(shards.labels, minlength=len(names)).tolist()))
     scaling = scaling_of(data) if scaling is None else scaling
     scaling.check_channels(architecture.in_channels, data.path)
-    return LatentBatches(shards, scaling)
+    return open_shown(config, LatentBatches(shards, scaling))
 
 
 def _generator_job(config: Config, mesh: Mesh, source: LatentBatches) -> Job:
     shards, scaling = source.shards, source.scaling
-    job, device = abstract_generator_job(config, mesh, scaling), mesh.devices.flat[0]
+    job = _generator_step_job(config, teacher_of(config, mesh), mesh, scaling)
+    device = mesh.devices.flat[0]
     if config.compute.products == "float8" and not has_float8(device):
         print_once(f"float8 products are emulated on {device.device_kind}, slower than bfloat16")
     return dataclasses.replace(

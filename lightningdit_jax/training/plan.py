@@ -67,7 +67,19 @@ def train_step(config: Config, hardware: Hardware) -> tuple[Step, TrainState]:
     }
     if config.kind == "lightningdit":
         flops = update_flops(config.optimizer.name, state.params, len(hardware.devices))
-        step = GeneratorStep(architecture=generator_config(config), update_flops=flops, **common)
+        # What companions have of a token is what their layers put out, twice: a gradient too.
+        kernels = [
+            leaf.shape[-1]
+            for companion in state.companions.values()
+            for leaf in jax.tree.leaves(companion.params)
+            if leaf.ndim > 1
+        ]
+        step = GeneratorStep(
+            architecture=generator_config(config),
+            update_flops=flops,
+            aligned=2 * sum(kernels),
+            **common,
+        )
         return step, state
     tokenizer = tokenizer_config(config)
     return TokenizerStep(architecture=tokenizer, frozen=job.frozen, **common), state

@@ -291,6 +291,7 @@ def _check_same_run(newest: epath.Path, meta: dict) -> None:
         found["architecture"] = json.loads(json.dumps(dataclasses.asdict(there)))
     if "flow" in meta:
         found["flow"] = dataclasses.asdict(Flow.from_meta(found))
+        found.setdefault("companions", {})  # a generator's are younger than others' runs
     unsaid = [key for key in MEANING if key in meta and key not in found]
     if unsaid:
         print_once(f"not compared with step {step:,}, which does not say them: {', '.join(unsaid)}")

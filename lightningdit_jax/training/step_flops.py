@@ -7,16 +7,20 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.chips import chip_of
 from lightningdit_jax.training.frozen import abstract_frozen_networks
+from lightningdit_jax.training.repa import abstract_teacher, repa_step_flops
 from lightningdit_jax.training.vae_flops import vae_step_flops
 
 
 def step_flops(config: Config, mesh: Mesh) -> float:
-    """FLOPs of a train step per image, as the loss asks for them (forward_flops, vae_step_flops).
+    """FLOPs of a train step per image, as the loss asks for them.
 
-    Raises what abstract_frozen_networks raises.
+    By forward_flops, repa_step_flops, vae_step_flops. Raises what abstract_frozen_networks and
+    abstract_teacher raise.
     """
     if config.kind == "lightningdit":
-        return 3 * forward_flops(generator_config(config), aux_head=True)
+        teacher = abstract_teacher(config, mesh)
+        flops = 3 * forward_flops(generator_config(config), aux_head=True)
+        return flops if teacher is None else flops + repa_step_flops(config, teacher)
     return sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
 
 
