@@ -89,7 +89,8 @@ def write_shards(
     def store(batch: Encoded) -> int:
         """The number of images."""
         indices, labels, encoded = batch
-        writer.add(*(to_store(array, indices) for array in encoded), labels)
+        as_they_are, flipped = (to_store(array, indices) for array in encoded)
+        writer.add(as_they_are, flipped, labels)
         return len(indices)
 
     for count in run_ahead(encoded_batches(), store):
