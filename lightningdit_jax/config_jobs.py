@@ -61,7 +61,8 @@ _READERS: dict[str, Collection[str]] = {
     "model": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "tokenizer": (*_TOKENIZER, COMPILE_SAMPLER),
     "data.source": (*_TRAIN, *_LOOKED_AT),
-    "data.path": (*_TRAIN, *_WITHIN, *_LOOKED_AT, VERIFY),
+    # Of a compiled step, where repa.features beside the latents are cached.
+    "data.path": (*_TRAIN, COMPILE_GENERATOR, *_WITHIN, *_LOOKED_AT, VERIFY),
     "data.split": (TRAIN_TOKENIZER, EXTRACT, CHECK),
     "data.labels": (TRAIN_TOKENIZER, *_LOOKED_AT),
     "data.valid_path": (*_TRAIN, CHECK),

@@ -81,6 +81,8 @@ CHOICES = (source_choice(), solver_choice(), *METRIC)
 FRECHET = {"evaluate.inception", "evaluate.reference", "evaluate.batch_size"}
 NAN = {"train.nonfinite", "train.max_nonfinite"}
 HELD_OUT = {"train.validate_examples"}  # which needs held-out data
+# What the images that REPA computes features of have from the record of the latents.
+OF_RECORD = {"data.corrupt", "data.labels", "data.tfds_name"}
 UNSEEN = {
     EVALUATE_SAMPLES: FRECHET | {key for key in KEYS if key.startswith("mesh.")},
     SWEEP: FRECHET,
@@ -247,7 +249,8 @@ def whole_loss(vae):
 @pytest.mark.parametrize("job", JOBS)
 def test_the_table_says_what_a_job_reads(recorded, job):
     said = {key for key in KEYS if job in readers(key)}
-    assert recorded[job] - said == set(), "read, but the table says not"
+    read = recorded[job] - (OF_RECORD if job == TRAIN_GENERATOR else set())
+    assert read - said == set(), "read, but the table says not"
     assert said - recorded[job] - UNSEEN.get(job, set()) == CACHE, "not read, but the table says so"
 
 

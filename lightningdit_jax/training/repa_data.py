@@ -57,12 +57,13 @@ def _images(config: Config, latents: LatentShards) -> ImageBatches:
             f"{latents.folder} has no {RECORD} that says which image a latent is of; "
             "config.repa.features='computed' is for latents that --mode=extract wrote"
         )
-    data, split = config.data, made.get("split", "")
+    split = made.get("split", "")
     keys = {
         "source": made["source"],
         "path": config.repa.path,
-        "tfds_name": made.get("name", data.tfds_name),
+        "tfds_name": made.get("name", ""),
         "labels": "",
+        "corrupt": "stop",  # a row less would be another image's
     }
     images = open_image_batches(config.changed(data=keys), split, resolution)
     found = images_identity(config.changed(data=keys).data, images.source, split)

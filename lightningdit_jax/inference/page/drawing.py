@@ -113,7 +113,7 @@ class Drawer:
         first = "" if known else "; compiling first, minutes where a network is large"
         yield Drawn(f"drawing {count:,} images{each}{first}")
 
-        description = describe_samples(asked, sampler, self._weights)
+        description = {"seed": asked.seed, **describe_samples(asked, sampler, self._weights)}
         folder = self._folder / f"{next(self._numbers):04d}"
         folder.mkdir(parents=True)
         write_json(folder / SETTINGS_FILE, description)

@@ -32,12 +32,8 @@ def evaluate_seeds(config: Config, workdir: str) -> tuple[dict[int, Judgment], d
         judgments[seed] = judge(*draw(sampler, sampling, options.labels, options.num_samples, seed))
         said = ", ".join(f"{k} {v:.4f}" for k, v in judgments[seed].numbers.items())
         print_once(f"{number}/{len(seeds)}  seed {seed}: {said}")
-    drawn = describe_samples(config, sampler, weights)
-    del drawn["seed"]
-    of_samples = {
-        "made_with": {"seeds": seeds, **drawn},
-        "count": options.num_samples,
-    }
+    made_with = {"seeds": seeds, **describe_samples(config, sampler, weights)}
+    of_samples = {"made_with": made_with, "count": options.num_samples}
     return judgments, {"samples": of_samples, **compared_with}
 
 

@@ -41,7 +41,7 @@ def sample(config: Config, workdir: str) -> epath.Path:
     labels = choose_labels(
         options.labels, options.num_samples, num_classes, config.seed, sampler.class_names
     )
-    description = describe_samples(config, sampler, weights)
+    description = {"seed": config.seed, **describe_samples(config, sampler, weights)}
     outputs = _OUTPUTS[options.output]
     folder, main = epath.Path(workdir), is_main_process()
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,10 @@ def sample(config: Config, workdir: str) -> epath.Path:
 
 
 def describe_samples(config: Config, sampler: Sampler, weights: dict[str, Any]) -> dict[str, Any]:
-    """Everything that decides the samples of a config, for JSON. weights: as open_sampler says."""
+    """All that decides the samples of a config but the seed, for JSON.
+
+    weights: as open_sampler says.
+    """
     options, sampling = config.sample, sampler.structure.fitted(Sampling.of(config.sample))
     description: dict[str, Any] = {
         **dataclasses.asdict(sampling),
@@ -85,7 +88,6 @@ def describe_samples(config: Config, sampler: Sampler, weights: dict[str, Any]) 
         "evaluations": sampling.evaluations(),
         "guided_evaluations": sampling.guided_evaluations(sampler.structure.flow),
         "generator_flops": sampler.generator_flops(sampling),
-        "seed": config.seed,
         "dtype": config.compute.dtype,
         **weights,
     }
