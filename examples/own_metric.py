@@ -23,7 +23,7 @@ from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.quality.digits import digits_judge, real_digits
 from lightningdit_jax.inference.quality.evaluated_file import samples_identity, samples_path
-from lightningdit_jax.inference.quality.metric import Metric, Quality
+from lightningdit_jax.inference.quality.metric import Judgment, Metric, Quality
 from lightningdit_jax.inference.quality.metrics import METRICS
 
 
@@ -50,11 +50,11 @@ def digits_kid(batches: Iterator[np.ndarray]) -> dict[str, float]:
     return {"digits_kid": kernel_distance(features(drawn), features(real_digits("train")[0]))}
 
 
-def of_file(config: Config, workdir: str) -> tuple[dict[str, float], dict[str, Any]]:
+def of_file(config: Config, workdir: str) -> tuple[Judgment, dict[str, Any]]:
     """--mode=evaluate: the numbers of WORKDIR/samples.npz, and what they are of."""
     samples = NpzImages(samples_path(config, workdir))
     numbers = digits_kid(samples.batches(1000, 0, len(samples)))
-    return numbers, {"samples": samples_identity(samples)}
+    return Judgment(numbers), {"samples": samples_identity(samples)}
 
 
 def of_stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
