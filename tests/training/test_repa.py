@@ -98,6 +98,7 @@ def test_a_run_learns_the_features(whole):
     assert state.companions["repa_projector"].params["fc1"]["kernel"].shape == (32, 16)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_bits_and_on_another_mesh_with_the_same_numbers(
     latents, whole, tmp_path
 ):

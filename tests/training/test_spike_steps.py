@@ -94,6 +94,7 @@ def test_a_restart_changes_no_bit(tmp_path):
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_after_four_in_a_row_it_is_a_new_level(tmp_path):
     """The weights stand still so long, and then follow; that is said once."""
     state, lines, _ = go(tmp_path, at=(), level=20, num_steps=40, spike_window=16, **SKIP)
