@@ -153,5 +153,5 @@ def test_what_cannot_be_reported_is_said(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"report.html.tmp: Is a directory"):
         report(str(folder), DEFAULTS)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"matplotlib: pip install 'lightningdit_jax\[report\]'"):
+    with pytest.raises(ValueError, match=r"matplotlib: pip install -e '\.\[report\]'"):
         report(str(folder), DEFAULTS)

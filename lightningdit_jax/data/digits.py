@@ -25,7 +25,7 @@ class Digits:
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise ImportError(
-                "the digits come with scikit-learn: pip install lightningdit_jax[digits]"
+                "the digits come with scikit-learn: pip install -e '.[digits]'"
             ) from error
         if split not in ("train", "test", "all"):
             raise ValueError(f"split of digits is '{split}'; expected 'train', 'test' or 'all'")

@@ -38,9 +38,7 @@ class ParquetImages(EncodedImages):
         try:
             import pyarrow  # noqa: F401, the readers below import what they need of it
         except ImportError as error:
-            raise ImportError(
-                "parquet is read by pyarrow: pip install lightningdit_jax[parquet]"
-            ) from error
+            raise ImportError("parquet is read by pyarrow: pip install -e '.[parquet]'") from error
         self._files = find_files(path, ".parquet")
         if os.path.isdir(path) and split:
             self._files = of_split(self._files, path, split)

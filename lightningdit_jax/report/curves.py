@@ -30,9 +30,7 @@ def check_drawing() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ValueError(
-            "a report needs matplotlib: pip install 'lightningdit_jax[report]'"
-        ) from None
+        raise ValueError("a report needs matplotlib: pip install -e '.[report]'") from None
 
 
 def panels(records: Sequence[Mapping[str, float]]) -> list[Panel]:

@@ -57,7 +57,7 @@ def check_writers(names: Sequence[str]) -> None:
         if package and importlib.util.find_spec(package) is None:
             raise ValueError(
                 f"config.train.writers has '{name}', but {package} is not installed: "
-                f"pip install 'lightningdit_jax[{package}]', or leave it out"
+                f"pip install -e '.[{package}]', or leave it out"
             )
 
 

@@ -120,7 +120,7 @@ def test_a_tracker_that_fails_ends_no_run(asked, broken, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wandb", r"has 'wandb', but wandb is not installed: pip install 'lightningdit_jax\[wandb"),
+        ("wandb", r"has 'wandb', but wandb is not installed: pip install -e '\.\[wandb"),
         ("tensorbord", "name in config.train.writers 'tensorbord'; did you mean 'tensorboard'"),
     ],
 )

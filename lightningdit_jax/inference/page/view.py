@@ -31,7 +31,7 @@ _SMALL = 128  # pixels; images with fewer are enlarged by repeating them
 def check_gradio() -> None:
     """Raises ValueError where there is nothing to make a page with."""
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("a page needs gradio: pip install 'lightningdit_jax[page]'")
+        raise ValueError("a page needs gradio: pip install -e '.[page]'")
 
 
 def prepare_gradio(folder: epath.Path) -> None:
