@@ -42,6 +42,7 @@ def latents(tmp_path_factory):
     return tiny.write_latents(tmp_path_factory.mktemp("latents"))
 
 
+@pytest.mark.slow
 def test_a_training_that_is_interrupted_and_met_by_another(tmp_path, latents):
     both, met = tmp_path / "both", tmp_path / "met"
     # The checkpoints before are far apart, so what a signal saves is needed.

@@ -145,6 +145,7 @@ def test_a_picture_of_the_averaged_weights(config, state, images, tmp_path):
         np.testing.assert_allclose(tile.astype(int), image.astype(int), atol=1)
 
 
+@pytest.mark.slow
 def test_a_picture_of_what_a_tokenizer_rebuilds(tmp_path):
     config = tiny.config("digits_vavae", train__picture_every_steps=1)
     source, architecture = open_source(config), tokenizer_config(config)
