@@ -85,7 +85,7 @@ class TrainingCheckpoints:
         folder: str = CHECKPOINTS,
         anew: bool = False,
     ):
-        self.directory = _absolute(workdir) / folder
+        self.directory = absolute(workdir) / folder
         rename_damaged(decided(self.directory, lambda: to_go_on_from(self.directory, anew)))
         policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
         with storing(self.directory):
@@ -171,7 +171,7 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
     """
     handlers, args = of_host(arrays, json)
     with storing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
-        writer.save(_absolute(path), args=args)
+        writer.save(absolute(path), args=args)
 
 
 def find_checkpoint(path: str) -> epath.Path:
@@ -182,7 +182,7 @@ def find_checkpoint(path: str) -> epath.Path:
     in a line. Raises FileNotFoundError, which says what is missing, and of an address as
     fetch_folder.
     """
-    root = fetch_folder(path) if is_address(path) else _absolute(path)
+    root = fetch_folder(path) if is_address(path) else absolute(path)
     if root.exists() and not root.is_dir():
         raise FileNotFoundError(
             f"no checkpoint at {root}: it is a file; weights of PyTorch become a checkpoint by "
@@ -230,7 +230,7 @@ def use_checkpoint(path: str, use: Callable[[epath.Path], Result]) -> Result:
         try:
             return use(checkpoint)
         except DamagedCheckpointError as error:
-            given = is_address(path) or checkpoint == _absolute(path)
+            given = is_address(path) or checkpoint == absolute(path)
             if given or error.checkpoint != checkpoint:
                 raise
             older, damaged = newest_complete(checkpoint.parent, before=int(checkpoint.name))
@@ -248,7 +248,7 @@ def newest_of_run(workdir: str) -> epath.Path | None:
     where WORKDIR/checkpoints cannot be a folder or holds none but damaged ones. The main process
     raises what it meets, OSError too, and the others a ValueError.
     """
-    directory = _absolute(workdir) / CHECKPOINTS
+    directory = absolute(workdir) / CHECKPOINTS
     return decided(directory, lambda: to_go_on_from(directory, anew=False)).complete
 
 
@@ -258,7 +258,7 @@ def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
     All processes must call it. Raises the error again where the checkpoint is not one of this
     run's, or the run has no complete one before it.
     """
-    directory, path = _absolute(workdir) / CHECKPOINTS, damaged.checkpoint
+    directory, path = absolute(workdir) / CHECKPOINTS, damaged.checkpoint
     if path.parent != directory:
         raise damaged
 
@@ -273,7 +273,7 @@ def set_aside(workdir: str, damaged: DamagedCheckpointError) -> None:
 
 def is_saved(workdir: str, step: int) -> bool:
     """Whether the checkpoint of this step of a run is on disk and complete."""
-    return is_finalized_step(_absolute(workdir) / CHECKPOINTS / str(step))
+    return is_finalized_step(absolute(workdir) / CHECKPOINTS / str(step))
 
 
 def read_meta(checkpoint: epath.Path) -> dict:
@@ -324,8 +324,8 @@ def read_host_arrays(checkpoint: epath.Path, item: str, abstract: Tree) -> Tree:
     return jax.tree.map(np.asarray, read_arrays(checkpoint, item, abstract))
 
 
-def _absolute(path: str) -> epath.Path:
-    """Orbax refuses relative paths, some of them only in the background."""
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path as Orbax takes it: relative ones it refuses, some only in the background."""
     if "://" in str(path):  # resolve() would take it for a relative path
         return epath.Path(path)
     return epath.Path(path).expanduser().resolve()

@@ -24,6 +24,9 @@ from lightningdit_jax.storage_errors import StorageError
 from lightningdit_jax.training.init.source import open_source
 from tests import published_run, stand_in_hub, tiny
 
+# One server, whose requests and commits are counted.
+pytestmark = pytest.mark.xdist_group(__name__)
+
 NAME = "me/dit"
 
 
@@ -46,8 +49,9 @@ def pushed(hub, run):
 
 
 @pytest.fixture
-def away(hub, monkeypatch):
-    """The hub is not reached."""
+def away(hub, pushed, monkeypatch):
+    """The hub is not reached, after the run was fetched."""
+    ldj.load(f"hf://{NAME}")
     constants = sys.modules["huggingface_hub.constants"]
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
@@ -120,7 +124,7 @@ def test_a_push_replaces_weights_and_keeps_what_is_somebodys(hub, run):
     assert b"# own\n" in hub.files("me/own")["README.md"]
 
 
-def test_without_the_hub_what_was_fetched_is_taken(run, pushed, away):
+def test_without_the_hub_what_was_fetched_is_taken(away):
     ldj.load(f"hf://{NAME}")
     with pytest.raises(ValueError, match=r"the hub cannot be reached .* was fetched before"):
         ldj.load("hf://me/unseen")

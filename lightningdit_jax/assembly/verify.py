@@ -10,7 +10,7 @@ from etils import epath
 
 from lightningdit_jax.assembly.teacher import FEATURES
 from lightningdit_jax.atomic_file import field_of, read_json
-from lightningdit_jax.checkpoint import CHECKPOINTS, SNAPSHOTS, read_arrays, read_meta
+from lightningdit_jax.checkpoint import CHECKPOINTS, SNAPSHOTS, absolute, read_arrays, read_meta
 from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError, array_metadata, digests_of
 from lightningdit_jax.config import Config
@@ -102,6 +102,7 @@ def _of_latents(folder: epath.Path) -> Iterator[Check]:
 
 
 def _checkpoint(path: epath.Path) -> str:
+    path = absolute(path)
     if lacks := defect(path):
         raise ValueError(lacks)
     digests = digests_of(path)

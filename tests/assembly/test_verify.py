@@ -67,6 +67,12 @@ def test_each_thing_has_a_line(workdir):
     assert damaged == 1 and lines[-1] == f"{len(lines) - 2} whole, 1 damaged, 0 not verified"
 
 
+def test_a_relative_path_that_leads_up_is_no_damage(workdir, monkeypatch):
+    monkeypatch.chdir(workdir / "latents")
+    damaged, lines = lines_of("../checkpoints/12")
+    assert damaged == 0 and "whole (step 12" in lines[0] and lines[0].startswith("../")
+
+
 DAMAGE = {
     "checkpoints/9/loop/metadata": r"checkpoints/9: DAMAGED: its JSON ",
     "checkpoints/12/params/d/*": r"checkpoints/12: DAMAGED: .*('params/w'|item 'params')",
