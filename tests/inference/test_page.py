@@ -17,9 +17,7 @@ from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.inference.sampling.sampler import make_program
-from tests import tiny
-from tests.inference.tiny_generator import random_generator, save_generator
-from tests.inference.tiny_tokenizer import save_tokenizer
+from tests.inference.page_config import page_config
 
 # The fixtures of the module are made once, by one worker.
 pytestmark = pytest.mark.xdist_group(__name__)
@@ -30,19 +28,7 @@ NAMES = ("1", "10", "2", "cat, Felis catus", "dog", "emu", "fox", "gnu", "hen", 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    save_tokenizer(folder / "tokenizer")
-    scaling = tiny.load_scaling(tiny.write_latents(folder / "latents"))
-    dit = random_generator()
-    save_generator(folder / "dit", dit, flow=Flow(), scaling=scaling, class_names=NAMES)
-    return tiny.config(
-        "digits_dit",
-        sample__checkpoint=str(folder / "dit"),
-        sample__tokenizer=str(folder / "tokenizer"),
-        sample__num_steps=3,
-        sample__batch_size=8,
-        page__port=0,
-    )
+    return page_config(tmp_path_factory.mktemp("page"), NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.page.job import opened
 from lightningdit_jax.inference.sampling.job import sample
-from tests import tiny
-from tests.inference.tiny_generator import random_generator, save_generator
-from tests.inference.tiny_tokenizer import save_tokenizer
+from tests.inference.page_config import page_config
 
 pytest.importorskip("gradio")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -31,19 +28,7 @@ NAMES = ("cat, Felis catus", "dog", "emu", "fox", "gnu", "hen", "ibis", "jay", "
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    save_tokenizer(folder / "tokenizer")
-    scaling = tiny.load_scaling(tiny.write_latents(folder / "latents"))
-    dit = random_generator(tiny.dit_config(aux_head_depth=1))
-    save_generator(folder / "dit", dit, flow=Flow(), scaling=scaling, class_names=NAMES)
-    return tiny.config(
-        "digits_dit",
-        sample__checkpoint=str(folder / "dit"),
-        sample__tokenizer=str(folder / "tokenizer"),
-        sample__num_steps=3,
-        sample__batch_size=8,
-        page__port=0,
-    )
+    return page_config(tmp_path_factory.mktemp("page"), NAMES, aux_head_depth=1)
 
 
 class Browser:
