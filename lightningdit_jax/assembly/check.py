@@ -59,7 +59,12 @@ def check(config: Config, workdir: str, say: Callable[[str], None] = print_once)
     write_json(epath.Path(workdir) / "check.json", report)
     damaged = sum(len(inspection.damaged) for inspection in found.values())
     total = sum(len(inspection.digests) for inspection in found.values())
-    verdict = f"{damaged:,} of {total:,} damaged" if damaged else f"all {total:,} images are whole"
+    verdict = f"all {total:,} images are whole"
+    if damaged:
+        verdict = (
+            f"{damaged:,} of {total:,} damaged: take them out, or go on without them by "
+            "--config.data.corrupt=skip"
+        )
     say(f"{verdict}; {epath.Path(workdir) / 'check.json'} has the same in full")
     return damaged
 
@@ -108,7 +113,7 @@ def _lines(found: Inspection) -> list[str]:
         )
     below = [(side, int((found.short_sides() < side).sum())) for side in SIDES]
     if small := [f"{count:,} below {side}" for side, count in below if count]:
-        lines.append(f"short sides, which training at that size enlarges: {', '.join(small)}")
+        lines.append(f"enlarged where one trains at a size, short sides: {', '.join(small)}")
     for what, kinds in (("formats", found.formats), ("color modes", found.modes)):
         if kinds:
             lines.append(f"{what}: {', '.join(f'{n:,} {k}' for k, n in kinds.most_common())}")

@@ -12,7 +12,8 @@ def save_torch(path: epath.Path, tensors: dict[str, np.ndarray]) -> None:
         import torch
     except ImportError as error:
         raise ImportError(
-            "writing a .pt file needs PyTorch: pip install torch, or write .safetensors instead"
+            "writing a .pt file needs PyTorch: pip install -e '.[convert]', or write .safetensors "
+            "instead"
         ) from error
     with path.open("wb") as file:
         # torch.from_numpy warns of read-only arrays; it only reads them here.
