@@ -74,7 +74,9 @@ def read(checkpoint, abstract):
     return arrays, {key: meta[key] for key in JSON["meta"]}, read_json(checkpoint, "loop")
 
 
-@pytest.mark.parametrize("make", [saved_by_training, converted])
+@pytest.mark.parametrize(
+    "make", [saved_by_training, pytest.param(converted, marks=pytest.mark.slow)]
+)
 def test_no_flipped_byte_is_read_as_if_it_were_whole(tmp_path, make):
     """In each file of a checkpoint in turn, and on another mesh than it was saved from.
 

@@ -47,46 +47,45 @@ def test_every_spelling_is_one():
 def test_a_word_may_stand_for_a_number():
     words = ["--config.mesh.fsdp=auto", "--config.mesh.data=-1", "--config.sample.batch_size=8"]
     words += ["--config.flow.timestep_shift=dimension", "--config.sample.timestep_shift=0.25"]
-    mesh = parsed(FILE, "--workdir=w", *words)[0]
+    (mesh, _), (four, _) = parsed(
+        [FILE, "--workdir=w", *words], [FILE, "--workdir=w", "--config.mesh.fsdp=four"]
+    )
     assert mesh["flow"]["timestep_shift"] == "dimension"
     assert mesh["sample"]["timestep_shift"] == 0.25
     assert mesh["mesh"]["fsdp"] == "auto" and mesh["mesh"]["data"] == -1
     assert mesh["sample"]["batch_size"] == 8 and mesh["train"]["accumulate_steps"] == "auto"
     assert configs.from_dict(mesh).mesh.fsdp == "auto"
     with pytest.raises(ValueError, match=r"config\.mesh\.fsdp is 'four'; expected int or 'auto'"):
-        configs.from_dict(parsed(FILE, "--workdir=w", "--config.mesh.fsdp=four")[0])
+        configs.from_dict(four)
 
 
-def parsed(*arguments):
-    """Config and workdir that the flags library makes of a command line, in its own process."""
-    code = (
-        "import json, sys; from lightningdit_jax.commands import main; main.parse_flags(sys.argv);"
-        "print(json.dumps([main.CONFIG.value.to_dict(), main.WORKDIR.value]))"
-    )
+def parsed(*lines):
+    """Config and workdir that the flags library makes of each command line, in its own process."""
+    code = """if True:
+        import json, os, sys
+        from lightningdit_jax.commands import main
+        for line in json.loads(sys.argv[1]):
+            if os.fork() == 0:
+                main.parse_flags(["main.py", *line])
+                found = main.CONFIG.value.to_dict(), main.WORKDIR.value
+                print(json.dumps(found), flush=True)
+                os._exit(0)
+            assert os.wait()[1] == 0
+    """
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
+        [sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_the_last_value_of_a_key_holds(tmp_path):
     """Of tuples too, which the flags library joins; also in a file of flags."""
     flagfile = tmp_path / "flags"
     flagfile.write_text("--config.tokenizer.ch_mult=1,1,2,2,4\n--config.seed=1\n")
-    found, _ = parsed(
-        "--workdir=w",
-        f"--flagfile={flagfile}",
-        FILE,
-        "--config.sample.time_warp=1.0,1.0,1.0",
-        "-config.tokenizer.ch_mult=1,1,2,4",
-        "--config.seed=2",
-        "--config.data.flip",
-        "--noconfig.data.flip",
-    )
+    line = ["--workdir=w", f"--flagfile={flagfile}", FILE]
+    line += ["--config.sample.time_warp=1.0,1.0,1.0", "-config.tokenizer.ch_mult=1,1,2,4"]
+    [(found, _)] = parsed([*line, "--config.seed=2", "--config.data.flip", "--noconfig.data.flip"])
     assert found["tokenizer"]["ch_mult"] == [1, 1, 2, 4] and found["seed"] == 2
     assert found["sample"]["time_warp"] == [1.0, 1.0, 1.0] and found["data"]["flip"] is False
 
@@ -94,14 +93,11 @@ def test_the_last_value_of_a_key_holds(tmp_path):
 def test_a_workdir_stands_for_its_config(tmp_path):
     written = tiny.config("digits_vavae", model__depth=3, sweep__solver=("euler",))
     write_config(written, str(tmp_path))
-    found, workdir = parsed(f"--config={tmp_path}")
-    assert configs.from_dict(found) == written and workdir == str(tmp_path)
-    found, workdir = parsed(
-        f"--config={tmp_path}",
-        "--workdir=w",
-        "--config.tokenizer.ch_mult=1,2",
-        "--config.model.depth=4",
-        "--config.model.patch_size=2",
+    changes = ["--config.tokenizer.ch_mult=1,2", "--config.model.depth=4"]
+    changes += ["--config.model.patch_size=2"]
+    (found, workdir), (other, elsewhere) = parsed(
+        [f"--config={tmp_path}"], [f"--config={tmp_path}", "--workdir=w", *changes]
     )
+    assert configs.from_dict(found) == written and workdir == str(tmp_path)
     want = written.changed(tokenizer={"ch_mult": (1, 2)}, model={"depth": 4, "patch_size": 2})
-    assert configs.from_dict(found) == want and workdir == "w"
+    assert configs.from_dict(other) == want and elsewhere == "w"

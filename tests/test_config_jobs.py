@@ -512,7 +512,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("job", [TRAIN_GENERATOR, TRAIN_TOKENIZER])
+@pytest.mark.parametrize(
+    "job", [TRAIN_GENERATOR, pytest.param(TRAIN_TOKENIZER, marks=pytest.mark.slow)]
+)
 def test_what_old_weights_have_their_meaning_from_is_compared(job, tmp_path):
     """Of a changed key the description that a workdir is checked by differs, or is the same."""
     mesh, refused = make_mesh(devices=jax.devices()[:1]), "refused before anything is compared"

@@ -84,7 +84,7 @@ def test_one_fault_of_each_of_some_kinds(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     verdicts = [one["verdict"] for one in json.loads(report.read_text())["injections"]]
-    assert len(verdicts) >= 4 and set(verdicts) == {"survived"}
+    assert len(verdicts) >= 2 and set(verdicts) == {"survived"}
     assert f"| all | {len(verdicts)} | {len(verdicts)} | 0 | 0 | 0 |" in done.stdout
 
 

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_a_few_inputs_of_every_kind():
     """In a process of its own: its children must not inherit threads of JAX."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--scale=0.02", "--seed=1"],
+        [sys.executable, "-m", "tests.fuzz", "--scale=0.012", "--seed=1"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -27,8 +27,8 @@ def test_a_few_inputs_of_every_kind():
     assert done.returncode == 0, done.stdout + done.stderr
     *_, last = done.stdout.splitlines()
     name, inputs, read, refused, *others = [cell.strip() for cell in last.strip("| ").split("|")]
-    assert name == "all" and int(inputs) > 250
-    assert int(read) > 20 and int(refused) > 100 and set(others) == {"0"}
+    assert name == "all" and int(inputs) > 150
+    assert int(read) > 12 and int(refused) > 60 and set(others) == {"0"}
 
 
 def read_badly(folder, given):

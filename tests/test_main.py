@@ -101,6 +101,7 @@ def assert_killed_run_ends_the_same(tmp_path, latents, steps, kills, devices, **
     assert [r["step"] for r in records(killed)] == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 def test_killed_and_restarted_run_ends_with_the_same_bits(tmp_path, latents):
     assert_killed_run_ends_the_same(tmp_path, latents, steps=12, kills=[5], devices=1)
 

@@ -59,6 +59,7 @@ def tokenizer(tmp_path_factory):
     return tiny.write_network(path, VAVAE, tokenizer_config(config), "vavae")
 
 
+@pytest.mark.slow
 def test_later_modes_run_at_the_resolution_of_the_checkpoint(tokenizer, tmp_path):
     at_16 = tiny.config(
         "digits_vavae", extract__path=str(tmp_path / "latents"), extract__checkpoint=tokenizer

@@ -108,6 +108,7 @@ def test_without_a_config_groups_and_activation_are_asked_for(convert, data, tmp
     assert "latents" not in read_meta(find_checkpoint(path))
 
 
+@pytest.mark.slow
 def test_the_command_asks_and_takes_the_answer(convert, data, tmp_path):
     with pytest.raises(ConversionError):
         convert(None)

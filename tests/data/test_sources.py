@@ -57,6 +57,7 @@ def config(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_its_latents_are_extracted(config, tmp_path):
     extract(config, str(tmp_path / "tokenizer"))
     shards = LatentShards(tmp_path / "latents")

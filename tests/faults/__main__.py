@@ -27,8 +27,6 @@ SHORT_JOBS = ("train", "convert", "convert back", "convert to a workdir")
 SHORT_KINDS = (
     "SIGKILL",
     "disk full",
-    "flip in a run that goes on",
-    "NaN, Inf in data",
     "clock jumps between",
 )
 ATTEMPTS = 6  # at a moment that comes before the command is done

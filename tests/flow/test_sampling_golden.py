@@ -213,7 +213,13 @@ def test_likelihood(name):
     golden.assert_close(golden.to_nchw(noise), case["out.x0"], entry["tolerance"])
 
 
-@pytest.mark.parametrize("name", SDE_ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("Heun.sigma") else name
+        for name in SDE_ROWS
+    ],
+)
 def test_sde_trajectory(name):
     case, entry, row = golden.load("sample_sde"), golden.index()["sample_sde"], SDE_ROWS[name]
     path, prediction = get_path(row["path_type"].lower()), row["prediction"]

@@ -36,7 +36,7 @@ def assert_distributed(samples, mean, std, bias):
     assert samples.std() == pytest.approx(std, abs=bias + error)
 
 
-@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize("method", ["euler", pytest.param("heun", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", DIFFUSIONS)
 def test_samples_are_distributed_as_the_data(form, method):
     """Whatever the diffusion: it does not change the marginals. The bias is of the steps."""
@@ -45,8 +45,15 @@ def test_samples_are_distributed_as_the_data(form, method):
     assert_distributed(samples, flow.mean, flow.std, bias=0.015)
 
 
-@pytest.mark.parametrize("form", ["sbdm", "sigma"])
-@pytest.mark.parametrize("path", ["gvp", "vp"])
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("gvp", "sbdm"),
+        ("vp", "sigma"),
+        pytest.param("gvp", "sigma", marks=pytest.mark.slow),
+        pytest.param("vp", "sbdm", marks=pytest.mark.slow),
+    ],
+)
 def test_other_paths(path, form):
     flow, options = GaussianFlow(path=PATHS[path]), SDEOptions("heun", form, last_step="tweedie")
     samples = solve(flow, options, batch=10_000, num_steps=200)

@@ -53,6 +53,7 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir() if p.name[0] != "."}
 
 
+@pytest.mark.slow
 def test_killed_extraction_goes_on_to_the_same_bits(config, tokenizer, whole, tmp_path):
     folder = tmp_path / "latents"
     # As many devices as here: other batches on a device would round otherwise.
@@ -73,6 +74,7 @@ def test_killed_extraction_goes_on_to_the_same_bits(config, tokenizer, whole, tm
     assert written.items() <= contents(folder).items()
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(config, whole, tmp_path):
     config = tiny.replaced(config, "data", num_workers=2)
     folder = extract(tiny.replaced(config, "extract", path=str(tmp_path), shard_size=4), "")

@@ -69,6 +69,7 @@ def test_damaged_weights_are_not_converted(tmp_path, value):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_pixels_that_overflow_are_told_from_damage(tmp_path):
     huge = ldj.LatentScaling([0.0] * 8, [3e38] * 8)
     vae = ldj.load(str(save_tokenizer(tmp_path / "tokenizer")))

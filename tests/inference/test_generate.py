@@ -169,6 +169,7 @@ def test_noise_depends_on_seed_and_index_alone():
     assert abs(float(many.mean())) < 0.02 and abs(float(many.std()) - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_sde_noise_depends_on_the_sample_alone(models):
     settings = SETTINGS | {"solver": "sde_euler", "timestep_shift": 0.0}
     one = make_mesh(devices=jax.devices()[:1])

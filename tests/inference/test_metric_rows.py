@@ -142,6 +142,7 @@ def test_it_judges_files_sweeps_and_training(config, tmp_path):
     assert found == {"vit_distance": pytest.approx(want, rel=1e-4)}
 
 
+@pytest.mark.slow
 def test_several_seeds_are_judged_as_the_samples_of_each_would_be(config, tmp_path):
     """Intervals are those of scipy; a row of a sweep grows by seed, and none is made again."""
     want = {}

@@ -124,6 +124,7 @@ def test_every_public_path_gives_the_same_bytes(folder, tmp_path, monkeypatch, f
     np.testing.assert_array_equal(evaluated[0], want)
 
 
+@pytest.mark.slow
 def test_averages_made_after_training_are_the_same_everywhere(folder, tmp_path, monkeypatch):
     """Swept, sampled, and loaded; one that was kept to the bit of its float16."""
     data, run = tiny.load_scaling(folder / "latents", MULTIPLIER), tmp_path / "run"

@@ -175,6 +175,7 @@ def test_latents_extracted_without_names_go_on(folder, tokenizer, latents, tmp_p
     assert shards.fingerprint() == LatentShards(latents).fingerprint()
 
 
+@pytest.mark.slow
 def test_labels_may_be_names(folder, latents, generator, tmp_path, capsys):
     """Names come from the record to the checkpoint, from there to --mode=sample."""
     named = tmp_path / "latents"
@@ -250,6 +251,7 @@ def originals_and_rebuilt(vae, count):
     return images, to_uint8(vae.decode(z))
 
 
+@pytest.mark.slow
 def test_perceptual_distance_of_reconstructions(folder, tokenizer, tmp_path):
     """The mean over all images, whatever the batches, of what LPIPS says of each."""
     source = str(golden.GOLDEN / "lpips_tiny.weights.safetensors")

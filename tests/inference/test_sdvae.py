@@ -151,6 +151,7 @@ def test_samples_are_decoded_from_latents_over_the_multiplier(folder, generator,
     assert np.abs(images.astype(int) - unscaled).mean() > 4
 
 
+@pytest.mark.slow
 def test_a_generator_converted_with_another_multiplier_is_said(generator, capsys):
     """It was given none; what made its latents nobody knows, what the tokenizer says it does."""
     architecture = tiny.dit_config(input_size=8, in_channels=4, num_classes=1)
@@ -163,6 +164,7 @@ def test_a_generator_converted_with_another_multiplier_is_said(generator, capsys
         assert (said in capsys.readouterr().out) == (multiplier == 1 and made_by is None)
 
 
+@pytest.mark.slow
 def test_images_of_another_side(folder, latents, tmp_path):
     """The side is what latents were made with; of what it is no multiple, it is refused."""
     with pytest.raises(ValueError, match="made otherwise: resolution 16, now 32"):

@@ -40,6 +40,7 @@ def toy(monkeypatch):
     monkeypatch.setitem(SOLVERS, "leap", TOY)
 
 
+@pytest.mark.slow
 def test_it_samples(toy):
     """Against the generator and the decoder called by hand."""
     dit, vae = (

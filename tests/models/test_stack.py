@@ -149,6 +149,7 @@ def test_activations_lie_on_the_mesh_as_tokens_do():
     assert "all-gather" not in asked.as_text()
 
 
+@pytest.mark.slow
 def test_generators_and_vision_transformers_give_theirs():
     dit = LightningDiT(tiny.dit_config(depth=3), rngs=nnx.Rngs(0))
     # adaLN's zeros would make every block the identity.

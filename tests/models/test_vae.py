@@ -110,6 +110,7 @@ def test_intermediate_activations():
         golden.assert_close(golden.to_nchw(value), case[f"mid.{key}"], TOLERANCE)
 
 
+@pytest.mark.slow
 def test_sides_that_are_not_square():
     case, vae = golden.load("vae"), merged(TINY, golden_params())
 
@@ -218,6 +219,7 @@ def test_convolutions_see_zeros_at_the_right_and_the_bottom_only():
     np.testing.assert_allclose(conv(x), want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_config_properties_and_shapes_of_the_release():
     config = VAVAEConfig(
         resolution=256,
@@ -298,6 +300,7 @@ def test_pixels_are_no_input_of_the_encoder(dtype):
         jax.eval_shape(lambda x: model.encode(x).mean, images)
 
 
+@pytest.mark.slow
 def test_the_nominal_resolution_only_says_where_attention_stands():
     """Weights of one side take images of twice the side as those that are described so do."""
     params, side = golden_params(), 2 * TINY.resolution

@@ -52,7 +52,11 @@ def test_float32_weights_of_a_float32_model_are_not_copied():
     assert all(used is given for used, given in pairs)
 
 
-@pytest.mark.parametrize("changes", [{}, OTHER], ids=["published", "other"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param(OTHER, marks=pytest.mark.slow)],
+    ids=["published", "other"],
+)
 def test_a_generator_says_the_same(changes):
     graphdef, weights = generator(jnp.bfloat16, **changes)
     rng = np.random.default_rng(0)

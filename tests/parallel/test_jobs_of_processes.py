@@ -82,6 +82,7 @@ def end_with_sigterm(workdir, latents, count, **mesh):
     return int(checkpoint.find_checkpoint(str(workdir)).name)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_saves_and_ends_all(tmp_path, latents):
     saved = end_with_sigterm(tmp_path, latents, 2, mesh__fsdp=2)
     assert saved > 3 and records(tmp_path)[-1]["step"] == saved

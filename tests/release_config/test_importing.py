@@ -222,6 +222,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_config_that_does_the_same(tmp_path):
     source = changed(tmp_path, "vavae_f16d32_vfdinov2_long.yaml", model__base_learning_rate=3e-4)
     output = tmp_path / "mine.py"

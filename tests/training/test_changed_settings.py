@@ -85,7 +85,7 @@ def test_the_optimizer_goes_on_with_its_moments(tmp_path, name):
     assert np.abs(np.asarray(after.params["w"] - plain.params["w"])).max() > 1e-3
 
 
-@pytest.mark.parametrize("fail_at", [7, 11])
+@pytest.mark.parametrize("fail_at", [7, pytest.param(11, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("first", "then"),
     [

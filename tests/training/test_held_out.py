@@ -131,6 +131,7 @@ def test_the_lowest_is_the_best(trained):
     )
 
 
+@pytest.mark.slow
 def test_a_restart_makes_up_for_a_missed_one(trained, folders, tmp_path):
     """Whose record, the last of step 2, a kill took away."""
     workdir, state = trained

@@ -137,6 +137,7 @@ def test_an_enlarged_patch_is_embedded_as_it_was(old, new):
     np.testing.assert_allclose(then, np.einsum("ijc,ijcd", patch, kernel), atol=3e-5)
 
 
+@pytest.mark.slow
 def test_a_generator_of_twice_the_side_says_the_same_of_enlarged_latents(source):
     """Patches of 2 where they were of 1: the same tokens, and a velocity in blocks of 2x2."""
     path, arrays = source
@@ -178,6 +179,7 @@ def test_a_grid_of_another_side_has_the_table_of_its_own(source):
     assert table.make(arrays["ema"]["pos_embed"], fresh) is fresh
 
 
+@pytest.mark.slow
 def test_a_second_half_of_channels_is_left_behind(tmp_path):
     path, arrays = write_source(tmp_path / "sigma", config(model__learn_sigma=True))
     state, _, _, graphdef = begun(config(train__init=path, model__learn_sigma=False))
@@ -234,6 +236,7 @@ def test_every_device_reads_its_part(source, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_second_head_is_taken_from_after_the_same_block_alone(tmp_path):
     three = {"model__depth": 3}
     path, _ = write_source(tmp_path / "two_heads", config(**three, model__aux_head_depth=1))

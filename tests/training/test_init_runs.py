@@ -135,6 +135,7 @@ def tokenizer(tmp_path_factory):
     return str(folder), state
 
 
+@pytest.mark.slow
 def test_a_tokenizer_begins_with_the_bits_of_its_source_and_of_its_discriminator(tokenizer):
     path, old = tokenizer
     state, origin, takeover, graphdef = begun(

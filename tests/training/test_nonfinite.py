@@ -39,7 +39,7 @@ def test_stop_names_the_model(tmp_path):
         assert advice in text
 
 
-@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("policy", ["skip", pytest.param("rollback", marks=pytest.mark.slow)])
 def test_other_policies_say_it_too(tmp_path, policy):
     """After a rollback the number of a batch is no longer that of its step."""
     _, lines = run(tmp_path, nan_at=(7, 11), nonfinite=policy)

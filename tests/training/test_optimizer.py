@@ -157,6 +157,7 @@ def by_shape(config, rate, params):
     )
 
 
+@pytest.mark.slow
 def test_a_row_groups_parameters_by_name_and_shape_on_a_mesh(monkeypatch):
     """One step of the tiny generator on eight devices moves each group as its own rule says."""
     monkeypatch.setitem(optimizers.OPTIMIZERS, "by_shape", by_shape)

@@ -27,6 +27,7 @@ def test_a_window_is_traced_and_changes_no_bit(tmp_path):
     assert len(traces(tmp_path / "traced")) == 1, "a finished run was traced again"
 
 
+@pytest.mark.slow
 def test_a_window_that_is_cut_short_is_written_and_the_next_run_may_trace(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, profile_steps=(5, 8), fail_at=6)

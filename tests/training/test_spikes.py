@@ -135,7 +135,7 @@ def without_detector(
     return kept.replace(step=state.step + 1), metrics
 
 
-@pytest.mark.parametrize("kind", ["generator", "tokenizer"])
+@pytest.mark.parametrize("kind", ["generator", pytest.param("tokenizer", marks=pytest.mark.slow)])
 def test_off_the_program_is_the_one_without_a_detector(kind, monkeypatch):
     """Of the tokenizer with its discriminator; and no item is in the state."""
     mesh = make_mesh(devices=jax.devices()[:1])
