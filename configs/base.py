@@ -174,19 +174,25 @@ def get_config() -> ConfigDict:
     c.vae_loss.pixel_weight = 1.0  # L1
     c.vae_loss.perceptual_weight = 1.0  # LPIPS, needs frozen.lpips
     c.vae_loss.kl_weight = 1e-6
+    # Variance expansion, arXiv 2603.21085: 0.1, in place of the KL, whose weight then is 0,
+    c.vae_loss.ve_weight = 0.0
+    c.vae_loss.magnitude_weight = 0.0  # and what keeps its latents small: 1e-6
     c.vae_loss.disc_weight = 0.5  # adversary, times the ratio of gradients at the last layer
     c.vae_loss.disc_loss = "hinge"  # of the discriminator: "hinge" or "vanilla"
     c.vae_loss.alignment = "dinov2"  # with "dinov2", "mae", a "vit" of one's own, or "none"
+    # "vf", the paper's and the release's; or, of pooled features (arXiv 2609.39657), "pool_align",
+    c.vae_loss.alignment_loss = "vf"  # "cka" or "soft_kl", docs/alignment.md
+    c.vae_loss.soft_kl_temperature = 0.1  # of the similarities of images
     c.vae_loss.adaptive_vf = True  # vf_weight times the ratio of gradients at the encoder's end
-    c.vae_loss.distmat_weight = 1.0  # of the distance matrix within the alignment
-    c.vae_loss.cos_weight = 1.0  # of the cosine similarity within the alignment
-    c.vae_loss.reverse_proj = True  # project latents to features; False: features to latents
+    c.vae_loss.distmat_weight = 1.0  # of the distance matrix within "vf"
+    c.vae_loss.cos_weight = 1.0  # of the cosine similarity within "vf"
+    c.vae_loss.reverse_proj = True  # of "vf": project latents to features; False: the other way
 
     c.stages = ConfigDict()  # what changes within one run of the tokenizer, a value a stage
     c.stages.start = (0,)  # training step at which each stage begins
     c.stages.disc_start = (5001,)  # optimizer steps from there, two a training step
-    c.stages.vf_weight = (0.1,)  # of the alignment, needs frozen.foundation
-    c.stages.distmat_margin = (0.25,)
+    c.stages.vf_weight = (0.1,)  # of the alignment, needs frozen.foundation; of the pooled ones 10
+    c.stages.distmat_margin = (0.25,)  # both margins are of "vf"
     c.stages.cos_margin = (0.5,)
 
     c.discriminator = ConfigDict()  # PatchGAN; Isola et al. 2017

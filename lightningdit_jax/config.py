@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lightningdit_jax.config_fields import build, key_types
 from lightningdit_jax.config_flow import FlowConfig
 from lightningdit_jax.config_ranges import check_number
+from lightningdit_jax.config_vae_loss import StagesConfig, VAELossConfig
 from lightningdit_jax.sampling_options import SamplingOptions
 
 Kind = Literal["lightningdit", "vavae"]
@@ -122,48 +123,6 @@ class RepaConfig:
     projector_dim: int
     spatial_norm: Literal["none", "zscore"]
     zscore_alpha: float
-
-
-@dataclasses.dataclass(frozen=True)
-class VAELossConfig:
-    reduction: Literal["sum", "mean"]
-    logvar: float
-    pixel_weight: float
-    perceptual_weight: float
-    kl_weight: float
-    disc_weight: float
-    disc_loss: Literal["hinge", "vanilla"]
-    alignment: str
-    adaptive_vf: bool
-    distmat_weight: float
-    cos_weight: float
-    reverse_proj: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class StagesConfig:
-    """Stages of one run, a value each. Raises ValueError where they do not line up."""
-
-    start: tuple[int, ...]
-    disc_start: tuple[int, ...]
-    vf_weight: tuple[float, ...]
-    distmat_margin: tuple[float, ...]
-    cos_margin: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.start or self.start[0] != 0 or sorted(set(self.start)) != list(self.start):
-            raise ValueError(f"config.stages.start is {self.start}; expected 0, then rising steps")
-        for field in dataclasses.fields(self):
-            values = getattr(self, field.name)
-            if len(values) != len(self.start):
-                raise ValueError(
-                    f"config.stages.{field.name} has {len(values)} values for {len(self.start)} "
-                    f"stages: {values}; expected one a stage"
-                )
-            if min(values) < 0:
-                raise ValueError(
-                    f"config.stages.{field.name} is {values}; expected no value below 0"
-                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,6 +171,7 @@ MEANING = {
         "discriminator.norm",
         "vae_loss.disc_weight",  # whether it is 0
         "vae_loss.alignment",  # whether it is "none"
+        "vae_loss.alignment_loss",  # whether it projects
         "vae_loss.reverse_proj",
         "stages.vf_weight",  # whether all are 0
         "repa.features",  # whether it is "none"
@@ -251,10 +252,21 @@ _REPA = (
     "repa.spatial_norm",
     "repa.zscore_alpha",
 )
+_VF = (
+    "vae_loss.distmat_weight",
+    "vae_loss.cos_weight",
+    "vae_loss.reverse_proj",
+    "stages.distmat_margin",
+    "stages.cos_margin",
+)
 _CHOICES = (
     Choice("repa.features", {"cached": _REPA, "computed": (*_REPA, "frozen.foundation")}),
     Choice("repa.projector", {"mlp": ("repa.projector_dim",)}),
     Choice("repa.spatial_norm", {"zscore": ("repa.zscore_alpha",)}),
+    Choice(
+        "vae_loss.alignment_loss",
+        {"vf": _VF, "pool_align": (), "cka": (), "soft_kl": ("vae_loss.soft_kl_temperature",)},
+    ),
     Choice(
         "optimizer.name",
         {"adamw": ("optimizer.eps",), **dict.fromkeys(("muon", "muon_all"), _MUON)},

@@ -66,7 +66,7 @@ from lightningdit_jax.parallel.topology import Slice
 from lightningdit_jax.report.job import report
 from lightningdit_jax.training import compile as step_compile
 from lightningdit_jax.training.init.opening import open_init
-from lightningdit_jax.training.job import make_job
+from lightningdit_jax.training.job import abstract_tokenizer_job, make_job
 from lightningdit_jax.training.run import run_meta, train
 from tests import tiny
 
@@ -210,6 +210,8 @@ def recorded(tmp_path_factory):
                 step_compile.compile_train_step(config, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_TOKENIZER]):
             step_compile.compile_train_step(whole, str(folder), "v5e:1x1")
+            soft_kl = whole.changed(vae_loss={"alignment_loss": "soft_kl"})
+            abstract_tokenizer_job(soft_kl, make_mesh(devices=jax.devices()[:1]))
         with recording(seen[COMPILE_SAMPLER]):
             sampler_compile.compile_sampler(both, str(folder), "v5e:1x1")
     # The training above has no adversary, no frozen networks, no Muon and no alignment: of these it
@@ -272,7 +274,9 @@ def test_a_key_that_a_job_does_not_read_is_refused():
         for key in KEYS:
             solver = next((s for s, keys in READ_BY_SOLVERS.items() if key in keys), "euler")
             source = "parquet" if key == "data.labels" else "tfds"
-            value = {**values, "sample.solver": solver, "data.source": source}.get
+            alignment = "soft_kl" if key == "vae_loss.soft_kl_temperature" else "vf"
+            chosen = {"sample.solver": solver, "data.source": source}
+            value = {**values, **chosen, "vae_loss.alignment_loss": alignment}.get
             if job in readers(key) or is_taken(key, job):
                 check_given([key], [job], value, CHOICES)
                 continue
@@ -295,6 +299,23 @@ def test_what_another_optimizer_or_schedule_reads_is_refused(changes, unread, re
     check_command_line(config, [read], [TRAIN_GENERATOR], "", CHOICES)
     with pytest.raises(ValueError, match=rf"config\.{unread} is given .* which does not read it"):
         check_command_line(config, [unread], [TRAIN_GENERATOR], "", CHOICES)
+
+
+@pytest.mark.parametrize("name", ["vf", "pool_align", "cka", "soft_kl"])
+def test_what_another_alignment_reads_is_refused(name):
+    config = tiny.config("digits_vavae", vae_loss__alignment_loss=name)
+    of_vf = [f"vae_loss.{key}" for key in ("distmat_weight", "cos_weight", "reverse_proj")]
+    of_vf += ["stages.distmat_margin", "stages.cos_margin"]
+    read = {"vf": of_vf, "soft_kl": ["vae_loss.soft_kl_temperature"]}
+    for key in (*of_vf, "vae_loss.soft_kl_temperature"):
+        if key in read.get(name, ()):
+            check_command_line(config, [key], [TRAIN_TOKENIZER], "", CHOICES)
+            continue
+        told = rf"config\.{key} is given .*alignment_loss is '{name}', which does not read it"
+        with pytest.raises(ValueError, match=told):
+            check_command_line(config, [key], [TRAIN_TOKENIZER], "", CHOICES)
+    for key in ("vae_loss.adaptive_vf", "stages.vf_weight"):
+        check_command_line(config, [key], [TRAIN_TOKENIZER], "", CHOICES)
 
 
 def test_an_option_of_guidance_without_guidance_is_refused():
@@ -495,6 +516,7 @@ OTHERS = {
     "flow.prediction": "noise",
     "repa.features": "none",
     "repa.projector": "conv",
+    "vae_loss.alignment_loss": "cka",
     "discriminator.norm": "actnorm",
     "vae_loss.disc_weight": 0.0,
     "vae_loss.alignment": "none",

@@ -68,7 +68,13 @@ def test_every_number_of_a_training_is_explained_and_no_other(monkeypatch, tmp_p
     tiny.publish(monkeypatch, "lpips", LPIPSConfig(channels=(4, 4, 4, 4, 4)))
     tiny.publish(monkeypatch, "vit", tiny.VIT)
     whole = tiny.config("digits_vavae").changed(
-        vae_loss={"disc_weight": 0.5, "alignment": "vit", "perceptual_weight": 1.0},
+        vae_loss={
+            "disc_weight": 0.5,
+            "alignment": "vit",
+            "perceptual_weight": 1.0,
+            "ve_weight": 0.1,
+            "magnitude_weight": 1e-6,
+        },
         frozen={"lpips": "", "foundation": ""},
     )
     metrics, held_out = traced(whole)

@@ -9,6 +9,7 @@ from flax import nnx
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from lightningdit_jax.models.linear_proj import LinearProj, LinearProjConfig
+from lightningdit_jax.training.alignment_losses import alignment_loss_of
 
 DISCRIMINATOR, LINEAR_PROJ = "discriminator", "linear_proj"
 
@@ -39,9 +40,10 @@ def tokenizer_companions(config: Config, feature_width: int | None) -> dict[str,
             architecture,
             lambda rngs: Discriminator(architecture, stat_groups=adversary.stat_groups, rngs=rngs),
         )
-    if feature_width is not None:
+    alignment = alignment_loss_of(config.vae_loss)
+    if feature_width is not None and alignment.projects:
         widths = (config.tokenizer.embed_dim, feature_width)
-        projection = LinearProjConfig(*(widths if config.vae_loss.reverse_proj else widths[::-1]))
+        projection = LinearProjConfig(*(widths if alignment.from_latents else widths[::-1]))
         companions[LINEAR_PROJ] = CompanionSpec(
             projection, lambda rngs: LinearProj(projection, rngs=rngs)
         )

@@ -29,6 +29,7 @@ from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.parallel.chips import has_float8
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import Rules, constrain_tokens
+from lightningdit_jax.training.alignment_losses import check_batch
 from lightningdit_jax.training.companions import tokenizer_companions
 from lightningdit_jax.training.dit_held_out import make_dit_held_out
 from lightningdit_jax.training.dit_step import make_dit_step
@@ -290,7 +291,10 @@ def _tokenizer_step_job(config: Config, frozen: Mapping[str, Loaded], mesh: Mesh
     def build(rngs: nnx.Rngs) -> VAVAE:
         return VAVAE(architecture, remat=compute.remat, rngs=rngs, **options)
 
-    width = frozen[FOUNDATION].config.hidden_size if FOUNDATION in frozen else None
+    width = None
+    if FOUNDATION in frozen:
+        check_batch(config)
+        width = frozen[FOUNDATION].config.hidden_size
     companions = tokenizer_companions(config, width)
     networks = {name: network.graphdef for name, network in frozen.items()}
     networks |= {name: _graphdef(companion.build) for name, companion in companions.items()}

@@ -11,6 +11,7 @@ from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config import Config
 from lightningdit_jax.models.matmul_flops import matmul_flops
+from lightningdit_jax.training.alignment_losses import alignment_loss_of
 from lightningdit_jax.training.companions import DISCRIMINATOR, tokenizer_companions
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 
@@ -20,12 +21,12 @@ def vae_step_flops(config: Config, frozen: Mapping[str, Loaded]) -> dict[str, fl
 
     A forward pass is counted in its trace, two per multiply-add. How many such passes a network
     takes follows from the loss, where a gradient by inputs or by parameters is one each:
-    encoder 3; decoder 3, and 1 more where the alignment's adaptive weight wants the likelihood's
-    gradient at the latent; LPIPS 2, and 1 for the gradient by the reconstruction; foundation
-    model 1; discriminator 7: over images and over the reconstruction, by the reconstruction, and
-    for its own update twice by parameters and by inputs. Left out are the projection, the
-    alignment's similarities and the last layers' kernels that adaptive weights look at, below 1 %
-    at the published sizes.
+    encoder 3; decoder 3, and 1 more where the alignment's adaptive weight wants the gradient of the
+    likelihood alone at the latent; LPIPS 2, and 1 for the gradient by the reconstruction;
+    foundation model 1; discriminator 7: over images and over the reconstruction, by the
+    reconstruction, and for its own update twice by parameters and by inputs. Left out are the
+    projection, the alignment's similarities and the last layers' kernels that adaptive weights look
+    at, below 1 % at the published sizes.
     """
     architecture = tokenizer_config(config)
     side, factor = architecture.resolution, architecture.downsample_factor
@@ -35,7 +36,8 @@ def vae_step_flops(config: Config, frozen: Mapping[str, Loaded]) -> dict[str, fl
     latent = _float32(grid, grid, architecture.embed_dim)
     encode = matmul_flops(lambda p, x: nnx.merge(graphdef, p).encode(x), params, image)
     decode = matmul_flops(lambda p, z: nnx.merge(graphdef, p).decode(z), params, latent)
-    second_decode = FOUNDATION in frozen and config.vae_loss.adaptive_vf
+    balance = alignment_loss_of(config.vae_loss).balance
+    second_decode = FOUNDATION in frozen and config.vae_loss.adaptive_vf and not balance.whole_loss
     flops = {"encoder": 3 * encode, "decoder": (4 if second_decode else 3) * decode}
     if LPIPS in frozen:
         network = frozen[LPIPS]

@@ -3,7 +3,7 @@
 The release differentiates three losses at two layers and then the sum of all. Here every term is
 pulled back once to the reconstruction or to the latent, the only places where terms meet: the
 weights follow from what arrives there, and the weighted sum goes on. Only the decoder is passed
-twice, since both the likelihood alone and the weighted sum must reach the latent.
+twice, where both the likelihood alone and the weighted sum must reach the latent.
 """
 
 import dataclasses
@@ -14,15 +14,16 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lightningdit_jax.config import VAELossConfig
+from lightningdit_jax.config_vae_loss import VAELossConfig
 from lightningdit_jax.models.posterior import DiagonalGaussian
+from lightningdit_jax.training.alignment_losses import LIKELIHOOD, Balance
 from lightningdit_jax.training.vae_loss import (
     MAX_DISC_RATIO,
-    MAX_VF_RATIO,
     Stage,
     adaptive_ratio,
     discriminator_loss,
-    kl_loss,
+    latent_losses,
+    latent_weights,
     reconstruction_loss,
 )
 
@@ -34,7 +35,8 @@ class AutoencoderTerms:
     """The autoencoder's loss on one batch, as pure functions; None leaves a term out.
 
     encode(params) -> posterior, decode(params, z) -> images. lpips(images) -> [B].
-    discriminate(images) -> (logits, statistics afterwards). alignment(projection, z) -> scalar.
+    discriminate(images) -> (logits, statistics afterwards). alignment(projection, latents) ->
+    scalar, of posterior samples, or of the means where aligns_mean; balance: its adaptive weight.
     encoder_end, decoder_end: pick the kernel of the last layer out of gradients of params.
     """
 
@@ -45,6 +47,8 @@ class AutoencoderTerms:
     lpips: Callable[[jax.Array], jax.Array] | None = None
     discriminate: Callable[[jax.Array], tuple[jax.Array, Any]] | None = None
     alignment: Callable[[Any, jax.Array], jax.Array] | None = None
+    aligns_mean: bool = False
+    balance: Balance = LIKELIHOOD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +74,20 @@ def autoencoder_gradients(
     stage: Stage,
     config: VAELossConfig,
 ) -> AutoencoderGradients:
-    """Gradients of the whole loss: likelihood, KL, adversary, alignment.
+    """Gradients of the whole loss: likelihood, terms of the latents, adversary, alignment.
 
     images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d].
     """
 
-    def encode(params: Any) -> tuple[jax.Array, jax.Array]:
+    weights = latent_weights(config)
+
+    def encode(params: Any) -> tuple[jax.Array, jax.Array, Metrics]:
+        """Latents for the decoder, latents to align, and what the latents cost by themselves."""
         posterior = terms.encode(params)
         chex.assert_equal_shape([posterior.mean, posterior.logvar, noise])
         z = posterior.mean + posterior.std * noise
-        return z, kl_loss(posterior.kl(), z.shape, config)
+        aligned = posterior.mean if terms.aligns_mean else z
+        return z, aligned, latent_losses(posterior, z, config)
 
     def likelihood(reconstruction: jax.Array) -> tuple[jax.Array, Metrics]:
         lpips = None if terms.lpips is None else terms.lpips(reconstruction)
@@ -91,14 +99,14 @@ def autoencoder_gradients(
 
     # Whatever of a pulled-back gradient is not used is never computed: XLA removes it. So the end
     # of the encoder or the decoder costs one convolution, not a pass.
-    (z, kl), pull_encoder = jax.vjp(encode, params)
+    (z, aligned, latent), pull_encoder = jax.vjp(encode, params)
     reconstruction, pull_decoder = jax.vjp(terms.decode, params, z)
     nll, pull_nll, metrics = jax.vjp(likelihood, reconstruction, has_aux=True)
     (d_nll,) = pull_nll(jnp.full_like(nll, 1 / nll.size))
     nll_at_decoder, nll_at_z = pull_decoder(d_nll)
 
-    loss = nll.mean() + config.kl_weight * kl
-    metrics |= {"nll": nll.mean(), "kl": kl}
+    loss = nll.mean() + sum(weight * latent[name] for name, weight in weights.items())
+    metrics |= {"nll": nll.mean(), **latent}
     d_reconstruction, stats = d_nll, None
     if terms.discriminate is not None:
         g_loss, pull_g, stats = jax.vjp(generator_loss, reconstruction, has_aux=True)
@@ -114,24 +122,27 @@ def autoencoder_gradients(
         metrics |= {"g_loss": g_loss, "d_weight": d_weight, "disc_factor": stage.generator_factor}
 
     gradient, d_z = pull_decoder(d_reconstruction)
-    d_kl, d_projection = jnp.full_like(kl, config.kl_weight), None
+    d_latent = {name: jnp.full_like(latent[name], weight) for name, weight in weights.items()}
+    d_aligned, d_projection = jnp.zeros_like(aligned), None
     if terms.alignment is not None:
-        vf_loss, pull_vf = jax.vjp(terms.alignment, projection, z)
-        d_projection, vf_at_z = pull_vf(jnp.ones_like(vf_loss))
+        vf_loss, pull_vf = jax.vjp(terms.alignment, projection, aligned)
+        d_projection, vf_at_aligned = pull_vf(jnp.ones_like(vf_loss))
         vf_weight = stage.vf_weight
         if config.adaptive_vf:
-            no_kl = jnp.zeros_like(kl)
+            no_z, no_latent = jnp.zeros_like(z), jax.tree.map(jnp.zeros_like, d_latent)
+            at_z = (d_z, d_latent) if terms.balance.whole_loss else (nll_at_z, no_latent)
             vf_weight *= adaptive_ratio(
-                terms.encoder_end(pull_encoder((nll_at_z, no_kl))[0]),
-                terms.encoder_end(pull_encoder((vf_at_z, no_kl))[0]),
-                MAX_VF_RATIO,
+                terms.encoder_end(pull_encoder((at_z[0], d_aligned, at_z[1]))[0]),
+                terms.encoder_end(pull_encoder((no_z, vf_at_aligned, no_latent))[0]),
+                terms.balance.largest,
+                terms.balance.eps,
             )
         d_projection = jax.tree.map(lambda g: vf_weight * g, d_projection)
-        d_z += vf_weight * vf_at_z
+        d_aligned = vf_weight * vf_at_aligned
         loss += vf_weight * vf_loss
         metrics |= {"vf_loss": vf_loss, "vf_weight": vf_weight}
 
-    gradient = jax.tree.map(jnp.add, gradient, pull_encoder((d_z, d_kl))[0])
+    gradient = jax.tree.map(jnp.add, gradient, pull_encoder((d_z, d_aligned, d_latent))[0])
     metrics = {"loss": loss, **metrics}
     return AutoencoderGradients(gradient, d_projection, reconstruction, stats, metrics)
 

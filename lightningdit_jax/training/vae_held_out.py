@@ -12,14 +12,14 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.flow.draws import draw_samples
 from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.pixels import to_model_range
+from lightningdit_jax.training.alignment_losses import alignment_loss_of
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 from lightningdit_jax.training.held_out import INDEX, SEED, Losses
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.vae_loss import (
-    alignment_loss,
     discriminator_loss,
-    kl_loss,
+    latent_losses,
     reconstruction_loss,
     stage_at,
 )
@@ -32,9 +32,10 @@ def make_vae_held_out(
 
     networks: as of make_vae_step. The discriminator normalizes by its running statistics, so that
     an image's terms are its own; `disc_loss` and `g_loss` count before their stage too. There is no
-    "loss": the weights of adversary and alignment are ratios of gradients of a batch.
+    "loss": the weights of adversary and alignment are ratios of gradients of a batch. An alignment
+    that compares images with each other is left out, as it is no image's own.
     """
-    loss = config.vae_loss
+    loss, way = config.vae_loss, alignment_loss_of(config.vae_loss)
 
     def rows(
         params: Any,
@@ -54,24 +55,23 @@ def make_vae_held_out(
             lambda x, y, lpips: reconstruction_loss(x, y, lpips, loss), images, rebuilt, lpips
         )
         terms |= {"nll": nll[:, 0]}
-        terms["kl"] = _by_image(lambda kl, z: kl_loss(kl, z.shape, loss), posterior.kl(), z)
+        terms |= _by_image(lambda p, z: latent_losses(p, z, loss), posterior, z)
         if DISCRIMINATOR in networks:
             companion = state.companions[DISCRIMINATOR]
             judge = nnx.merge(networks[DISCRIMINATOR], companion.params, companion.stats)
             real, fake = judge(images, train=False), judge(rebuilt, train=False)
             terms["g_loss"] = -fake.mean(axis=(1, 2, 3))
             terms["disc_loss"] = _by_image(lambda a, b: discriminator_loss(a, b, loss), real, fake)
-        if LINEAR_PROJ in networks:
+        if FOUNDATION in networks and way.min_images == 1:
             stage = stage_at(config.stages, state.step)
-            margins = {"distmat_margin": stage.distmat_margin, "cos_margin": stage.cos_margin}
             foundation = nnx.merge(networks[FOUNDATION], frozen[FOUNDATION])
             features = foundation_features(
                 foundation, images, z.shape[1:3], foundation_normalization(config)
             )
             project = nnx.merge(networks[LINEAR_PROJ], state.companions[LINEAR_PROJ].params)
-            pair = (project(z), features) if loss.reverse_proj else (z, project(features))
+            latents = posterior.mean if way.of_mean else z
             terms["vf_loss"] = _by_image(
-                lambda a, b: alignment_loss(a, b, **margins, config=loss), *pair
+                lambda z, f: way.loss(z, f, project, stage), latents, features
             )
         return terms
 

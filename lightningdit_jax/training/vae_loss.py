@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lightningdit_jax.config import StagesConfig, VAELossConfig
+from lightningdit_jax.config_vae_loss import StagesConfig, VAELossConfig
+from lightningdit_jax.models.posterior import DiagonalGaussian
 
-UNIT_EPS = 1e-12  # smallest norm that a vector is divided by, as in PyTorch's normalize
 RATIO_EPS = 1e-4  # added to the norm that an adaptive weight divides by
 MAX_DISC_RATIO = 1e4
-MAX_VF_RATIO = 1e8
+MIN_VARIANCE = 1e-6  # delta of the variance expansion
+MAGNITUDE = 1.0  # tau of its bound
 
 
 @flax.struct.dataclass
@@ -86,6 +87,43 @@ def kl_loss(kl: jax.Array, latent_shape: tuple[int, ...], config: VAELossConfig)
     return factor * kl.mean()
 
 
+def variance_loss(variance: jax.Array, config: VAELossConfig) -> jax.Array:
+    """Variance expansion: sum of 1 / (variance + delta) over the latents of an image. Scalar.
+
+    variance: of the posterior, [B, h, w, d]. Works against the likelihood, which by itself draws
+    all variance to 0. Li et al. 2026, arXiv 2603.21085. Their text that we know gives neither delta
+    nor whether it is a sum; it is one as the KL divergence is, by which their variances at their
+    weights are of one size.
+    """
+    return _of_latents(1.0 / (variance + MIN_VARIANCE), config)
+
+
+def magnitude_loss(z: jax.Array, config: VAELossConfig) -> jax.Array:
+    """What keeps latents small that the variance expansion lets grow: sum of exp(|z| - 1). Scalar.
+
+    z: posterior samples [B, h, w, d]. Li et al. 2026, arXiv 2603.21085; a sum as variance_loss.
+    """
+    return _of_latents(jnp.exp(jnp.abs(z) - MAGNITUDE), config)
+
+
+def latent_weights(config: VAELossConfig) -> dict[str, float]:
+    """Weights of latent_losses by name: of those above 0, and of the KL divergence always."""
+    weights = {"ve": config.ve_weight, "magnitude": config.magnitude_weight}
+    return {"kl": config.kl_weight} | {name: w for name, w in weights.items() if w > 0}
+
+
+def latent_losses(
+    posterior: DiagonalGaussian, z: jax.Array, config: VAELossConfig
+) -> dict[str, jax.Array]:
+    """The terms that ask for nothing but the latents z, by the names of latent_weights."""
+    terms = {
+        "kl": lambda: kl_loss(posterior.kl(), z.shape, config),
+        "ve": lambda: variance_loss(posterior.var, config),
+        "magnitude": lambda: magnitude_loss(z, config),
+    }
+    return {name: terms[name]() for name in latent_weights(config)}
+
+
 def discriminator_loss(
     logits_real: jax.Array, logits_fake: jax.Array, config: VAELossConfig
 ) -> jax.Array:
@@ -98,44 +136,15 @@ def discriminator_loss(
     return 0.5 * (real.mean() + fake.mean())
 
 
-def alignment_loss(
-    z: jax.Array,
-    features: jax.Array,
-    *,
-    distmat_margin: jax.Array | float,
-    cos_margin: jax.Array | float,
-    config: VAELossConfig,
+def adaptive_ratio(
+    reference: jax.Array, gradient: jax.Array, largest: float, eps: float = RATIO_EPS
 ) -> jax.Array:
-    """VF loss between latents and features of a foundation model, of one width. Scalar.
-
-    z, features: [B, h, w, C]. Marginal distance-matrix similarity over all pairs of positions of an
-    image and marginal cosine similarity over positions (Yao et al. 2025, eq. 5 to 7).
-    Raises ValueError if the shapes differ.
-    """
-    if z.shape != features.shape:
-        raise ValueError(
-            f"latents have shape {z.shape} and features {features.shape}; expected the same grid "
-            "and, after the projection, the same width"
-        )
-    z, f = (_unit(x.reshape(x.shape[0], -1, x.shape[-1])) for x in (z, features.astype(z.dtype)))
-    distance = jnp.abs(_similarities(z) - _similarities(f))
-    distmat = jax.nn.relu(distance - distmat_margin).mean()
-    cosine = jax.nn.relu(1.0 - cos_margin - (z * f).sum(axis=-1)).mean()
-    return config.distmat_weight * distmat + config.cos_weight * cosine
-
-
-def adaptive_ratio(reference: jax.Array, gradient: jax.Array, largest: float) -> jax.Array:
     """Ratio of the norms of two gradients at one layer, within [0, largest]. Esser et al. 2021."""
     chex.assert_equal_shape([reference, gradient])
-    ratio = jnp.linalg.norm(reference.ravel()) / (jnp.linalg.norm(gradient.ravel()) + RATIO_EPS)
+    ratio = jnp.linalg.norm(reference.ravel()) / (jnp.linalg.norm(gradient.ravel()) + eps)
     return jnp.clip(ratio, 0.0, largest)
 
 
-def _unit(x: jax.Array) -> jax.Array:
-    # Clamping before the root keeps the gradient finite where x is exactly 0.
-    return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), UNIT_EPS**2))
-
-
-def _similarities(x: jax.Array) -> jax.Array:
-    """Cosine similarities of all pairs of positions. Unit vectors [B, N, C] -> [B, N, N]."""
-    return jnp.einsum("bic,bjc->bij", x, x, precision=jax.lax.Precision.HIGHEST)
+def _of_latents(terms: jax.Array, config: VAELossConfig) -> jax.Array:
+    """Summed or averaged over an image's [B, h, w, d], then the mean over images."""
+    return (terms.sum(axis=(1, 2, 3)) if config.reduction == "sum" else terms).mean()

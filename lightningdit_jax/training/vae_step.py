@@ -16,6 +16,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.models.posterior import DiagonalGaussian
+from lightningdit_jax.training.alignment_losses import alignment_loss_of
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 from lightningdit_jax.training.schedules import make_schedule
@@ -28,7 +29,7 @@ from lightningdit_jax.training.vae_gradients import (
     autoencoder_gradients,
     discriminator_gradients,
 )
-from lightningdit_jax.training.vae_loss import alignment_loss, stage_at
+from lightningdit_jax.training.vae_loss import stage_at
 
 # Scopes of the step, which reports tell its cycles apart by.
 ENCODER, DECODER, ALIGNMENT, OPTIMIZER = "encoder", "decoder", "alignment", "optimizer"
@@ -46,14 +47,15 @@ def make_vae_update(
     """update(state, images, noise, lpips, features) -> (state, metrics).
 
     images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d]; lpips: that
-    network's parameters; features: of the foundation model, [B, h, w, D]. networks: structures by
-    the names above; one that is absent leaves its term out. optimizer serves both players.
+    network's parameters; features: of the foundation model, [B, h, w, D], or None without an
+    alignment. networks: structures by the names above; one that is absent leaves its term out.
+    optimizer serves both players.
 
     As in the release, the discriminator's phase sees the reconstruction made before the
     autoencoder's update, and its running statistics move three times a step: by the
     reconstruction, the images, and the reconstruction again.
     """
-    loss = config.vae_loss
+    loss, way = config.vae_loss, alignment_loss_of(config.vae_loss)
 
     @jax.named_scope(DISCRIMINATOR)
     def discriminate(params: Any, stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
@@ -84,12 +86,8 @@ def make_vae_update(
 
         @jax.named_scope(ALIGNMENT)
         def alignment(projection: Any, z: jax.Array) -> jax.Array:
-            project = nnx.merge(networks[LINEAR_PROJ], projection)
-            latents, target = (
-                (project(z), features) if loss.reverse_proj else (z, project(features))
-            )
-            margins = {"distmat_margin": stage.distmat_margin, "cos_margin": stage.cos_margin}
-            return alignment_loss(latents, target, **margins, config=loss)
+            project = nnx.merge(networks[LINEAR_PROJ], projection) if way.projects else None
+            return way.loss(z, features, project, stage)
 
         terms = AutoencoderTerms(
             encode=encode,
@@ -98,7 +96,9 @@ def make_vae_update(
             decoder_end=lambda gradient: gradient["decoder"]["conv_out"]["kernel"],
             lpips=perceptual if LPIPS in networks else None,
             discriminate=judge if DISCRIMINATOR in networks else None,
-            alignment=alignment if LINEAR_PROJ in networks else None,
+            alignment=None if features is None else alignment,
+            aligns_mean=way.of_mean,
+            balance=way.balance,
         )
         projection = state.companions[LINEAR_PROJ].params if LINEAR_PROJ in networks else None
         result = autoencoder_gradients(terms, state.params, projection, images, noise, stage, loss)

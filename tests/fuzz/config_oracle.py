@@ -31,6 +31,7 @@ WORDS = {
     "flow.loss_weight": ("none", "velocity", "noise", "data", "likelihood"),
     "flow.timesteps": ("logit_normal", "uniform"),
     "vae_loss.reduction": ("sum", "mean"),
+    "vae_loss.alignment_loss": ("vf", "pool_align", "cka", "soft_kl"),
     "discriminator.norm": ("batchnorm", "actnorm"),
     "train.init_weights": ("ema", "params"),
     "train.nonfinite": ("stop", "skip", "rollback"),

@@ -15,13 +15,14 @@ from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
+from lightningdit_jax.training.alignment_losses import vf_loss
 from lightningdit_jax.training.frozen import load_frozen_networks
 from lightningdit_jax.training.held_out import SEED, HeldOut
 from lightningdit_jax.training.held_out_data import open_held_out
 from lightningdit_jax.training.job import fresh_state, make_job, state_rules
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.run import train
-from lightningdit_jax.training.vae_loss import alignment_loss, discriminator_loss
+from lightningdit_jax.training.vae_loss import discriminator_loss
 from tests import tiny
 
 COUNT = 11
@@ -109,7 +110,7 @@ def expecting(config, images, state, job, mesh):
         terms = {
             "g_loss": -fake.mean(),
             "disc_loss": discriminator_loss(real, fake, config.vae_loss),
-            "vf_loss": alignment_loss(project(z), features, **margins, config=config.vae_loss),
+            "vf_loss": vf_loss(project(z), features, **margins, config=config.vae_loss),
             "lpips": networks["lpips"].module()(x, y).mean(),
         }
         return posterior.mean, posterior.std, y, terms

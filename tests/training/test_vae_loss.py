@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.config import StagesConfig
+from lightningdit_jax.config_vae_loss import StagesConfig
 from lightningdit_jax.models.posterior import DiagonalGaussian
+from lightningdit_jax.training.alignment_losses import vf_loss
 from lightningdit_jax.training.vae_gradients import (
     AutoencoderTerms,
     autoencoder_gradients,
@@ -19,7 +20,6 @@ from lightningdit_jax.training.vae_gradients import (
 )
 from lightningdit_jax.training.vae_loss import (
     Stage,
-    alignment_loss,
     discriminator_loss,
     kl_loss,
     reconstruction_loss,
@@ -190,9 +190,7 @@ def test_both_players(name):
         decoder_end=lambda gradient: gradient["w_dec"],
         lpips=perceptual if config.perceptual_weight else None,
         discriminate=lambda x: discriminate(adversary.params, adversary.stats, x),
-        alignment=(
-            lambda p, z: alignment_loss(project(p, z), nhwc("aux"), **targets, config=config)
-        )
+        alignment=(lambda p, z: vf_loss(project(p, z), nhwc("aux"), **targets, config=config))
         if row["z_and_aux"]
         else None,
     )
@@ -264,7 +262,7 @@ def test_values_without_gradients():
     nll, terms = reconstruction_loss(images, reconstruction, perceptual(reconstruction), config)
     kl = kl_loss(posterior.kl(), z.shape, config)
     margins = {"distmat_margin": stage.distmat_margin, "cos_margin": stage.cos_margin}
-    vf = alignment_loss(project(projection, z), nhwc("aux"), **margins, config=config)
+    vf = vf_loss(project(projection, z), nhwc("aux"), **margins, config=config)
     real, fake = (network(x, train=False) for x in (images, reconstruction))
     total = nll.mean() + config.kl_weight * kl
     check_scalars(
@@ -360,9 +358,7 @@ def test_stages_that_do_not_line_up_are_refused(changes, message):
 def test_alignment_of_identical_features_is_zero():
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 5))
     got, gradient = jax.value_and_grad(
-        lambda z: alignment_loss(
-            z, x, distmat_margin=0.0, cos_margin=0.0, config=vae_cases.RELEASED
-        )
+        lambda z: vf_loss(z, x, distmat_margin=0.0, cos_margin=0.0, config=vae_cases.RELEASED)
     )(3 * x)
     assert abs(got) < 1e-6
     chex.assert_tree_all_finite(gradient)
@@ -371,18 +367,16 @@ def test_alignment_of_identical_features_is_zero():
 def test_alignment_at_zero_latents_has_finite_gradients():
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 5))
     config = vae_cases.RELEASED
-    gradient = jax.grad(
-        lambda z: alignment_loss(z, x, distmat_margin=0.0, cos_margin=0.0, config=config)
-    )(jnp.zeros_like(x))
+    gradient = jax.grad(lambda z: vf_loss(z, x, distmat_margin=0.0, cos_margin=0.0, config=config))(
+        jnp.zeros_like(x)
+    )
     chex.assert_tree_all_finite(gradient)
 
 
 def test_other_grids_are_refused():
     x = jnp.zeros((1, 4, 4, 8))
     with pytest.raises(ValueError, match=r"\(1, 4, 4, 8\) and features \(1, 2, 2, 8\)"):
-        alignment_loss(
-            x, x[:, :2, :2], distmat_margin=0.0, cos_margin=0.0, config=vae_cases.RELEASED
-        )
+        vf_loss(x, x[:, :2, :2], distmat_margin=0.0, cos_margin=0.0, config=vae_cases.RELEASED)
 
 
 def test_terms_that_would_broadcast_are_refused():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lightningdit_jax.config import VAELossConfig
+from lightningdit_jax.config_vae_loss import VAELossConfig
 from lightningdit_jax.convert import discriminator as discriminator_table
 from lightningdit_jax.convert import lpips as lpips_table
 from lightningdit_jax.convert.keymap import Hints, KeyMap, StateShapes
@@ -20,9 +20,13 @@ RELEASED = VAELossConfig(
     pixel_weight=1.0,
     perceptual_weight=1.0,
     kl_weight=1e-6,
+    ve_weight=0.0,
+    magnitude_weight=0.0,
     disc_weight=0.5,
     disc_loss="hinge",
     alignment="dinov2",
+    alignment_loss="vf",
+    soft_kl_temperature=0.1,
     adaptive_vf=True,
     distmat_weight=1.0,
     cos_weight=1.0,
