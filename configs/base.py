@@ -174,14 +174,14 @@ def get_config() -> ConfigDict:
     c.vae_loss.pixel_weight = 1.0  # L1
     c.vae_loss.perceptual_weight = 1.0  # LPIPS, needs frozen.lpips
     c.vae_loss.kl_weight = 1e-6
-    # Variance expansion, arXiv 2603.21085: 0.1, in place of the KL, whose weight then is 0,
+    # Variance expansion, arXiv 2603.21085: 0.1 there, in place of the KL, docs/alignment.md
     c.vae_loss.ve_weight = 0.0
-    c.vae_loss.magnitude_weight = 0.0  # and what keeps its latents small: 1e-6
+    c.vae_loss.magnitude_weight = 0.0  # of what keeps such latents small; 1e-6 there
     c.vae_loss.disc_weight = 0.5  # adversary, times the ratio of gradients at the last layer
     c.vae_loss.disc_loss = "hinge"  # of the discriminator: "hinge" or "vanilla"
     c.vae_loss.alignment = "dinov2"  # with "dinov2", "mae", a "vit" of one's own, or "none"
-    # "vf", the paper's and the release's; or, of pooled features (arXiv 2609.39657), "pool_align",
-    c.vae_loss.alignment_loss = "vf"  # "cka" or "soft_kl", docs/alignment.md
+    # VA-VAE's, "vf"; or of features pooled over an image (arXiv 2609.39657), "pool_align", "cka" or
+    c.vae_loss.alignment_loss = "vf"  # "soft_kl", docs/alignment.md
     c.vae_loss.soft_kl_temperature = 0.1  # of the similarities of images
     c.vae_loss.adaptive_vf = True  # vf_weight times the ratio of gradients at the encoder's end
     c.vae_loss.distmat_weight = 1.0  # of the distance matrix within "vf"

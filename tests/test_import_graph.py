@@ -25,6 +25,7 @@ BASE = {
     "config_flow",
     "config_jobs",
     "config_ranges",
+    "config_vae_loss",
     "configs",
     "errors",
     "file_digest",

@@ -46,9 +46,8 @@ class AlignmentLoss:
     loss(latents, features, project, stage) -> scalar: [B, h, w, d], [B, h, w, D], the learned
     linear projection where the row `projects`, else None. of_mean: the latents are the posterior's
     means and not samples, by which the encoder could meet the target with a larger variance.
-    from_latents: the projection is of latents and not of features.
-    min_images: of a batch, for a loss that compares its images with each other; 1 where each is by
-    itself.
+    from_latents: the projection is of latents and not of features. min_images: of a batch, for a
+    loss that compares its images with each other; 1 where each is by itself.
     """
 
     loss: Callable[..., jax.Array]

@@ -78,7 +78,6 @@ def autoencoder_gradients(
 
     images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d].
     """
-
     weights = latent_weights(config)
 
     def encode(params: Any) -> tuple[jax.Array, jax.Array, Metrics]:
@@ -130,9 +129,10 @@ def autoencoder_gradients(
         vf_weight = stage.vf_weight
         if config.adaptive_vf:
             no_z, no_latent = jnp.zeros_like(z), jax.tree.map(jnp.zeros_like, d_latent)
-            at_z = (d_z, d_latent) if terms.balance.whole_loss else (nll_at_z, no_latent)
+            rest = (d_z, d_aligned, d_latent)
+            against = rest if terms.balance.whole_loss else (nll_at_z, d_aligned, no_latent)
             vf_weight *= adaptive_ratio(
-                terms.encoder_end(pull_encoder((at_z[0], d_aligned, at_z[1]))[0]),
+                terms.encoder_end(pull_encoder(against)[0]),
                 terms.encoder_end(pull_encoder((no_z, vf_at_aligned, no_latent))[0]),
                 terms.balance.largest,
                 terms.balance.eps,
