@@ -69,12 +69,15 @@ def test_flops_of_the_published_step():
 
 
 def test_flops_of_the_alignment_are_a_pass_of_the_decoder_more():
-    aligned, alone = (
+    of_cka = whole_loss(vae_loss__alignment_loss="cka")
+    aligned, alone, balanced = (
         vae_step_flops(c, abstract_frozen_networks(c, make_mesh()))
-        for c in (whole_loss(), whole_loss(vae_loss__alignment="none"))
+        for c in (whole_loss(), whole_loss(vae_loss__alignment="none"), of_cka)
     )
     assert aligned["decoder"] * 3 == alone["decoder"] * 4
     assert set(aligned) - set(alone) == {"foundation"}
+    # Balanced with all other terms, whose gradient reaches the latent anyway, it needs none.
+    assert balanced == alone | {"foundation": aligned["foundation"]}
 
 
 def residual_block(remat):
