@@ -107,14 +107,43 @@ def steps(config, mesh, count=2):
 
 
 @pytest.mark.slow
-def test_equal_results_on_one_and_eight_devices(networks):
-    changed = config(networks, stages__disc_start=(1,))
+@pytest.mark.parametrize("alignment_loss", ["vf", "cka"])  # of positions, and of all images
+def test_equal_results_on_one_and_eight_devices(networks, alignment_loss):
+    changed = config(networks, stages__disc_start=(1,), vae_loss__alignment_loss=alignment_loss)
     state, records = steps(changed, make_mesh(4, 2, 1))
     want, wanted = steps(changed, make_mesh(devices=jax.devices()[:1]))
     for got, record in zip(records, wanted):
         for name, value in record.items():
             np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "projects", "held_out"),
+    [("pool_align", True, True), ("cka", False, False), ("soft_kl", False, False)],
+)
+def test_every_alignment_trains_and_is_held_out_where_an_image_has_it(
+    networks, name, projects, held_out, tmp_path
+):
+    changed = config(
+        networks,
+        vae_loss__alignment_loss=name,
+        vae_loss__perceptual_weight=0.0,
+        vae_loss__disc_weight=0.0,
+        data__valid_split="train",
+        train__validate_every_steps=2,
+        train__validate_examples=16,
+        train__num_steps=2,
+    )
+    train(changed, str(tmp_path))
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "vf_loss" in record]
+    assert [record["step"] for record in steps] == [1, 2]
+    assert all(np.isfinite(r["vf_loss"]) and r["vf_weight"] > 0 for r in steps)
+    assert any("valid/l1" in record for record in records)
+    assert any("valid/vf_loss" in record for record in records) == held_out
+    assert ("linear_proj" in item_names(find_checkpoint(str(tmp_path)))) == projects
 
 
 @pytest.mark.parametrize(
