@@ -311,6 +311,12 @@ def get_config() -> ConfigDict:
     c.evaluate.inception = ""  # converted Inception network or hf://OWNER/NAME, for rFID and FID
     c.evaluate.reference = ""  # ADM's reference file, or of scripts/reference_statistics.py
     c.evaluate.batch_size = 64  # global
+    # Of a tokenizer, beside reconstruction: "ifid", "continuity", "noise", "spectrum", "structure",
+    c.evaluate.measures = ()  # "probe", "evenness", docs/evaluation.md
+    # Of "ifid": the folder of this tokenizer's latents in which neighbors are sought, as published
+    c.evaluate.ifid_latents = ""  # those of the training set; empty: among the images themselves
+    # One of so many nearest is drawn, as by the authors' code of arXiv 2603.05630; 1 is the nearest
+    c.evaluate.ifid_neighbors = 10
     # Of a generator: sample.num_samples drawn with each, judged, and not kept; error bars are over
     # these seeds, docs/evaluation.md. () judges the samples of a file
     c.evaluate.seeds = ()

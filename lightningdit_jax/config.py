@@ -274,6 +274,9 @@ class EvaluateConfig:
     inception: str
     reference: str
     batch_size: int
+    measures: tuple[str, ...]
+    ifid_latents: str
+    ifid_neighbors: int
     seeds: tuple[int, ...]
     jackknife_blocks: int
 

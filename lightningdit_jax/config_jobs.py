@@ -125,6 +125,9 @@ _READERS: dict[str, Collection[str]] = {
     "evaluate.lpips": (EVALUATE_TOKENIZER,),
     "evaluate.inception": (*_JUDGED, EVALUATE_TOKENIZER),
     "evaluate.batch_size": (*_JUDGED, EVALUATE_TOKENIZER),
+    "evaluate.measures": (EVALUATE_TOKENIZER,),
+    "evaluate.ifid_latents": (EVALUATE_TOKENIZER,),
+    "evaluate.ifid_neighbors": (EVALUATE_TOKENIZER,),
     "evaluate.seeds": (EVALUATE_SAMPLES, EVALUATE_SEEDS),
     "evaluate.jackknife_blocks": (*_EVALUATE, EVALUATE_SEEDS),
 }
@@ -155,6 +158,7 @@ _REASONS = {
     "evaluate.num_images",
     "evaluate.samples": "only --mode=evaluate without evaluate.seeds judges a file",
     "evaluate.seeds": "a sweep has sweep.seeds, and other jobs have one seed",
+    "evaluate.measures": "they are of a tokenizer; config.evaluate.metric judges a generator",
     "tokenizer": "the tokenizer is what its checkpoint says",
 }
 
@@ -223,10 +227,28 @@ class Choice:
             return self.tried, value(self.tried)
         return self.key, (value(self.key),)
 
+    def named(self, value: Callable[[str], Any]) -> list[tuple[str, Any]]:
+        """The names that a config gives, each with the key it stands in."""
+        tried = value(self.tried) if self.tried else ()
+        return [(self.key, value(self.key)), *((self.tried, name) for name in tried)]
+
     def wanted(self, key: str, chosen: Collection[Any]) -> str:
         """What values to choose instead so that a key is read, "" where it is already."""
         wanted = [name for name, keys in self.reads.items() if key in keys]
         return "" if not wanted or set(chosen) & set(wanted) else ", ".join(map(repr, wanted))
+
+
+@dataclasses.dataclass(frozen=True)
+class Several(Choice):
+    """A key of several names, each of a row of a table; what one of them reads is read."""
+
+    def values(self, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[Any, ...]]:
+        """The names, or that there are none."""
+        return self.key, value(self.key) or ((),)
+
+    def named(self, value: Callable[[str], Any]) -> list[tuple[str, Any]]:
+        """See Choice."""
+        return [(self.key, name) for name in value(self.key)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,12 +342,10 @@ def check_choices(value: Callable[[str], Any], choices: Iterable[Choice]) -> Non
     value: what the config says of a key.
     """
     for choice in choices:
-        tried = value(choice.tried) if choice.tried else ()
-        for key, names in ((choice.key, (value(choice.key),)), (choice.tried, tried)):
-            for name in names:
-                if name not in choice.reads:
-                    what = f"value of config.{key}"
-                    raise ValueError(unknown_name(what, name, tuple(choice.reads)))
+        for key, name in choice.named(value):
+            if name not in choice.reads:
+                what = f"value of config.{key}"
+                raise ValueError(unknown_name(what, name, tuple(choice.reads)))
 
 
 def is_read(

@@ -145,6 +145,7 @@ RANGES = {
     "evaluate.num_images": _COUNT,
     "evaluate.train_samples": Range(2, NUM_SEEDS),
     "evaluate.batch_size": _COUNT,
+    "evaluate.ifid_neighbors": _COUNT,
     "evaluate.seeds": Range(0, NUM_SEEDS - 1),
     "evaluate.jackknife_blocks": _NOT_NEGATIVE,
 }

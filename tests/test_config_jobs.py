@@ -55,6 +55,7 @@ from lightningdit_jax.inference.quality.in_training import make_training_evaluat
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.metrics import metric_choice
 from lightningdit_jax.inference.quality.sweep import sweep
+from lightningdit_jax.inference.quality.tokenizer_measures import measure_choice
 from lightningdit_jax.inference.quality.training_pictures import make_training_picture
 from lightningdit_jax.inference.sampling import compile as sampler_compile
 from lightningdit_jax.inference.sampling.job import sample
@@ -75,7 +76,7 @@ pytestmark = pytest.mark.xdist_group("jobs")
 
 KEYS = tuple(key_types(Config))
 METRIC = (metric_choice(),)
-CHOICES = (source_choice(), solver_choice(), *METRIC)
+CHOICES = (source_choice(), solver_choice(), measure_choice(), *METRIC)
 # Keys that a job reads with other values than here: a Fréchet distance needs Inception's network,
 # a policy on NaN a NaN. The cache is main.py's to set.
 FRECHET = {"evaluate.inception", "evaluate.reference", "evaluate.batch_size"}
@@ -159,7 +160,7 @@ def recorded(tmp_path_factory):
     with recording(seen[EXTRACT]):
         extract(vae.changed(extract={"features": vit, "features_grid": 4}), tokenizer)
     with recording(seen[EVALUATE_TOKENIZER]):
-        evaluate(vae, tokenizer)
+        evaluate(vae.changed(evaluate={"measures": ("ifid",)}), tokenizer)
     with recording(seen[TRAIN_GENERATOR]):
         state = train(dit, generator)
         open_init(dit.changed(train={"init": generator}), str(folder / "new"))
@@ -260,6 +261,7 @@ def test_a_key_that_a_job_does_not_read_is_refused():
     # These read the most.
     values = {
         "evaluate.metric": "fid",
+        "evaluate.measures": ("ifid",),
         "optimizer.name": "muon",
         "optimizer.schedule": "trapezoid",
         "sample.use_ema": True,

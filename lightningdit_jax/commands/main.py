@@ -99,6 +99,7 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     from lightningdit_jax.errors import unknown_name
     from lightningdit_jax.hub import is_address
     from lightningdit_jax.inference.quality.metrics import metric_choice
+    from lightningdit_jax.inference.quality.tokenizer_measures import measure_choice
 
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
@@ -119,7 +120,7 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     train = config.train
     asked = (train.evaluate_every_steps > 0, train.picture_every_steps > 0)
     jobs = jobs_of(MODE.value, TARGET.value, config.kind, *asked, bool(config.evaluate.seeds))
-    choices = (source_choice(), solver_choice(), metric_choice())
+    choices = (source_choice(), solver_choice(), metric_choice(), measure_choice())
     check_command_line(config, given, jobs, WORKDIR.value, choices, defaults())
     return config, given, jobs
 

@@ -15,7 +15,7 @@ from flax import nnx
 
 from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.inference.extraction.job import extract
-from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
+from lightningdit_jax.inference.quality import tokenizer_networks
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.job import evaluate
@@ -44,7 +44,7 @@ class Distance(nnx.Module):
 
 def use_distance(monkeypatch) -> None:
     """The checkpoint of LPIPS named "distance" is the stand-in."""
-    load = tokenizer_quality.load_functional
+    load = tokenizer_networks.load_functional
 
     def load_stand_in(path, mesh, **options):
         if path != "distance":
@@ -52,7 +52,7 @@ def use_distance(monkeypatch) -> None:
         graphdef, params = nnx.split(Distance(), nnx.Param)
         return Loaded(graphdef, nnx.to_pure_dict(params), {"kind": "lpips", "step": 0})
 
-    monkeypatch.setattr(tokenizer_quality, "load_functional", load_stand_in)
+    monkeypatch.setattr(tokenizer_networks, "load_functional", load_stand_in)
 
 
 def run(tokenizer: str, images: str, folder: pathlib.Path) -> dict:

@@ -12,7 +12,7 @@ from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.evaluation.frechet import Gaussian, ReferenceMoments, moments_from_npz
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality import job as quality_job
-from lightningdit_jax.inference.quality import tokenizer as tokenizer_quality
+from lightningdit_jax.inference.quality import tokenizer_networks
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.job import evaluate
@@ -143,10 +143,10 @@ def test_a_network_beside_the_tokenizer_may_be_damaged_too(tmp_path, monkeypatch
         return lambda *images: np.nan * images[0].astype(float).mean(axis=(1, 2, 3))
 
     tokenizer = save_tokenizer(tmp_path / "tokenizer")
-    monkeypatch.setattr(tokenizer_quality, "_compiled", broken)
-    load = tokenizer_quality.load_functional
+    monkeypatch.setattr(tokenizer_networks, "_compiled", broken)
+    load = tokenizer_networks.load_functional
     monkeypatch.setattr(
-        tokenizer_quality,
+        tokenizer_networks,
         "load_functional",
         lambda path, mesh, **options: load(str(tokenizer), mesh),
     )

@@ -175,6 +175,8 @@ def _of_evaluation(path: epath.Path, record: Mapping[str, Any]) -> Evaluation:
     for network in ("inception", "Inception", "LPIPS"):
         if facts := get(of, network, dict):
             measured[f"{network} network"] = _without_path(facts)
+    if facts := get(of, "ifid", dict):
+        measured["neighbors of iFID"] = _without_path(facts)
     weights = {"tokenizer": tokenizer} if tokenizer else get(made_with, "weights", dict)
     return Evaluation(
         str(path),

@@ -1,11 +1,10 @@
 """How well a tokenizer rebuilds images: PSNR, SSIM, LPIPS, rFID, and a picture."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.identity import images_identity, weights_identity
@@ -13,6 +12,7 @@ from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.assembly.loading import Loaded, load_functional
 from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.evaluation.error_bars import ErrorBar, random_blocks, without
 from lightningdit_jax.evaluation.frechet import MomentsStream, frechet_distance
 from lightningdit_jax.evaluation.frechet_errors import frechet_bars
@@ -25,10 +25,14 @@ from lightningdit_jax.inference.image_batches import (
     process_range,
 )
 from lightningdit_jax.inference.quality.features import gathered_moments, gathered_rows
-from lightningdit_jax.inference.quality.metric import Judgment, check_blocks
+from lightningdit_jax.inference.quality.metric import Judgment, Numbers, check_blocks
 from lightningdit_jax.inference.quality.reconstruction_picture import ReconstructionPicture
+from lightningdit_jax.inference.quality.tokenizer_measure import Given
+from lightningdit_jax.inference.quality.tokenizer_measures import check_measures, measure
+from lightningdit_jax.inference.quality.tokenizer_neighbors import open_neighbors
+from lightningdit_jax.inference.quality.tokenizer_networks import Networks, open_networks
+from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors
 from lightningdit_jax.inference.reconstruct import make_reconstructor
-from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 from lightningdit_jax.parallel.mesh import check_batch_size
 from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
@@ -44,9 +48,10 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
     evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
     is left out. Reconstructions are decoded from posterior samples to uint8, as the release
     evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
-    Images that cannot be decoded and are skipped do not count. Returns the numbers, what they are
-    of, and a picture of originals above reconstructions, of ten images spread over the set. Raises
-    ValueError where no image could be read.
+    Images that cannot be decoded and are skipped do not count. The numbers of evaluate.measures
+    follow, see tokenizer_measures.py; all images stay in memory for them. Returns the numbers, what
+    they are of, and a picture of originals above reconstructions, of ten images spread over the
+    set. Raises ValueError where no image could be read, and what the measures raise.
     """
     mesh = inference_mesh(config.mesh)
     options = config.evaluate
@@ -61,9 +66,12 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
     resolution = image_resolution(config.extract, tokenizer.as_tokenizer())
     source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
-    compare = _Comparison(options.lpips, options.inception, mesh, options.jackknife_blocks)
+    networks = open_networks(options.lpips, options.inception, mesh)
+    compare = _Comparison(networks, options.jackknife_blocks)
     total = min(len(source), options.num_images)
     check_blocks(config, total)
+    images = images_identity(config.data, source.source, options.split)
+    extra = _Measures(config, tokenizer, networks, source.source, images, total, mesh)
     start, stop = process_range(total)
     progress, done = Progress("rebuilt", stop - start, quiet=not is_main_process()), 0
     progress.compiling()
@@ -76,7 +84,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
         config.data.num_workers,
     )
     picture = ReconstructionPicture(total, resolution)
-    for indices, _, batch in batches:
+    for indices, labels, batch in batches:
         rebuilt, finite = reconstruct(tokenizer.params, batch["images"], batch["indices"])
         names = [source.source.name(int(i)) for i in indices]
         check_finite(
@@ -88,22 +96,21 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
         )
         pair = compare.add(batch["images"], rebuilt, names)
         picture.add(indices, *pair)
+        extra.add(pair[0], labels)
         done += len(indices)
         progress.update(done)
     judgment, grid = compare.result(-(-total // jax.process_count())), picture.grid()
-    images = {
-        "path": config.data.path,
-        **images_identity(config.data, source.source, options.split),
-    }
+    judgment = judgment._replace(numbers={**judgment.numbers, **extra.numbers()})
     of = {
         "tokenizer": weights_identity(path, tokenizer),
-        "images": images,
+        "images": {"path": config.data.path, **images},
         "settings": {
             "resolution": resolution,
             "seed": config.seed,
             "dtype": config.compute.dtype,
         },
-        **compare.networks(),
+        **networks.identities(),
+        **extra.of,
     }
     return judgment, of, grid
 
@@ -114,26 +121,10 @@ class _Comparison:
     Features are kept where there are blocks for a jackknife to leave out; else their moments are.
     """
 
-    def __init__(self, lpips: str, inception: str, mesh: Mesh, num_blocks: int):
-        self._distance = self._features = None
-        self._paths = {"LPIPS": lpips, "Inception": inception}
-        self._networks: dict[str, Loaded] = {}
-        if lpips:
-            self._networks["LPIPS"] = load_functional(lpips, mesh, expect="lpips")
-            self._distance = _compiled(
-                self._networks["LPIPS"],
-                lambda model, a, b: model(to_model_range(a), to_model_range(b)),
-                mesh,
-            )
-        if inception:
-            self._networks["Inception"] = load_functional(inception, mesh, expect="inception")
-            self._features = _compiled(
-                self._networks["Inception"],
-                lambda model, images: model(images).pool,
-                mesh,
-            )
+    def __init__(self, networks: Networks, num_blocks: int):
+        self._networks = networks
         self._scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
-        if lpips:
+        if networks.distance:
             self._scores["lpips"] = []
         self._streams = [MomentsStream(POOL_DIM), MomentsStream(POOL_DIM)]
         self._num_blocks = num_blocks
@@ -147,31 +138,15 @@ class _Comparison:
         pair = [local_rows(a, len(names)) for a in (images, rebuilt)]
         self._scores["psnr"].append(psnr(*pair))
         self._scores["ssim"].append(ssim(*pair))
-        if self._distance:
-            self._scores["lpips"].append(
-                self._finite_rows("LPIPS", self._distance(images, rebuilt), names)
-            )
-        if self._features:
+        if self._networks.distance:
+            self._scores["lpips"].append(self._networks.distance(images, rebuilt, names))
+        if self._networks.features:
             for stream, kept, array in zip(self._streams, self._kept, (images, rebuilt)):
-                rows = self._finite_rows("Inception", self._features(array), names)
+                rows = self._networks.features(array, names)
                 stream.add(rows)
                 if self._num_blocks:
                     kept.append(rows)
         return pair
-
-    def _finite_rows(self, network: str, output: jax.Array, names: list[str]) -> np.ndarray:
-        rows = local_rows(output, len(names))
-        finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
-        weights = {network: self._networks[network].params}
-        check_finite(finite, names, f"the outputs of {network}", weights, "look at the checkpoint")
-        return rows
-
-    def networks(self) -> dict[str, Any]:
-        """Which networks judged. All processes must call it."""
-        return {
-            name: weights_identity(self._paths[name], network)
-            for name, network in self._networks.items()
-        }
 
     def result(self, longest: int) -> Judgment:
         """The numbers over all processes, and of how many images. All of them must call it.
@@ -184,7 +159,7 @@ class _Comparison:
         if count == 0:
             raise ValueError("there is nothing to evaluate: no image of the set could be read")
         numbers = {_name(name): float(s / count) for name, s in zip(scores, sums)}
-        if self._features:
+        if self._networks.features:
             original, rebuilt = (gathered_moments(s.moments()).gaussian for s in self._streams)
             numbers[_name("fid")] = frechet_distance(*original, *rebuilt)
         numbers["num_images"] = int(count)
@@ -201,21 +176,67 @@ class _Comparison:
             for b in blocks
         ]
         bars: dict[str, ErrorBar] = {}
-        if self._features:
+        if self._networks.features:
             pair = [gathered_rows(np.concatenate(kept), longest) for kept in self._kept]
             bars = frechet_bars(_name("fid"), lambda a, b: frechet_distance(*a, *b), pair, blocks)
         return Judgment.of(numbers, bars, left_out)
 
 
+class _Measures:
+    """What evaluate.measures says of the images that were rebuilt, which are kept for it.
+
+    images: identity of the source; total: images at most. of: what the numbers depend on. Raises
+    what the measures refuse, before anything is computed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: Loaded,
+        networks: Networks,
+        source: ImageSource,
+        images: dict[str, Any],
+        total: int,
+        mesh: Mesh,
+    ):
+        self._names = config.evaluate.measures
+        self.of: dict[str, Any] = {}
+        if not self._names:
+            return
+        model = tokenizer.as_tokenizer()
+        resolution = image_resolution(config.extract, model)
+        networks = networks.of_digits(source.class_names, resolution)
+        side = resolution // model.downsample_factor
+        neighbors = Neighbors(config.evaluate.ifid_neighbors)
+        if "ifid" in self._names:
+            neighbors, self.of["ifid"] = open_neighbors(config.evaluate, tokenizer, side, images)
+        given = Given(networks, source.num_classes, total, side, neighbors)
+        check_measures(self._names, given)
+        self._images: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._measure = functools.partial(
+            measure,
+            tokenizer,
+            names=self._names,
+            networks=networks,
+            mesh=mesh,
+            batch_size=config.evaluate.batch_size,
+            seed=config.seed,
+            neighbors=neighbors,
+        )
+
+    def add(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Images uint8 [b, R, R, 3] of this process and their labels [b]."""
+        if self._names:
+            self._images.append(images)
+            self._labels.append(labels)
+
+    def numbers(self) -> Numbers:
+        """Of all images. All processes must call it."""
+        if not self._names:
+            return {}
+        return self._measure(np.concatenate(self._images), np.concatenate(self._labels))
+
+
 def _name(score: str) -> str:
     return f"reconstruction_{score}"
-
-
-def _compiled(loaded: Loaded, function: Callable, mesh: Mesh) -> Callable:
-    """function(model, *images) as compiled for batches of images, the model's weights given."""
-
-    def run(params: Any, *images: jax.Array) -> jax.Array:
-        return function(nnx.merge(loaded.graphdef, params), *images)
-
-    program = jit_batches(run, mesh)
-    return lambda *images: program(loaded.params, *images)
