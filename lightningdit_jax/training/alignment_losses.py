@@ -118,7 +118,12 @@ def cka_loss(z: jax.Array, features: jax.Array) -> jax.Array:
     kernels without their diagonals, by unbiased HSIC: arXiv 2609.39657, app. A.3, eq. 1; Kornblith
     et al. 2019; Song et al. 2012. Turning all latents, or scaling one, changes nothing.
     """
-    s, t = _image_kernel(z), jax.lax.stop_gradient(_image_kernel(features.astype(z.dtype)))
+    # HSIC sees nothing of what the images have in common. Taken off the images before and not off
+    # their cosines, which early in training are all near 1, it takes no digits with it.
+    s, t = (
+        _similarities(p - p.mean(axis=0))
+        for p in (_pooled(z), jax.lax.stop_gradient(_pooled(features.astype(z.dtype))))
+    )
     norm = jnp.sqrt(jnp.maximum(_hsic(s, s), MIN_HSIC) * jnp.maximum(_hsic(t, t), MIN_HSIC))
     return 1.0 - jnp.clip(_hsic(s, t) / norm, -1.0, 1.0)
 
@@ -130,7 +135,10 @@ def soft_kl_loss(z: jax.Array, features: jax.Array, temperature: float) -> jax.A
     of KL(p_t || p_s), where p is the softmax over the other images of similarities / temperature.
     arXiv 2609.39657, sec. 2, Soft-KL.
     """
-    s, t = _image_kernel(z), jax.lax.stop_gradient(_image_kernel(features.astype(z.dtype)))
+    s, t = (
+        _similarities(p)
+        for p in (_pooled(z), jax.lax.stop_gradient(_pooled(features.astype(z.dtype))))
+    )
     others = ~jnp.eye(len(s), dtype=bool)
     log_s, log_t = (
         jax.nn.log_softmax(jnp.where(others, k / temperature, -jnp.inf), axis=-1) for k in (s, t)
@@ -181,14 +189,13 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def _similarities(x: jax.Array) -> jax.Array:
-    """Cosine similarities of all pairs of positions. Unit vectors [B, N, C] -> [B, N, N]."""
-    return jnp.einsum("bic,bjc->bij", x, x, precision=jax.lax.Precision.HIGHEST)
+    """Products of all pairs of vectors, cosines where they are unit. [..., N, C] -> [..., N, N]."""
+    return jnp.einsum("...ic,...jc->...ij", x, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _image_kernel(x: jax.Array) -> jax.Array:
-    """Cosine similarities of all pairs of images, each its mean unit vector. -> [B, B]."""
-    pooled = _unit(_unit(x).mean(axis=(1, 2)))
-    return jnp.einsum("ic,jc->ij", pooled, pooled, precision=jax.lax.Precision.HIGHEST)
+def _pooled(x: jax.Array) -> jax.Array:
+    """Direction of the mean of an image's unit vectors. [B, h, w, C] -> [B, C]."""
+    return _unit(_unit(x).mean(axis=(1, 2)))
 
 
 def _hsic(k: jax.Array, m: jax.Array) -> jax.Array:

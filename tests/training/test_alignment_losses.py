@@ -122,6 +122,16 @@ def test_the_formula(name):
     assert value(name, LATENTS, rounded).dtype == jnp.float32
 
 
+def test_images_that_are_all_much_alike_lose_no_digits():
+    """As at the beginning of training, where all cosines are near 1."""
+    alike = (1 + 0.1 * LATENTS).astype(np.float32)
+    assert similarities(alike).min() > 0.99
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment_losses, "MIN_HSIC", 0.0)
+        got = cka_loss(jnp.asarray(alike), jnp.asarray(FEATURES))
+    assert got == pytest.approx(cka_by_loops(alike, FEATURES), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["cka", "soft_kl"])
 def test_latents_like_the_features_cost_nothing(name):
     """Whatever turns and scales them; and the order of the images is what counts."""
