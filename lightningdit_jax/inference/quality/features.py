@@ -69,11 +69,17 @@ class FeatureNetwork:
         check_batch_size(batch_size, mesh, jax.process_count())
         loaded = load_functional(path, mesh, expect=kind)
         self._name, self._params, self._mesh = name, loaded.params, mesh
+        self._loaded = loaded
         self._local_size = batch_size // jax.process_count()
         self.identity = {**identity, "weights": loaded.fingerprint}
         self._run = jit_batches(
             lambda params, images: run(nnx.merge(loaded.graphdef, params), images), mesh
         )
+
+    @property
+    def architecture(self) -> Any:
+        """The config of its module."""
+        return self._loaded.config
 
     def features(self, images: OrderedImages, total: int, verb: str = "") -> Features:
         """Features of the first `total` images in order, the same in every process. [N, ...].

@@ -4,7 +4,17 @@ import jax
 from jax.sharding import Mesh
 
 from lightningdit_jax.inference.quality.features import FeatureNetwork
+from lightningdit_jax.inference.quality.network import EvaluationNetwork
 from lightningdit_jax.models.inception import SIDE, Inception
+
+NETWORKS = {
+    "inception": EvaluationNetwork(
+        "inception",
+        lambda network, images: network(images).pool,
+        {"network": "inception-v3-2015", "resize": f"bilinear-tf1-{SIDE}"},
+        fd_scale=1.68,
+    )
+}
 
 
 class InceptionNetwork(FeatureNetwork):
@@ -19,7 +29,7 @@ class InceptionNetwork(FeatureNetwork):
             path,
             "inception",
             _features,
-            identity={"network": "inception-v3-2015", "resize": f"bilinear-tf1-{SIDE}"},
+            identity=NETWORKS["inception"].identity,
             batch_size=batch_size,
             mesh=mesh,
         )

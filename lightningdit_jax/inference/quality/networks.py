@@ -1,0 +1,59 @@
+"""The networks that distances are measured in, by name. A row stands in its own file."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lightningdit_jax.assembly.loading import model_meta
+from lightningdit_jax.assembly.registry import MODELS, architecture
+from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint
+from lightningdit_jax.inference.quality import inception, vision_transformers
+from lightningdit_jax.inference.quality.features import FeatureNetwork
+from lightningdit_jax.inference.quality.network import EvaluationNetwork
+
+NETWORKS: dict[str, EvaluationNetwork] = {**inception.NETWORKS, **vision_transformers.NETWORKS}
+FEATURES = "features"  # the name of an opened network's only output
+
+
+def network_of(path: str) -> str:
+    """The name of the row that a converted checkpoint is of.
+
+    Raises FileNotFoundError where there is none, ValueError for one of another kind.
+    """
+    meta = model_meta(find_checkpoint(path))
+    kind = meta["kind"]
+    found = architecture(kind, architecture_fields(meta))
+    for name, row in NETWORKS.items():
+        if row.kind == kind and row.accepts(found):
+            return name
+    kinds = dict.fromkeys(row.kind for row in NETWORKS.values())
+    raise ValueError(
+        f"{path} holds a {kind}, in whose features no distance is defined; expected a converted "
+        f"{', '.join(kinds)}"
+    )
+
+
+def open_network(path: str, batch_size: int, mesh: Mesh) -> tuple[str, FeatureNetwork]:
+    """A converted checkpoint as the network that it is of, and its name; its output is FEATURES.
+
+    batch_size and what is raised: as for FeatureNetwork and network_of.
+    """
+    name = network_of(path)
+    row = NETWORKS[name]
+
+    def run(module: Any, images: jax.Array) -> dict[str, jax.Array]:
+        with jax.default_matmul_precision("highest"):
+            return {FEATURES: row.features(module, images)}
+
+    network = FeatureNetwork(
+        name, path, row.kind, run, identity=row.identity, batch_size=batch_size, mesh=mesh
+    )
+    return name, network
+
+
+def fd_scale(name: str, network: FeatureNetwork) -> float | None:
+    """What FDr6 divides the distance in this network by; None for another architecture."""
+    row = NETWORKS[name]
+    published = MODELS[row.kind].published
+    return row.fd_scale if published in (None, network.architecture) else None
