@@ -39,7 +39,8 @@ def fit(images: Any, labels: Any) -> tuple[Any, Any, Any]:
     import optax
     from flax import nnx
 
-    from lightningdit_jax.models.vit import ViT, ViTConfig
+    from lightningdit_jax.models.vit import ViT
+    from lightningdit_jax.models.vit_config import ViTConfig
 
     config = ViTConfig(
         patch_size=4,

@@ -22,7 +22,7 @@ from lightningdit_jax.data.latents import (
 )
 from lightningdit_jax.data.latents_record import RECORD
 from lightningdit_jax.models.lightningdit import LightningDiTConfig
-from lightningdit_jax.models.vit import ViTConfig
+from lightningdit_jax.models.vit_config import ViTConfig
 
 VIT = ViTConfig(
     patch_size=2,

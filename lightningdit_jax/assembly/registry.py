@@ -22,14 +22,22 @@ from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.config_fields import is_of_type
 from lightningdit_jax.errors import one_line, unknown_name
 from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from lightningdit_jax.models.foundation import IMAGENET, Normalization
+from lightningdit_jax.models.foundation import HALF, IMAGENET, OPENAI_CLIP, Normalization
 from lightningdit_jax.models.inception import Inception, InceptionConfig
 from lightningdit_jax.models.lightningdit import LightningDiT, LightningDiTConfig
 from lightningdit_jax.models.linear_proj import LinearProj, LinearProjConfig
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
 from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAE, VAVAEConfig
-from lightningdit_jax.models.vit import DINOV2_LARGE, MAE_LARGE, ViT, ViTConfig
+from lightningdit_jax.models.vit import ViT
+from lightningdit_jax.models.vit_config import (
+    CLIP_LARGE,
+    DINOV2_LARGE,
+    DINOV3_LARGE,
+    MAE_LARGE,
+    SIGLIP2_SO400M,
+    ViTConfig,
+)
 from lightningdit_jax.parallel.sharding import Rules
 
 # "fsdp" cuts the axis of width D of every block kernel. "tensor" follows Megatron (Shoeybi et al.
@@ -115,6 +123,15 @@ MODELS = {
         ViTConfig, ViT, role=Role.FOUNDATION, published=DINOV2_LARGE, normalization=IMAGENET
     ),
     "mae": Model(ViTConfig, ViT, role=Role.FOUNDATION, published=MAE_LARGE, normalization=IMAGENET),
+    "dinov3": Model(
+        ViTConfig, ViT, role=Role.FOUNDATION, published=DINOV3_LARGE, normalization=IMAGENET
+    ),
+    "siglip2": Model(
+        ViTConfig, ViT, role=Role.FOUNDATION, published=SIGLIP2_SO400M, normalization=HALF
+    ),
+    "clip": Model(
+        ViTConfig, ViT, role=Role.FOUNDATION, published=CLIP_LARGE, normalization=OPENAI_CLIP
+    ),
     "vit": Model(ViTConfig, ViT, role=Role.FOUNDATION),  # anyone's own
     "lpips": Model(LPIPSConfig, LPIPS, published=LPIPSConfig()),
     "discriminator": Model(DiscriminatorConfig, Discriminator),

@@ -18,7 +18,7 @@ from lightningdit_jax.convert.keymap import (
     Tensors,
     known_heads,
 )
-from lightningdit_jax.models.vit import ViTConfig
+from lightningdit_jax.models.vit_config import ViTConfig
 
 DINOV2_SIGN = "blocks.0.ls1.gamma"
 CHUNKED_DINOV2_SIGN = "blocks.0.0.ls1.gamma"

@@ -108,6 +108,36 @@ def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)
 
 
+@functools.lru_cache(maxsize=16)
+def centered_rotary_tables(
+    size: tuple[int, int], head_dim: int, base: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of DINOv3's rotary positions, each [h w, head_dim / 2] float32.
+
+    Centers of patches lie in (-1, 1) along each side, whatever their number; the first half of the
+    angles is of the row, the second of the column, with periods base^(4 i / head_dim). Siméoni et
+    al. 2025, sec. 3.2. head_dim must be divisible by 4.
+    """
+    periods = base ** (np.arange(head_dim // 4) * 4 / head_dim)
+    sides = [(2 * np.arange(n) + 1) / n - 1 for n in size]
+    rows, columns = np.meshgrid(*sides, indexing="ij")
+    centers = np.stack([rows.ravel(), columns.ravel()], axis=1)
+    angles = (2 * np.pi * centers[..., None] / periods).reshape(len(centers), -1)
+    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    for table in tables:
+        table.flags.writeable = False  # shared by all callers
+    return tables
+
+
+def turn_halves(x: jax.Array, cos: np.ndarray, sin: np.ndarray) -> jax.Array:
+    """Turns channel i of a head with channel i + hd / 2. x: [B, N, H, hd], tables [N, hd / 2]."""
+    chex.assert_shape([cos, sin], (x.shape[1], x.shape[3] // 2))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
 def _rotary_forward(x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, tuple]:
     return apply_rotary(x, cos, sin), (cos, sin)
 

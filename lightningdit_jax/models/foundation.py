@@ -13,6 +13,10 @@ class Normalization(NamedTuple):
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # pixels in [-1, 1]
+OPENAI_CLIP = Normalization(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+)
 
 
 class FoundationConfig(Protocol):

@@ -31,10 +31,11 @@ def linear(
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     kernel_init: nnx.Initializer = xavier_uniform,
+    use_bias: bool = True,
     products: str = PRODUCTS[0],
     parts: int = 1,
 ) -> nnx.LinearGeneral:
-    """A linear layer over the last axes, with bias; the kernel is [*in_features, *out_features].
+    """A linear layer over the last axes; the kernel is [*in_features, *out_features].
 
     kernel_init sees the matrix, all inputs by all outputs, as in the release. products: one of
     PRODUCTS; parts: of a fused projection.
@@ -45,6 +46,7 @@ def linear(
         inputs,
         out_features,
         axis=tuple(range(-len(inputs), 0)),
+        use_bias=use_bias,
         dtype=dtype,
         kernel_init=kernel_init,
         dot_general=dot_general,

@@ -1,11 +1,11 @@
-"""Vision transformers that latents are aligned with: DINOv2 and MAE.
+"""Vision transformers that latents are aligned with and images compared by.
 
-Oquab et al. 2023, He et al. 2022; as in timm, on which the release builds. Images are NHWC.
+DINOv2 (Oquab et al. 2023; with registers Darcet et al. 2023), MAE (He et al. 2022), DINOv3 (Siméoni
+et al. 2025), SigLIP 2 (Tschannen et al. 2025) and CLIP (Radford et al. 2021); as in timm, on which
+the release builds. Images are NHWC.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,60 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from lightningdit_jax.models.embeddings import centered_rotary_tables, turn_halves
 from lightningdit_jax.models.layers import SwiGLU, linear
 from lightningdit_jax.models.stack import Activations, make_stack, run_stack
-
-
-@dataclasses.dataclass(frozen=True)
-class ViTConfig:
-    """Architecture of an encoder. Raises ValueError naming the field that does not fit.
-
-    pos_embed_grid: side of the grid that the position table was trained on; other grids resample
-    it. class_pos_embed: the table has a row for the class token too. layer_scale: learned scale of
-    each branch (DINOv2). num_registers: tokens beside the class token that stand for no patch.
-    use_swiglu: gated MLPs, mlp_hidden wide each of gate and value (DINOv2's giant).
-    """
-
-    patch_size: int
-    hidden_size: int
-    depth: int
-    num_heads: int
-    mlp_hidden: int
-    pos_embed_grid: int
-    layer_scale: bool
-    num_registers: int
-    class_pos_embed: bool
-    use_swiglu: bool = False
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            least = 0 if field.name == "num_registers" else 1
-            if field.type is int and getattr(self, field.name) < least:
-                raise ValueError(
-                    f"{field.name} is {getattr(self, field.name)}; expected at least {least}"
-                )
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}; expected a multiple of num_heads, "
-                f"{self.num_heads}"
-            )
-
-
-def _large(**fields: Any) -> ViTConfig:
-    return ViTConfig(
-        hidden_size=1024,
-        depth=24,
-        num_heads=16,
-        mlp_hidden=4096,
-        num_registers=0,
-        class_pos_embed=True,
-        **fields,
-    )
-
-
-# ViT-L, which the release's configs name.
-DINOV2_LARGE = _large(patch_size=14, pos_embed_grid=37, layer_scale=True)
-MAE_LARGE = _large(patch_size=16, pos_embed_grid=14, layer_scale=False)
+from lightningdit_jax.models.vit_config import ACTIVATIONS, ViTConfig
 
 
 def resize_bilinear(images: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -117,33 +67,51 @@ def resample_positions(table: jax.Array, grid: int, size: tuple[int, int]) -> ja
     return jnp.concatenate([prefix, patches.reshape(-1, patches.shape[-1])])
 
 
-def _norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
+def _norm(config: ViTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=config.norm_eps,
+        use_fast_variance=False,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 class SelfAttention(nnx.Module):
     """Multi-head self-attention. [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, dim: int, num_heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        head_dim = dim // num_heads
-        self.qkv = linear(dim, (3, num_heads, head_dim), dtype=dtype, rngs=rngs)
-        self.proj = linear((num_heads, head_dim), dim, dtype=dtype, rngs=rngs)
+    def __init__(self, config: ViTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        dim, heads = config.hidden_size, config.num_heads
+        head_dim = dim // heads
+        self.qkv = linear(
+            dim, (3, heads, head_dim), use_bias=config.qkv_bias, dtype=dtype, rngs=rngs
+        )
+        self.proj = linear((heads, head_dim), dim, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rotary: tuple[np.ndarray, np.ndarray] | None) -> jax.Array:
+        """rotary: cosines and sines [P, hd / 2] by which the last P tokens are turned."""
         qkv = self.qkv(x)  # [B, N, 3, H, hd]
         q, k, v = (qkv[:, :, i] for i in range(3))
+        if rotary is not None:
+            prefix = x.shape[1] - len(rotary[0])
+            q, k = (
+                jnp.concatenate([y[:, :prefix], turn_halves(y[:, prefix:], *rotary)], axis=1)
+                for y in (q, k)
+            )
         return self.proj(jax.nn.dot_product_attention(q, k, v))
 
 
 class Mlp(nnx.Module):
-    """Linear, exact GELU, linear. [..., D] -> [..., D]."""
+    """Linear, activation, linear. [..., D] -> [..., D]."""
 
-    def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        dim, hidden = config.hidden_size, config.mlp_hidden
+        self.activation = config.activation
         self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(nnx.gelu(self.fc1(x), approximate=False))
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
 class LayerScale(nnx.Module):
@@ -162,23 +130,48 @@ class ViTBlock(nnx.Module):
     def __init__(self, config: ViTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         dim = config.hidden_size
         self.layer_scale = config.layer_scale
-        self.norm1 = _norm(dim, dtype=dtype, rngs=rngs)
-        self.attn = SelfAttention(dim, config.num_heads, dtype=dtype, rngs=rngs)
-        self.norm2 = _norm(dim, dtype=dtype, rngs=rngs)
-        mlp = SwiGLU if config.use_swiglu else Mlp
-        self.mlp = mlp(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
+        self.norm1 = _norm(config, dtype=dtype, rngs=rngs)
+        self.attn = SelfAttention(config, dtype=dtype, rngs=rngs)
+        self.norm2 = _norm(config, dtype=dtype, rngs=rngs)
+        if config.use_swiglu:
+            self.mlp = SwiGLU(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
+        else:
+            self.mlp = Mlp(config, dtype=dtype, rngs=rngs)
         if self.layer_scale:
             self.ls1, self.ls2 = LayerScale(dim), LayerScale(dim)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch = self.attn(self.norm1(x))
+    def __call__(self, x: jax.Array, rotary: tuple[np.ndarray, np.ndarray] | None) -> jax.Array:
+        """rotary: as SelfAttention."""
+        branch = self.attn(self.norm1(x), rotary)
         x = x + (self.ls1(branch) if self.layer_scale else branch)
         branch = self.mlp(self.norm2(x))
         return x + (self.ls2(branch) if self.layer_scale else branch)
 
 
+class AttentionPool(nnx.Module):
+    """A learned query attends to the tokens, then an MLP. [B, N, D] -> [B, D]. Zhai et al. 2022."""
+
+    def __init__(self, config: ViTConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        dim, heads = config.hidden_size, config.num_heads
+        head_dim = dim // heads
+        normal = nnx.initializers.normal(dim**-0.5)
+        self.latent = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
+        self.q = linear(dim, (heads, head_dim), dtype=dtype, rngs=rngs)
+        self.kv = linear(dim, (2, heads, head_dim), dtype=dtype, rngs=rngs)
+        self.proj = linear((heads, head_dim), dim, dtype=dtype, rngs=rngs)
+        self.norm = _norm(config, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        query = jnp.broadcast_to(self.latent[...], (len(x), 1, x.shape[-1]))
+        kv = self.kv(x)  # [B, N, 2, H, hd]
+        attended = jax.nn.dot_product_attention(self.q(query), kv[:, :, 0], kv[:, :, 1])
+        x = self.proj(attended)[:, 0]
+        return x + self.mlp(self.norm(x))
+
+
 class ViT(nnx.Module):
-    """Patch features of an image. Parameters are float32; dtype is that of matmuls.
+    """Features of an image and of its patches. Parameters are float32; dtype is that of matmuls.
 
     Blocks are stacked along a leading axis and scanned.
     """
@@ -187,19 +180,29 @@ class ViT(nnx.Module):
         self.config, self.dtype = config, np.dtype(dtype)
         dtype, dim = self.dtype, config.hidden_size
         normal = nnx.initializers.normal(0.02)
-        self.patch_embed = linear(config.patch_size**2 * 3, dim, dtype=dtype, rngs=rngs)
-        self.cls_token = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
-        rows = config.pos_embed_grid**2 + config.class_pos_embed
-        self.pos_embed = nnx.Param(normal(rngs.params(), (rows, dim), jnp.float32))
+        self.patch_embed = linear(
+            config.patch_size**2 * 3, dim, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
+        )
+        if config.class_token:
+            self.cls_token = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
+        if config.pos_embed_grid:
+            rows = config.pos_embed_grid**2 + config.class_pos_embed
+            self.pos_embed = nnx.Param(normal(rngs.params(), (rows, dim), jnp.float32))
         if config.num_registers:
             shape = (config.num_registers, dim)
             self.reg_token = nnx.Param(normal(rngs.params(), shape, jnp.float32))
+        if config.norm_pre:
+            self.norm_pre = _norm(config, dtype=dtype, rngs=rngs)
 
         def make_block(rngs: nnx.Rngs) -> ViTBlock:
             return ViTBlock(config, dtype=dtype, rngs=rngs)
 
         self.blocks = make_stack(make_block, config.depth, rngs)
-        self.norm = _norm(dim, dtype=dtype, rngs=rngs)
+        self.norm = _norm(config, dtype=dtype, rngs=rngs)
+        if config.attention_pool:
+            self.attn_pool = AttentionPool(config, dtype=dtype, rngs=rngs)
+        if config.projection:
+            self.head = linear(dim, config.projection, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Patch tokens after the last norm. [B, H, W, 3] -> [B, H/p, W/p, D].
@@ -208,14 +211,59 @@ class ViT(nnx.Module):
         """
         return self.with_activations(images, ())[0]
 
+    def pooled(self, images: jax.Array) -> jax.Array:
+        """One vector an image, after the last norm, before any projection. -> [B, D].
+
+        What attention pools (SigLIP), else the class token, else the mean of the patches. images
+        and what is raised: as __call__.
+        """
+        tokens, _ = self._tokens(images, ())
+        if self.config.attention_pool:
+            return self.attn_pool(tokens)
+        if self.config.class_token:
+            return tokens[:, 0]
+        return tokens[:, self.config.num_registers :].mean(axis=1)
+
+    def embedding(self, images: jax.Array) -> jax.Array:
+        """The same in the space that CLIP shares with text, not normalized. -> [B, projection].
+
+        Raises ValueError as __call__, and for a model without a projection.
+        """
+        if not self.config.projection:
+            raise ValueError("this model has no projection; expected CLIP's image tower")
+        return self.head(self.pooled(images))
+
     def with_activations(
         self, images: jax.Array, activations: Sequence[int]
     ) -> tuple[jax.Array, Activations]:
-        """The same, and all tokens [B, N, D] after some blocks by their number, counted from 1.
+        """The same as __call__, and all tokens after some blocks by their number, from 1.
 
-        Tokens are class, registers and patches, before the last norm. Raises ValueError as
-        __call__, and for a number that no block has.
+        Tokens [B, N, D] are class, registers and patches, before the last norm. Raises ValueError
+        as __call__, and for a number that no block has.
         """
+        tokens, kept = self._tokens(images, activations)
+        size = self._grid(images)
+        return tokens[:, -size[0] * size[1] :].reshape(len(images), *size, -1), kept
+
+    def _tokens(
+        self, images: jax.Array, activations: Sequence[int]
+    ) -> tuple[jax.Array, Activations]:
+        """All tokens after the last norm: class, registers, patches. -> [B, N, D]."""
+        config, size = self.config, self._grid(images)
+        rotary = None
+        if config.rotary_base:
+            head_dim = config.hidden_size // config.num_heads
+            rotary = centered_rotary_tables(size, head_dim, config.rotary_base)
+        tokens, kept = run_stack(
+            self.blocks,
+            lambda block, x: block(x, rotary),
+            self._embed(images, size),
+            activations=activations,
+        )
+        return self.norm(tokens), kept
+
+    def _grid(self, images: jax.Array) -> tuple[int, int]:
+        """Patches along the sides. Raises as __call__."""
         patch = self.config.patch_size
         if images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
@@ -224,15 +272,7 @@ class ViT(nnx.Module):
                 f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
                 f"multiples of {patch}: resize them"
             )
-        size = (images.shape[1] // patch, images.shape[2] // patch)
-        tokens, kept = run_stack(
-            self.blocks,
-            lambda block, x: block(x),
-            self._embed(images, size),
-            activations=activations,
-        )
-        patches = self.norm(tokens)[:, -size[0] * size[1] :]
-        return patches.reshape(len(images), *size, -1), kept
+        return images.shape[1] // patch, images.shape[2] // patch
 
     def _embed(self, images: jax.Array, size: tuple[int, int]) -> jax.Array:
         """Tokens with their positions: class, registers, patches. -> [B, N, D]."""
@@ -240,12 +280,17 @@ class ViT(nnx.Module):
         x = images.reshape(batch, size[0], patch, size[1], patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, size[0] * size[1], -1)
         x = self.patch_embed(x)
-        positions = resample_positions(self.pos_embed[...], config.pos_embed_grid, size)
-        class_token = self.cls_token[...][None]
-        if config.class_pos_embed:
-            class_token, positions = class_token + positions[:1], positions[1:]
-        prefix = class_token
+        prefix = [self.cls_token[...][None]] if config.class_token else []
+        if config.pos_embed_grid:
+            positions = resample_positions(self.pos_embed[...], config.pos_embed_grid, size)
+            if config.class_pos_embed:
+                prefix, positions = [prefix[0] + positions[:1]], positions[1:]
+            x = x + positions
         if config.num_registers:
-            prefix = jnp.concatenate([prefix, self.reg_token[...]])
-        prefix = jnp.broadcast_to(prefix, (batch, *prefix.shape)).astype(self.dtype)
-        return jnp.concatenate([prefix, (x + positions).astype(self.dtype)], axis=1)
+            prefix.append(self.reg_token[...])
+        x = x.astype(self.dtype)
+        if prefix:
+            first = jnp.concatenate(prefix)
+            first = jnp.broadcast_to(first, (batch, *first.shape)).astype(self.dtype)
+            x = jnp.concatenate([first, x], axis=1)
+        return self.norm_pre(x) if config.norm_pre else x

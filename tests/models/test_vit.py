@@ -15,11 +15,11 @@ from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.vit import canonical
 from lightningdit_jax.models.vit import (
     ViT,
-    ViTConfig,
     resample_positions,
     resize_bicubic,
     resize_bilinear,
 )
+from lightningdit_jax.models.vit_config import ViTConfig
 from tests import golden
 
 
