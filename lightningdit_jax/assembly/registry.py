@@ -21,6 +21,7 @@ from lightningdit_jax.assembly.models import generator_options
 from lightningdit_jax.config import ComputeConfig
 from lightningdit_jax.config_fields import is_of_type
 from lightningdit_jax.errors import one_line, unknown_name
+from lightningdit_jax.models.convnext import CONVNEXTV2_BASE, ConvNeXtV2, ConvNeXtV2Config
 from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from lightningdit_jax.models.foundation import HALF, IMAGENET, OPENAI_CLIP, Normalization
 from lightningdit_jax.models.inception import Inception, InceptionConfig
@@ -71,6 +72,12 @@ VAVAE_RULES: Rules = (
 OTHER_RULES: Rules = (
     (r"(^|/)blocks/attn/proj/kernel$", P(None, None, None, "fsdp")),  # [L, H, hd, D]
     (r"(^|/)blocks/.*kernel$", P(None, "fsdp")),  # [L, in, ...]
+    (r"", P()),
+)
+
+# Most of ConvNeXt V2 is in the two matrices of its blocks.
+CONVNEXTV2_RULES: Rules = (
+    (r"(^|/)blocks/fc[12]/kernel$", P(None, "fsdp")),  # [L, D, F], [L, F, D]
     (r"", P()),
 )
 
@@ -131,6 +138,14 @@ MODELS = {
     ),
     "clip": Model(
         ViTConfig, ViT, role=Role.FOUNDATION, published=CLIP_LARGE, normalization=OPENAI_CLIP
+    ),
+    "convnextv2": Model(
+        ConvNeXtV2Config,
+        ConvNeXtV2,
+        CONVNEXTV2_RULES,
+        Role.FOUNDATION,
+        published=CONVNEXTV2_BASE,
+        normalization=IMAGENET,
     ),
     "vit": Model(ViTConfig, ViT, role=Role.FOUNDATION),  # anyone's own
     "lpips": Model(LPIPSConfig, LPIPS, published=LPIPSConfig()),

@@ -140,20 +140,25 @@ class Rule:
     """Parameters whose path matches the regex `ours` lie in the tensors called `torch`.
 
     Fields {0}, {1} of `torch` are the groups of the match; {L} is the index along the parameter's
-    leading axis, which PyTorch keeps as a tensor for each layer.
+    leading axis, which PyTorch keeps as a tensor for each layer. parts: names, for {P}, of tensors
+    that lie one behind the other along its last axis but one.
     """
 
     torch: str
     ours: str
     layout: Layout
+    parts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
-    """Where a tensor goes: a parameter of ours, or a layer of one."""
+    """Where a tensor goes: a parameter of ours, or a layer or a part of one.
+
+    index: of the tensor in the parameter. shape: of what is there.
+    """
 
     path: str
-    layer: int | None
+    index: tuple[Any, ...]
     shape: Shape
     dtype: np.dtype
     layout: Layout
@@ -220,8 +225,7 @@ class KeyMap:
         slots, _ = self._slots(abstract)
         filled = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in named_leaves(abstract)}
         for key, slot in slots.items():
-            layer = ... if slot.layer is None else slot.layer
-            filled[slot.path][layer] = slot.layout.to_ours(tensors[key], slot.shape)
+            filled[slot.path][slot.index] = slot.layout.to_ours(tensors[key], slot.shape)
             step(tensors[key].nbytes)
         return map_named(lambda name, _: filled[name], abstract)
 
@@ -238,7 +242,7 @@ class KeyMap:
         for key, slot in slots.items():
             dtype = np.float32 if slot.floating else np.int64
             array = np.asarray(leaves[slot.path])
-            array = slot.layout.to_torch(array if slot.layer is None else array[slot.layer])
+            array = slot.layout.to_torch(array[slot.index])
             tensors[key] = np.asarray(array, dtype, order="C")
         return tensors | dict(self.buffers)
 
@@ -264,12 +268,22 @@ class KeyMap:
         for rule in self.rules:
             if match := re.fullmatch(rule.ours, path):
                 groups = [group.replace("/", ".") for group in match.groups()]
-                if "{L}" not in rule.torch:
-                    slot = _Slot(path, None, shape, dtype, rule.layout)
-                    return [(rule.torch.format(*groups), slot)]
+                places: list[tuple[dict[str, Any], tuple[Any, ...]]] = [({}, ())]
+                if "{L}" in rule.torch:
+                    places, shape = [({"L": i}, (i,)) for i in range(shape[0])], shape[1:]
+                if rule.parts:
+                    places = [
+                        ({**names, "P": part}, (*index, ..., i, slice(None)))
+                        for names, index in places
+                        for i, part in enumerate(rule.parts)
+                    ]
+                    shape = (*shape[:-2], shape[-1])
                 return [
-                    (rule.torch.format(*groups, L=i), _Slot(path, i, shape[1:], dtype, rule.layout))
-                    for i in range(shape[0])
+                    (
+                        rule.torch.format(*groups, **names),
+                        _Slot(path, at, shape, dtype, rule.layout),
+                    )
+                    for names, at in places
                 ]
         raise ValueError(f"no rule of the key map matches our parameter '{path}'; add one")
 

@@ -4,7 +4,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from lightningdit_jax.convert import discriminator, inception, lightningdit, lpips, vae, vit
+from lightningdit_jax.convert import (
+    convnext,
+    discriminator,
+    inception,
+    lightningdit,
+    lpips,
+    vae,
+    vit,
+    vit_names,
+)
 from lightningdit_jax.convert.keymap import Hints, KeyMap, StateShapes, Tensors
 from lightningdit_jax.errors import unknown_name
 
@@ -65,23 +74,54 @@ KINDS = {
     ),
     "vavae": Kind("vavae", vae.infer, vae.keymap, (vae.SIGN,), hints=_AUTOENCODER_HINTS),
     "marvae": Kind("vavae", vae.infer, vae.keymap, hints=_AUTOENCODER_HINTS),
+    "dinov3": Kind(
+        "dinov3",
+        vit.DINOV3.infer,
+        vit.DINOV3.keymap,
+        vit.DINOV3_SIGNS,
+        canonical=vit_names.dinov3_names,
+        hints=("num_heads",),
+    ),
     "dinov2": Kind(
         "dinov2",
-        vit.infer,
-        vit.keymap,
-        (vit.DINOV2_SIGN, vit.CHUNKED_DINOV2_SIGN),
+        vit.PLAIN.infer,
+        vit.PLAIN.keymap,
+        vit.DINOV2_SIGNS,
         prefix="foundation_model.model.",
-        canonical=vit.canonical,
+        canonical=vit_names.timm_names,
         hints=("num_heads",),
+    ),
+    "siglip2": Kind(
+        "siglip2",
+        vit.SIGLIP2.infer,
+        vit.SIGLIP2.keymap,
+        vit.SIGLIP_SIGNS,
+        canonical=vit_names.timm_names,
+        hints=("num_heads", "act_fn"),
+    ),
+    "clip": Kind(
+        "clip",
+        vit.CLIP.infer,
+        vit.CLIP.keymap,
+        vit.CLIP_SIGNS,
+        canonical=vit_names.timm_names,
+        hints=("num_heads", "act_fn"),
     ),
     "mae": Kind(
         "mae",
-        vit.infer,
-        vit.keymap,
+        vit.PLAIN.infer,
+        vit.PLAIN.keymap,
         (vit.MAE_SIGN,),
         prefix="foundation_model.model.",
-        canonical=vit.canonical,
+        canonical=vit_names.timm_names,
         hints=("num_heads",),
+    ),
+    "convnextv2": Kind(
+        "convnextv2",
+        convnext.infer,
+        convnext.keymap,
+        convnext.SIGNS,
+        canonical=convnext.timm_names,
     ),
     "lpips": Kind(
         "lpips",

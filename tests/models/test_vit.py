@@ -12,7 +12,7 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import infer_config, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
-from lightningdit_jax.convert.vit import canonical
+from lightningdit_jax.convert.vit_names import timm_names
 from lightningdit_jax.models.vit import (
     ViT,
     resample_positions,
@@ -104,7 +104,7 @@ def test_names_of_dinov2_itself_with_registers_and_blocks_in_chunks():
     own = {re.sub(r"^blocks\.", "blocks.0.", key): value for key, value in theirs.items()}
     own |= {"register_tokens": registers, "mask_token": np.zeros((1, dim), np.float32)}
     hints = Hints(golden.index()["foundation_dinov2"]["config"]["num_heads"])
-    config, params = params_from_torch("dinov2", canonical(own), hints=hints)
+    config, params = params_from_torch("dinov2", timm_names(own), hints=hints)
     want_config, want = params_from_torch("dinov2", timm, hints=hints)
     assert config == want_config
     assert (config.num_registers, config.class_pos_embed) == (4, True)
@@ -187,7 +187,7 @@ def gated_reference(weights, images, num_heads, depth=2):
 def test_gated_mlps_of_dinov2_s_giant_equal_their_definition():
     weights = gated_weights()
     images = np.random.default_rng(1).normal(size=(1, 6, 6, 3)).astype(np.float32)
-    config, params = params_from_torch("dinov2", canonical(weights), hints=Hints(2))
+    config, params = params_from_torch("dinov2", timm_names(weights), hints=Hints(2))
     assert (config.use_swiglu, config.mlp_hidden) == (True, 10)
     vit = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0)))), params)
     want = gated_reference(weights, images, 2)
@@ -197,7 +197,7 @@ def test_gated_mlps_of_dinov2_s_giant_equal_their_definition():
     names = {"mlp.w12": "mlp.fc1", "mlp.w3": "mlp.fc2"}
     pattern = re.compile("|".join(names))
     timm = {pattern.sub(lambda m: names[m[0]], key): value for key, value in weights.items()}
-    same_config, same = params_from_torch("dinov2", canonical(timm), hints=Hints(2))
+    same_config, same = params_from_torch("dinov2", timm_names(timm), hints=Hints(2))
     assert same_config == config
     chex.assert_trees_all_equal(same, params)
 
@@ -215,7 +215,7 @@ def test_the_shapes_of_dinov2_s_giant_tell_its_architecture():
     }
     giant["pos_embed"] = jax.ShapeDtypeStruct((1, 1370, 1536), np.float32)
     giant["patch_embed.proj.weight"] = jax.ShapeDtypeStruct((1536, 3, 14, 14), np.float32)
-    config = infer_config("dinov2", canonical(giant))
+    config = infer_config("dinov2", timm_names(giant))
     assert config == ViTConfig(14, 1536, 40, 24, 4096, 37, True, 0, True, True)
 
 
