@@ -309,6 +309,9 @@ def get_config() -> ConfigDict:
     # Converted LPIPS, or hf://OWNER/NAME; without it a tokenizer's LPIPS is left out
     c.evaluate.lpips = ""
     c.evaluate.inception = ""  # converted Inception network or hf://OWNER/NAME, for rFID and FID
+    # Converted networks (Inception, DINOv2, MAE ...) or hf://OWNER/NAME, in each of which Fréchet
+    # distance, KID, MIND, density and coverage are taken, docs/evaluation.md; of a tokenizer rFD
+    c.evaluate.networks = ()
     c.evaluate.reference = ""  # ADM's reference file, or of scripts/reference_statistics.py
     c.evaluate.batch_size = 64  # global
     # Of a tokenizer, beside reconstruction: "ifid", "continuity", "noise", "spectrum", "structure",

@@ -272,6 +272,7 @@ class EvaluateConfig:
     train_samples: int
     lpips: str
     inception: str
+    networks: tuple[str, ...]
     reference: str
     batch_size: int
     measures: tuple[str, ...]

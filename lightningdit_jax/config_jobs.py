@@ -124,6 +124,7 @@ _READERS: dict[str, Collection[str]] = {
     "evaluate.train_samples": (EVALUATOR,),
     "evaluate.lpips": (EVALUATE_TOKENIZER,),
     "evaluate.inception": (*_JUDGED, EVALUATE_TOKENIZER),
+    "evaluate.networks": (*_JUDGED, EVALUATE_TOKENIZER),
     "evaluate.batch_size": (*_JUDGED, EVALUATE_TOKENIZER),
     "evaluate.measures": (EVALUATE_TOKENIZER,),
     "evaluate.ifid_latents": (EVALUATE_TOKENIZER,),

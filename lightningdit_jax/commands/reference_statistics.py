@@ -1,11 +1,12 @@
-"""Statistics of real images that FID, sFID, precision and recall compare samples with.
+"""Statistics of real images that FID and its kin, and distances in other networks, compare with.
 
     python scripts/reference_statistics.py --source=folder --path=IMAGENET/train --size=256 \\
-        --inception=ckpts/inception --output=imagenet256.npz
+        --inception=ckpts/inception --networks ckpts/dinov2 ckpts/mae --output=imagenet256.npz
 
-Writes the keys of ADM's reference files (mu, sigma, mu_s, sigma_s, arr_0); give the file to
---mode=evaluate as --config.evaluate.reference. Images are center-cropped as in extraction. Several
-processes (Cloud TPU, Slurm, Open MPI) share the work.
+Writes the keys of ADM's reference files (mu, sigma, mu_s, sigma_s, arr_0) and, of each of
+--networks by its name, NAME_mu, NAME_sigma and NAME_extractor; the images are read once. Give the
+file to --mode=evaluate as --config.evaluate.reference. Images are center-cropped as in extraction.
+Several processes (Cloud TPU, Slurm, Open MPI) share the work.
 """
 
 import argparse
@@ -27,7 +28,10 @@ def main() -> None:
     parser.add_argument("--labels", default="", help="of a folder: file of labels; or none")
     parser.add_argument("--tfds-name", default="imagenet2012")
     parser.add_argument("--size", type=int, default=256, help="side of the crops; not of an npz")
-    parser.add_argument("--inception", required=True, help="converted Inception checkpoint")
+    parser.add_argument("--inception", default="", help="converted Inception checkpoint, for FID")
+    parser.add_argument(
+        "--networks", nargs="+", default=[], help="other converted networks, one checkpoint of each"
+    )
     parser.add_argument("--output", required=True, help=".npz file to write, local or gs://")
     parser.add_argument("--kept", type=int, default=10_000, help="images stored in the file")
     parser.add_argument("--batch-size", type=int, default=64, help="global")
@@ -49,10 +53,12 @@ def compute(options: argparse.Namespace) -> None:
     from lightningdit_jax.data.pipeline import ImageBatches
     from lightningdit_jax.data.sources import describe_images, open_images
     from lightningdit_jax.inference.quality.inception import InceptionNetwork
+    from lightningdit_jax.inference.quality.networks import open_networks
     from lightningdit_jax.inference.quality.reference import (
         CroppedImages,
         ReferenceImages,
         StoredImages,
+        check_networks,
         write_reference,
     )
     from lightningdit_jax.parallel import multihost
@@ -60,6 +66,7 @@ def compute(options: argparse.Namespace) -> None:
     from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
 
     whole_number("--seed", options.seed, 0, NUM_SEEDS - 1)
+    check_networks(options.inception, options.networks)
     multihost.initialize()
     if options.source == "npz":
         images: ReferenceImages = StoredImages(NpzImages(options.path))
@@ -81,9 +88,12 @@ def compute(options: argparse.Namespace) -> None:
             corrupt=options.corrupt,
         )
         images = CroppedImages(batches, options.size, options.num_workers)
-    network = InceptionNetwork(options.inception, options.batch_size, make_mesh())
+    mesh, inception = make_mesh(), None
+    if options.inception:
+        inception = InceptionNetwork(options.inception, options.batch_size, mesh)
+    networks = open_networks(options.networks, options.batch_size, mesh)
     count = write_reference(
-        images, options.output, network, num_kept=options.kept, seed=options.seed
+        images, options.output, inception, networks, num_kept=options.kept, seed=options.seed
     )
     if multihost.is_main_process():
         print(f"statistics of {count:,} images in {options.output}")

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -32,6 +32,13 @@ class ErrorBar:
             "degrees": float(self.degrees),
             "interval": list(self.interval),
         }
+
+
+class LeftOut(NamedTuple):
+    """A number of samples, and what it is without each of the blocks a jackknife leaves out."""
+
+    value: float
+    left_out: list[float]
 
 
 def of_mean(values: Sequence[float] | np.ndarray) -> ErrorBar:

@@ -5,14 +5,10 @@ product of means loses all digits in float32, and many in float64.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
-
-from lightningdit_jax.npz_reader import npz_names, read_npz
 
 BLOCK = 4096  # features that are multiplied at once: 64 MB of 2048 numbers
 
@@ -103,62 +99,6 @@ class Gaussian(NamedTuple):
 
     mean: np.ndarray
     covariance: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class ReferenceMoments:
-    """What FID compares Inception's pool features with, and sFID its spatial ones.
-
-    extractor: what computed the features, by field, in a file of ours; None in one of ADM's.
-    """
-
-    pool: Gaussian
-    spatial: Gaussian
-    extractor: dict[str, str] | None = None
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a reference file: `mu`, `sigma`, `mu_s`, `sigma_s` and `extractor`."""
-        values = (*self.pool, *self.spatial)
-        arrays = {name: np.asarray(v, np.float64) for name, v in zip(_MOMENT_NAMES, values)}
-        if self.extractor is not None:
-            arrays["extractor"] = np.array(json.dumps(self.extractor))
-        return arrays
-
-
-_MOMENT_NAMES = ("mu", "sigma", "mu_s", "sigma_s")
-
-
-def moments_from_npz(path: str) -> ReferenceMoments:
-    """Moments of a reference set from a file of ADM's or of `to_arrays`, local or gs://.
-
-    As VIRTUAL_imagenet256_labeled.npz (Dhariwal & Nichol 2021): `mu`, `sigma`, `mu_s`, `sigma_s`.
-    Images in the file are not read. Raises FileNotFoundError, and ValueError for another file.
-    """
-    advice = (
-        "expected a reference file of the ADM evaluator, such as VIRTUAL_imagenet256_labeled.npz "
-        "(github.com/openai/guided-diffusion, evaluations/), or one that "
-        "scripts/reference_statistics.py made"
-    )
-    if not epath.Path(path).exists():
-        raise FileNotFoundError(f"{path}: there is no such file; {advice}")
-    try:
-        read = read_npz(path, (*_MOMENT_NAMES, "extractor"))
-        if missing := [name for name in _MOMENT_NAMES if name not in read]:
-            raise ValueError(f"{path} lacks {missing} and has {npz_names(path)}")
-        arrays = [np.asarray(read[name], np.float64) for name in _MOMENT_NAMES]
-        extractor = json.loads(str(read["extractor"])) if "extractor" in read else None
-    except (ValueError, RecursionError) as error:
-        said = str(error) if str(path) in str(error) else f"{path} is damaged: {error}"
-        raise ValueError(f"{said}; {advice}") from error
-    mu, sigma, mu_s, sigma_s = arrays
-    for name, mean, covariance in (("mu, sigma", mu, sigma), ("mu_s, sigma_s", mu_s, sigma_s)):
-        if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
-            raise ValueError(
-                f"{path}: {name} have shapes {mean.shape}, {covariance.shape}; expected [D], [D, D]"
-            )
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError(f"{path}: {name} hold values that are not finite; make it again")
-    return ReferenceMoments(Gaussian(mu, sigma), Gaussian(mu_s, sigma_s), extractor)
 
 
 def frechet_distance(

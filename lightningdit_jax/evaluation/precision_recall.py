@@ -5,11 +5,16 @@ reaching to the k-th nearest other member.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-BLOCK = 1000  # rows of the distance matrix held at once: 200 MB against 50,000 columns
+from lightningdit_jax.evaluation.squared_distances import (
+    about_center,
+    checked_pair,
+    squared_distances,
+    squared_radii,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,57 +65,19 @@ def coverage(
 
     Arrays, k and what is raised: as for precision_recall.
     """
-    reference, samples = _checked(reference, "reference", k), _checked(samples, "samples", k)
-    if reference.shape[1] != samples.shape[1]:
-        raise ValueError(
-            f"reference has features of size {reference.shape[1]} and samples of size "
-            f"{samples.shape[1]}; expected the same"
-        )
-    # About a common center the squares that cancel in a distance are small.
-    center = reference.mean(0, dtype=np.float64)
-    reference, samples = ((a - center).astype(np.float32) for a in (reference, samples))
-    reference_radii, sample_radii = _squared_radii(reference, k), _squared_radii(samples, k)
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least 1")
+    reference, samples = about_center(*checked_pair(reference, samples, k + 1))
+    reference_radii, sample_radii = squared_radii(reference, k), squared_radii(samples, k)
 
     number_of = np.empty(len(samples), int)
     for number, block in enumerate(blocks):
         number_of[block] = number
     is_real = np.empty(len(samples), bool)
     is_covered = np.zeros((len(blocks), len(reference)), bool)
-    for rows, distances in _squared_distances(samples, reference):
+    for rows, distances in squared_distances(samples, reference):
         is_real[rows] = (distances <= reference_radii).any(axis=1)
         inside = distances <= sample_radii[rows, None]
         for number in np.unique(number_of[rows]):
             is_covered[number] |= inside[number_of[rows] == number].any(axis=0)
     return Coverage(is_real, is_covered)
-
-
-def _checked(features: np.ndarray, name: str, k: int) -> np.ndarray:
-    features = np.asarray(features)
-    if features.ndim != 2 or len(features) <= k or k < 1:
-        raise ValueError(
-            f"{name} has shape {features.shape} and k is {k}; expected [N, D] with N > k >= 1"
-        )
-    if not np.isfinite(features).all():
-        raise ValueError(f"{name} holds values that are not finite; check the images")
-    return features
-
-
-def _squared_radii(features: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance of each to its k-th nearest other one. [N, D] -> [N]."""
-    radii = np.empty(len(features), np.float32)
-    for rows, distances in _squared_distances(features, features):
-        distances.partition(k, axis=1)  # the nearest of all is the feature itself
-        radii[rows] = distances[:, k]
-    return radii
-
-
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of the squared distances of [N, D] and [M, D]: pairs of rows, [rows, M]."""
-    a_norms, b_norms = (np.einsum("nd,nd->n", x, x) for x in (a, b))
-    for start in range(0, len(a), BLOCK):
-        rows = slice(start, start + BLOCK)
-        distances = a[rows] @ b.T
-        distances *= -2
-        distances += a_norms[rows, None]
-        distances += b_norms
-        yield rows, np.maximum(distances, 0, out=distances)

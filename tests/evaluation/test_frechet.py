@@ -5,14 +5,8 @@ import pytest
 import scipy.linalg
 
 from lightningdit_jax.evaluation import frechet
-from lightningdit_jax.evaluation.frechet import (
-    Gaussian,
-    Moments,
-    MomentsStream,
-    ReferenceMoments,
-    frechet_distance,
-    moments_from_npz,
-)
+from lightningdit_jax.evaluation.frechet import Gaussian, Moments, MomentsStream, frechet_distance
+from lightningdit_jax.evaluation.reference_moments import ReferenceMoments, moments_from_npz
 
 
 def random_covariance(dim, rank, seed):

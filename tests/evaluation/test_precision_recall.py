@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightningdit_jax.evaluation import precision_recall as module
+from lightningdit_jax.evaluation import squared_distances
 from lightningdit_jax.evaluation.precision_recall import PrecisionRecall, precision_recall
 
 
@@ -27,7 +27,7 @@ def brute_force(reference, samples, k):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("block", [1000, 7])
 def test_brute_force(monkeypatch, k, block):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(squared_distances, "BLOCK", block)
     rng = np.random.default_rng(0)
     # Far from zero, where squares of float32 features cancel.
     reference = rng.normal(3000, 1, (30, 3)).astype(np.float32)
@@ -59,7 +59,7 @@ def test_missing_modes_cost_recall_and_stray_samples_cost_precision():
 
 def test_bad_features_are_named():
     ten = np.arange(20.0).reshape(10, 2)
-    with pytest.raises(ValueError, match=r"samples has shape \(3, 2\) and k is 3"):
+    with pytest.raises(ValueError, match=r"samples has shape \(3, 2\); expected .* N at least 4"):
         precision_recall(ten, ten[:3])
     with pytest.raises(ValueError, match="features of size 2 and samples of size 1"):
         precision_recall(ten, ten[:, :1])

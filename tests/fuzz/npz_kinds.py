@@ -13,7 +13,7 @@ from etils import epath
 
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
 from lightningdit_jax.data.sample_parts import find_parts, write_part
-from lightningdit_jax.evaluation.frechet import moments_from_npz
+from lightningdit_jax.evaluation.reference_moments import moments_from_npz
 from lightningdit_jax.npz_reader import read_npz
 from tests.fuzz import mutations
 from tests.fuzz.harness import Input, Kind

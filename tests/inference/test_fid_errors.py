@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from lightningdit_jax.evaluation.error_bars import jackknife_blocks, of_jackknife, without
-from lightningdit_jax.evaluation.frechet import Moments, ReferenceMoments, frechet_distance
+from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
 from lightningdit_jax.evaluation.precision_recall import precision_recall
+from lightningdit_jax.evaluation.reference_moments import ReferenceMoments
 from lightningdit_jax.inference.quality import fid
+from lightningdit_jax.inference.quality.features import FeatureNetwork
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.metrics import make_judge
 from lightningdit_jax.parallel.mesh import make_mesh
@@ -18,14 +20,17 @@ from tests import tiny
 COUNT, BLOCKS = 80, 10
 
 
-class Pixels:
+class Pixels(FeatureNetwork):
     """Pixels for features, in the place of InceptionNetwork."""
 
     def __init__(self, *_):
-        self.identity = {"network": "pixels"}
+        self.identity, self.mesh, self.local_size = {"network": "pixels"}, make_mesh(), 8
 
-    def features(self, images, total, verb=""):
-        x = np.concatenate(list(images.batches(7, 0, total))).reshape(total, -1) / 255
+    def start(self, images):
+        return images
+
+    def finish(self, output, count, first):
+        x = np.asarray(output)[:count].reshape(count, -1) / 255
         return {"pool": x[:, :4], "spatial": x[:, 2:6], "logits": 3 * x}
 
 

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 import lightningdit_jax as ldj
 from lightningdit_jax.convert.files import convert_files
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.evaluation.frechet import Gaussian, ReferenceMoments, moments_from_npz
+from lightningdit_jax.evaluation.frechet import Gaussian
+from lightningdit_jax.evaluation.reference_moments import ReferenceMoments, moments_from_npz
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.quality import job as quality_job
 from lightningdit_jax.inference.quality import tokenizer_networks

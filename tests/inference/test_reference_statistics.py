@@ -12,7 +12,7 @@ from PIL import Image
 from lightningdit_jax.data.images import ImageFolder, center_crop_adm
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.data.pipeline import ImageBatches
-from lightningdit_jax.evaluation.frechet import moments_from_npz
+from lightningdit_jax.evaluation.reference_moments import moments_from_npz
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.job import evaluate

@@ -14,8 +14,9 @@ from lightningdit_jax.assembly.loading import load
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.data.digits import digits_to_8x8
 from lightningdit_jax.data.latents import load_stats
-from lightningdit_jax.evaluation.frechet import Moments, ReferenceMoments, frechet_distance
+from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
+from lightningdit_jax.evaluation.reference_moments import ReferenceMoments
 from lightningdit_jax.inference.quality.digits import digits_judge
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.inference.quality.training_pictures import make_training_picture

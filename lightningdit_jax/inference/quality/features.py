@@ -68,9 +68,9 @@ class FeatureNetwork:
     ):
         check_batch_size(batch_size, mesh, jax.process_count())
         loaded = load_functional(path, mesh, expect=kind)
-        self._name, self._params, self._mesh = name, loaded.params, mesh
+        self._name, self._params, self.mesh = name, loaded.params, mesh
         self._loaded = loaded
-        self._local_size = batch_size // jax.process_count()
+        self.local_size = batch_size // jax.process_count()
         self.identity = {**identity, "weights": loaded.fingerprint}
         self._run = jit_batches(
             lambda params, images: run(nnx.merge(loaded.graphdef, params), images), mesh
@@ -86,12 +86,7 @@ class FeatureNetwork:
 
         verb: says that progress is printed, and how.
         """
-        parts = list(self._local_features(images, total, verb))
-        longest = -(-total // jax.process_count())
-        return {
-            name: gathered_rows(np.concatenate([part[name] for part in parts]), longest)
-            for name in parts[0]
-        }
+        return features_of({self._name: self}, images, total, verb)[self._name]
 
     def moments(
         self, images: OrderedImages, total: int, names: Sequence[str], verb: str = ""
@@ -100,48 +95,104 @@ class FeatureNetwork:
 
         Features are not kept, so the number of images has no limit.
         """
-        streams: dict[str, MomentsStream] = {}
-        for part in self._local_features(images, total, verb):
-            for name in names:
-                stream = streams.setdefault(name, MomentsStream(part[name].shape[1]))
-                stream.add(part[name])
-        return {name: gathered_moments(stream.moments()) for name, stream in streams.items()}
+        return moments_of({self._name: self}, images, total, {self._name: names}, verb)[self._name]
 
-    def _local_features(self, images: OrderedImages, total: int, verb: str) -> Iterator[Features]:
-        """Features of this process's images, a batch at a time; as many batches in each process.
+    def start(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Has the devices begin with a batch over the mesh, uint8 [b, H, W, 3]."""
+        return self._run(self._params, images)
+
+    def finish(self, output: dict[str, jax.Array], count: int, first: int) -> Features:
+        """Features of the first `count` images that were started, which have numbers from `first`.
 
         Raises FloatingPointError naming images whose features are not finite.
         """
-        start, stop = process_range(total)
-        longest = -(-total // jax.process_count())
-        progress = Progress(verb, stop - start, quiet=not (verb and is_main_process()))
-        progress.compiling()
-        first = start
+        features = {name: local_rows(array, count) for name, array in output.items()}
+        rows = [np.isfinite(x).all(axis=1) for x in features.values()]
+        names = [f"image {first + row}" for row in range(count)]
+        weights = {self._name: self._params}
+        finite = np.logical_and.reduce(rows)
+        check_finite(finite, names, "the features", weights, "look at the checkpoint")
+        return features
 
-        def started() -> Iterator[tuple[dict[str, jax.Array], int]]:
-            batches = images.batches(self._local_size, start, stop)
-            for _ in range(-(-longest // self._local_size)):
-                batch = next(batches, np.zeros((0, *images.shape[1:]), np.uint8))
-                padded = np.zeros((self._local_size, *images.shape[1:]), np.uint8)
-                padded[: len(batch)] = batch
-                there = global_batch({"images": padded}, self._mesh)
-                yield self._run(self._params, there["images"]), len(batch)
 
-        def finish(work: tuple[dict[str, jax.Array], int]) -> Features:
-            nonlocal first
-            output, count = work
-            features = {name: local_rows(array, count) for name, array in output.items()}
-            rows = [np.isfinite(x).all(axis=1) for x in features.values()]
-            finite = np.logical_and.reduce(rows)
-            names = [f"image {first + row}" for row in range(count)]
-            weights = {self._name: self._params}
-            check_finite(finite, names, "the features", weights, "look at the checkpoint")
-            first += count
-            return features
+Networks = Mapping[str, FeatureNetwork]  # of one mesh and one batch size, by name
 
-        for number, features in enumerate(run_ahead(started(), finish), 1):
-            progress.update(min(number * self._local_size, stop - start))
-            yield features
+
+def features_of(
+    networks: Networks, images: OrderedImages, total: int, verb: str = ""
+) -> dict[str, Features]:
+    """What each network finds, as FeatureNetwork.features; images are read once."""
+    parts = list(_local_features(networks, images, total, verb))
+    longest = -(-total // jax.process_count())
+    return {
+        network: {
+            name: gathered_rows(np.concatenate([part[network][name] for part in parts]), longest)
+            for name in parts[0][network]
+        }
+        for network in networks
+    }
+
+
+def moments_of(
+    networks: Networks,
+    images: OrderedImages,
+    total: int,
+    names: Mapping[str, Sequence[str]],
+    verb: str = "",
+) -> dict[str, dict[str, Moments]]:
+    """Of each network the moments of some of its features, names[network]; images are read once.
+
+    As FeatureNetwork.moments.
+    """
+    streams: dict[tuple[str, str], MomentsStream] = {}
+    for part in _local_features(networks, images, total, verb):
+        for network in networks:
+            for name in names[network]:
+                rows = part[network][name]
+                stream = streams.setdefault((network, name), MomentsStream(rows.shape[1]))
+                stream.add(rows)
+    return {
+        network: {name: gathered_moments(streams[network, name].moments()) for name in of_network}
+        for network, of_network in names.items()
+    }
+
+
+def _local_features(
+    networks: Networks, images: OrderedImages, total: int, verb: str
+) -> Iterator[dict[str, Features]]:
+    """Features of this process's images, a batch at a time; as many batches in each process.
+
+    Raises FloatingPointError as FeatureNetwork.finish.
+    """
+    any_of_them = next(iter(networks.values()))
+    local_size, mesh = any_of_them.local_size, any_of_them.mesh
+    start, stop = process_range(total)
+    longest = -(-total // jax.process_count())
+    progress = Progress(verb, stop - start, quiet=not (verb and is_main_process()))
+    progress.compiling()
+    first = start
+
+    def started() -> Iterator[tuple[dict[str, dict[str, jax.Array]], int]]:
+        batches = images.batches(local_size, start, stop)
+        for _ in range(-(-longest // local_size)):
+            batch = next(batches, np.zeros((0, *images.shape[1:]), np.uint8))
+            padded = np.zeros((local_size, *images.shape[1:]), np.uint8)
+            padded[: len(batch)] = batch
+            there = global_batch({"images": padded}, mesh)["images"]
+            yield {name: network.start(there) for name, network in networks.items()}, len(batch)
+
+    def finish(work: tuple[dict[str, dict[str, jax.Array]], int]) -> dict[str, Features]:
+        nonlocal first
+        outputs, count = work
+        features = {
+            name: network.finish(outputs[name], count, first) for name, network in networks.items()
+        }
+        first += count
+        return features
+
+    for number, features in enumerate(run_ahead(started(), finish), 1):
+        progress.update(min(number * local_size, stop - start))
+        yield features
 
 
 def gathered_moments(moments: Moments) -> Moments:

@@ -1,6 +1,8 @@
-"""FID, sFID, Inception Score, precision and recall of samples, as ADM's evaluator defines them."""
+"""FID and its kin as ADM's evaluator defines them, and distances in the features of other networks.
 
-import dataclasses
+config.evaluate.inception asks for the first, config.evaluate.networks for the others.
+"""
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,62 +12,57 @@ from jax.sharding import Mesh
 from lightningdit_jax.config import Config, EvaluateConfig
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.data.picture_folder import PictureFolder
-from lightningdit_jax.errors import difference
-from lightningdit_jax.evaluation.error_bars import fixed_labels, jackknife_blocks, without
-from lightningdit_jax.evaluation.frechet import (
-    Moments,
-    MomentsStream,
-    ReferenceMoments,
-    distance_from,
-    frechet_distance,
-    moments_from_npz,
-)
-from lightningdit_jax.evaluation.frechet_errors import frechet_bars
+from lightningdit_jax.evaluation.error_bars import fixed_labels, jackknife_blocks
+from lightningdit_jax.evaluation.frechet import Moments, distance_from
 from lightningdit_jax.evaluation.inception_score import inception_score
-from lightningdit_jax.evaluation.precision_recall import coverage
+from lightningdit_jax.inference.quality.adm_numbers import AdmNumbers
+from lightningdit_jax.inference.quality.distances import Distances, number_names
 from lightningdit_jax.inference.quality.evaluated_file import (
     open_samples,
     samples_identity,
     samples_path,
 )
-from lightningdit_jax.inference.quality.features import Features, ImagesInMemory
+from lightningdit_jax.inference.quality.features import (
+    Features,
+    ImagesInMemory,
+    Networks,
+    features_of,
+)
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality, check_blocks
+from lightningdit_jax.inference.quality.networks import POOL, network_of, open_networks
+from lightningdit_jax.inference.quality.reference import open_reference
 from lightningdit_jax.npz_reader import read_npz
-from lightningdit_jax.parallel.multihost import is_main_process
 from lightningdit_jax.planning.mesh import inference_mesh
 
 
 def evaluate_samples(config: Config, workdir: str) -> tuple[Judgment, dict[str, Any]]:
     """The metrics of evaluate.samples, or those in WORKDIR, against evaluate.reference.
 
-    The first evaluate.num_images samples count; labels are not needed. Precision and recall compare
-    with the images inside the reference file. All processes read the files and share the work.
-    Returns the numbers, and what they are of.
+    The first evaluate.num_images samples count; labels are not needed. All but Fréchet distances
+    compare with the images inside the reference file. All processes read the files and share the
+    work. Returns the numbers, and what they are of.
     Raises ValueError or FileNotFoundError for files or a network that are not what they should be.
     """
     options = config.evaluate
-    check_inception_options(options)
+    check_options(options)
     samples = open_samples(samples_path(config, workdir))
     identity = samples_identity(samples)
     count = min(len(samples), options.num_images)
     check_blocks(config, count)
     yardstick = _Yardstick(options, inference_mesh(config.mesh))
-    found = yardstick.network.features(samples, count, "samples seen")
+    found = features_of(yardstick.all, samples, count, "samples seen")
     judgment = yardstick.judgment(found, _labels(samples, count))
     of_samples = {**identity, "count": int(judgment.numbers["num_samples"])}
     return judgment, {"samples": of_samples, **yardstick.of}
 
 
 def _judge(config: Config, mesh: Mesh, class_names: Sequence[str]) -> tuple[Judge, dict[str, Any]]:
-    check_inception_options(config.evaluate)
+    check_options(config.evaluate)
     yardstick = _Yardstick(config.evaluate, mesh)
 
     def judge(batches: Iterator[np.ndarray], labels: np.ndarray) -> Judgment:
-        network = yardstick.network
-        parts = [network.features(ImagesInMemory(images), len(images)) for images in batches]
-        found = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-        return yardstick.judgment(found, labels)
+        return yardstick.judgment(_features_of_batches(yardstick.all, batches), labels)
 
     return judge, yardstick.of
 
@@ -77,107 +74,121 @@ def _labels(samples: NpzImages | PictureFolder, count: int) -> np.ndarray | None
     return None if labels is None or labels.shape != samples.shape[:1] else labels[:count]
 
 
+def _features_of_batches(networks: Networks, batches: Iterator[np.ndarray]) -> dict[str, Features]:
+    parts = [features_of(networks, ImagesInMemory(images), len(images)) for images in batches]
+    return {
+        network: {name: np.concatenate([p[network][name] for p in parts]) for name in names}
+        for network, names in parts[0].items()
+    }
+
+
 class _Yardstick:
-    """What samples are compared with: opened, and looked at by the network, once."""
+    """What samples are compared with: opened, and looked at by the networks, once.
+
+    all: the networks by name, InceptionNetwork among them where evaluate.inception names it.
+    """
 
     def __init__(self, options: EvaluateConfig, mesh: Mesh):
         images = NpzImages(options.reference)
-        self.network = InceptionNetwork(options.inception, options.batch_size, mesh)
-        reference = open_reference(options.reference, self.network)
-        self._fid, self._sfid = map(distance_from, (reference.pool, reference.spatial))
-        real = self.network.features(images, len(images), "reference images seen")
-        self._real, self._num_blocks = real["pool"], options.jackknife_blocks
+        inception, networks = _open_all(options, mesh)
+        self.all = {**inception, **networks}
+        reference = distances = None
+        if inception:
+            reference = open_reference(options.reference, inception["inception"])
+        if networks:
+            distances = Distances(networks, options.reference, len(images))
+        self._real = _real_features(self.all, images)
+        self._adm = reference and AdmNumbers(reference, self._real["inception"])
+        self._distances, self._num_blocks = distances, options.jackknife_blocks
+        paths = dict(zip((*networks, *inception), (*options.networks, options.inception)))
         self.of = {
             "reference": {"path": options.reference, "count": len(images)},
-            "inception": {"path": options.inception, **self.network.identity},
+            **{n: {"path": paths[n], **network.identity} for n, network in self.all.items()},
         }
 
-    def judgment(self, found: Features, labels: np.ndarray | None) -> Judgment:
+    def judgment(self, found: dict[str, Features], labels: np.ndarray | None) -> Judgment:
         """All numbers of samples by their features; labels: where they are known."""
-        pool, spatial, logits = (found[name] for name in ("pool", "spatial", "logits"))
-        count, fixed = len(pool), None if labels is None else fixed_labels(labels)
-        blocks = jackknife_blocks(count, self._num_blocks, fixed)
-        covered = coverage(self._real, pool, blocks)
-        numbers = {
-            "fid": self._fid(Moments.of(pool).gaussian),
-            "sfid": self._sfid(Moments.of(spatial).gaussian),
-            "inception_score": inception_score(logits),
-            **dataclasses.asdict(covered.whole()),
-            "num_samples": count,
-        }
-        if not self._num_blocks:
-            return Judgment(numbers)
-        bars = frechet_bars("fid", self._fid, [pool], blocks, fixed)
-        bars |= frechet_bars("sfid", self._sfid, [spatial], blocks, fixed)
-        left_out = [
-            {
-                "inception_score": inception_score(logits[without(block, count)]),
-                **dataclasses.asdict(covered.without(number, block)),
-            }
-            for number, block in enumerate(blocks)
-        ]
-        return Judgment.of(numbers, bars, left_out)
+        pools = {name: features[POOL] for name, features in found.items()}
+        count = len(next(iter(pools.values())))
+        fixed = None if labels is None else fixed_labels(labels)
+        blocks = jackknife_blocks(count, self._num_blocks, fixed) if self._num_blocks else []
+        parts = [self._adm.judgment(found["inception"], blocks, fixed)] if self._adm else []
+        if self._distances:
+            parts.append(self._distances.judgment(self._real, pools, blocks, fixed))
+        numbers = {name: value for part in parts for name, value in part.numbers.items()}
+        bars = {name: bar for part in parts for name, bar in part.bars.items()}
+        return Judgment({**numbers, "num_samples": count}, bars)
+
+
+def _open_all(options: EvaluateConfig, mesh: Mesh) -> tuple[Networks, Networks]:
+    """The network of evaluate.inception, if there is one, and those of evaluate.networks."""
+    if not options.inception:
+        return {}, open_networks(options.networks, options.batch_size, mesh)
+    inception = InceptionNetwork(options.inception, options.batch_size, mesh)
+    there = (options.inception, inception)
+    networks = open_networks(options.networks, options.batch_size, mesh, there)
+    return {"inception": inception}, networks
+
+
+def _real_features(networks: Networks, images: NpzImages) -> dict[str, np.ndarray]:
+    """Pool features of all images, by network."""
+    found = features_of(networks, images, len(images), "reference images seen")
+    return {name: features[POOL] for name, features in found.items()}
 
 
 def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
     options = config.evaluate
-    check_inception_options(options)
-    network = InceptionNetwork(options.inception, options.batch_size, mesh)
-    reference = open_reference(options.reference, network).pool
+    check_options(options)
+    inception, networks = _open_all(options, mesh)
+    fid = None
+    if inception:
+        fid = distance_from(open_reference(options.reference, inception["inception"]).pool)
+    if networks:
+        images = NpzImages(options.reference)
+        distances = Distances(networks, options.reference, len(images))
+        real = _real_features(networks, images)
 
     def quality(batches: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        pool, logits = MomentsStream(len(reference.mean)), []
-        for images in batches:
-            features = network.features(ImagesInMemory(images), len(images))
-            pool.add(features["pool"])
-            logits.append(features["logits"])
-        return {
-            "fid": frechet_distance(*reference, *pool.moments().gaussian),
-            "inception_score": inception_score(np.concatenate(logits)),
-        }
+        found = _features_of_batches({**inception, **networks}, batches)
+        numbers = {}
+        if fid is not None:
+            pool, logits = (found["inception"][name] for name in (POOL, "logits"))
+            numbers = {
+                "fid": fid(Moments.of(pool).gaussian),
+                "inception_score": inception_score(logits),
+            }
+        if networks:
+            pools = {name: features[POOL] for name, features in found.items()}
+            numbers |= distances.judgment(real, pools, [], None).numbers
+        return numbers
 
     return quality
 
 
-def check_inception_options(options: EvaluateConfig) -> None:
-    """Raises ValueError if the network or the reference that FID needs is not named."""
-    for key in ("inception", "reference"):
-        if not getattr(options, key):
+def _stream_names(config: Config) -> tuple[str, ...]:
+    options = config.evaluate
+    networks = number_names([network_of(path) for path in options.networks])
+    return (*(("fid", "inception_score") if options.inception else ()), *networks)
+
+
+def check_options(options: EvaluateConfig) -> None:
+    """Raises ValueError if the networks or the reference that distances need are not named."""
+    for keys in (("inception", "networks"), ("reference",)):
+        if not any(getattr(options, key) for key in keys):
             raise ValueError(
-                f"config.evaluate.{key} is empty; FID needs a converted Inception network "
-                "(convert_torch_weights.py --kind=inception) and a reference: "
-                "VIRTUAL_imagenet256_labeled.npz of the ADM evaluator, or a file that "
-                "scripts/reference_statistics.py makes of your images"
+                f"config.evaluate.{keys[0]} is empty; FID needs a converted Inception network "
+                "(convert_torch_weights.py --kind=inception), or other distances those of "
+                "config.evaluate.networks, and a reference: VIRTUAL_imagenet256_labeled.npz of the "
+                "ADM evaluator, or a file that scripts/reference_statistics.py makes of your images"
             )
-
-
-def open_reference(path: str, network: InceptionNetwork) -> ReferenceMoments:
-    """Moments of a reference file, once it is sure that this network's features compare with them.
-
-    ADM's files do not say what made them. They are of the graph of 2015, which the released
-    Inception weights are a port of, so they are accepted with a word of it.
-    Raises ValueError for a file that another network made.
-    """
-    reference = moments_from_npz(path)
-    if reference.extractor is None:
-        if is_main_process():
-            print(f"{path} does not name its network; taken for the 2015 graph of ADM's evaluator")
-    elif reference.extractor != network.identity:
-        wording = "{} in the file and {} here"
-        differing = difference(reference.extractor, network.identity, wording)
-        raise ValueError(
-            f"{path} was made with another network: {differing}. Give config.evaluate.inception "
-            "the checkpoint it was made with, or make it again with scripts/reference_statistics.py"
-        )
-    return reference
 
 
 METRICS = {
     "fid": Metric(
         evaluate_samples,
         _stream,
-        ("fid", "inception_score"),
+        _stream_names,
         _judge,
-        reads=("inception", "reference", "batch_size"),
+        reads=("inception", "networks", "reference", "batch_size"),
     )
 }

@@ -27,7 +27,7 @@ def make_training_evaluator(
     """
     if config.kind != "lightningdit" or config.train.evaluate_every_steps == 0:
         return None
-    best, names = config.train.best_metric, metric_of(config).stream_names
+    best, names = config.train.best_metric, metric_of(config).names_of_stream(config)
     if best and not best.startswith(HELD_OUT) and best not in names:
         raise ValueError(unknown_name("number of config.train.best_metric", best, names))
     count, key = config.evaluate.train_samples, "evaluate_every_steps"

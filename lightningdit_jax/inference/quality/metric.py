@@ -48,7 +48,8 @@ class Metric:
         of.
     stream(config, mesh, class_names): a Quality; class_names are the generator's, () where they are
         not known. What is missing or does not fit is said here, before anything is drawn.
-    stream_names: of the numbers of a stream. A sweep draws the first.
+    stream_names: of the numbers of a stream, or what says them of a config. A sweep draws the
+        first.
     judge(config, mesh, class_names): a Judge, who says of images in memory what `file` says of a
         file that holds them, and what it compares them with. None where `stream` says all of it.
     reads: the keys of config.evaluate that it needs, its network's checkpoint among them.
@@ -57,9 +58,14 @@ class Metric:
 
     file: Callable[[Config, str], tuple[Judgment, dict[str, Any]]]
     stream: Callable[[Config, Mesh, Sequence[str]], Quality]
-    stream_names: tuple[str, ...]
+    stream_names: tuple[str, ...] | Callable[[Config], tuple[str, ...]]
     judge: Callable[[Config, Mesh, Sequence[str]], tuple[Judge, dict[str, Any]]] | None = None
     reads: tuple[str, ...] = ()
+
+    def names_of_stream(self, config: Config) -> tuple[str, ...]:
+        """Of the numbers of a stream by this config."""
+        names = self.stream_names
+        return names(config) if callable(names) else names
 
 
 def check_blocks(config: Config, count: int) -> None:

@@ -1,5 +1,6 @@
 """The networks that distances are measured in, by name. A row stands in its own file."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from lightningdit_jax.inference.quality.features import FeatureNetwork
 from lightningdit_jax.inference.quality.network import EvaluationNetwork
 
 NETWORKS: dict[str, EvaluationNetwork] = {**inception.NETWORKS, **vision_transformers.NETWORKS}
-FEATURES = "features"  # the name of an opened network's only output
+POOL = "pool"  # the name of the output that an opened network has, as InceptionNetwork has
 
 
 def network_of(path: str) -> str:
@@ -35,7 +36,7 @@ def network_of(path: str) -> str:
 
 
 def open_network(path: str, batch_size: int, mesh: Mesh) -> tuple[str, FeatureNetwork]:
-    """A converted checkpoint as the network that it is of, and its name; its output is FEATURES.
+    """A converted checkpoint as the network that it is of, and its name; its output is POOL.
 
     batch_size and what is raised: as for FeatureNetwork and network_of.
     """
@@ -44,12 +45,43 @@ def open_network(path: str, batch_size: int, mesh: Mesh) -> tuple[str, FeatureNe
 
     def run(module: Any, images: jax.Array) -> dict[str, jax.Array]:
         with jax.default_matmul_precision("highest"):
-            return {FEATURES: row.features(module, images)}
+            return {POOL: row.features(module, images)}
 
     network = FeatureNetwork(
         name, path, row.kind, run, identity=row.identity, batch_size=batch_size, mesh=mesh
     )
     return name, network
+
+
+def open_networks(
+    paths: Sequence[str],
+    batch_size: int,
+    mesh: Mesh,
+    inception: tuple[str, FeatureNetwork] | None = None,
+) -> dict[str, FeatureNetwork]:
+    """Converted checkpoints by the name of their network, in order.
+
+    inception: the path of an InceptionNetwork, and it, where there is one already. Raises
+    ValueError for two checkpoints of one network, and as open_network.
+    """
+    networks, path_of = {}, {}
+    for path in paths:
+        name = network_of(path)
+        if name in networks:
+            raise ValueError(
+                f"{path_of[name]} and {path} are both of {name}; give one checkpoint a network"
+            )
+        path_of[name] = path
+        if inception is not None and name == "inception":
+            if path != inception[0]:
+                raise ValueError(
+                    f"config.evaluate.networks has {path} and config.evaluate.inception "
+                    f"{inception[0]}, both of inception; give one checkpoint a network"
+                )
+            networks[name] = inception[1]
+        else:
+            networks[name] = open_network(path, batch_size, mesh)[1]
+    return networks
 
 
 def fd_scale(name: str, network: FeatureNetwork) -> float | None:
