@@ -12,6 +12,7 @@ from lightningdit_jax.errors import difference
 from lightningdit_jax.evaluation.error_bars import ErrorBar, of_difference, of_mean
 from lightningdit_jax.evaluation.frechet_errors import INFINITY
 from lightningdit_jax.inference.quality.metric import Numbers
+from lightningdit_jax.inference.quality.networks import NETWORKS
 from lightningdit_jax.inference.quality.sweep import read_rows
 
 COUNTS = ("num_samples", "num_images")
@@ -172,7 +173,7 @@ def _of_evaluation(path: epath.Path, record: Mapping[str, Any]) -> Evaluation:
         measured = {"images": kept, "resolution": get(of, "settings", dict).get("resolution")}
     else:
         measured["labels"] = made_with.get("labels")
-    for network in ("inception", "Inception", "LPIPS"):
+    for network in ("Inception", "LPIPS", *NETWORKS):
         if facts := get(of, network, dict):
             measured[f"{network} network"] = _without_path(facts)
     if facts := get(of, "ifid", dict):

@@ -1,6 +1,6 @@
 """The networks that distances are measured in, by name. A row stands in its own file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,17 +35,26 @@ def network_of(path: str) -> str:
     )
 
 
+def features_in(name: str) -> Callable[[Any, jax.Array], jax.Array]:
+    """The row's features(module, images), with products as exact as on any other device."""
+
+    def features(module: Any, images: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return NETWORKS[name].features(module, images)
+
+    return features
+
+
 def open_network(path: str, batch_size: int, mesh: Mesh) -> tuple[str, FeatureNetwork]:
     """A converted checkpoint as the network that it is of, and its name; its output is POOL.
 
     batch_size and what is raised: as for FeatureNetwork and network_of.
     """
     name = network_of(path)
-    row = NETWORKS[name]
+    row, features = NETWORKS[name], features_in(name)
 
     def run(module: Any, images: jax.Array) -> dict[str, jax.Array]:
-        with jax.default_matmul_precision("highest"):
-            return {POOL: row.features(module, images)}
+        return {POOL: features(module, images)}
 
     network = FeatureNetwork(
         name, path, row.kind, run, identity=row.identity, batch_size=batch_size, mesh=mesh

@@ -39,14 +39,13 @@ from lightningdit_jax.parallel.multihost import gather_numpy, is_main_process
 from lightningdit_jax.planning.mesh import inference_mesh
 from lightningdit_jax.progress import Progress
 
-POOL_DIM = 2048
-
 
 def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str, Any], np.ndarray]:
     """PSNR (dB), SSIM, and with their networks LPIPS and rFID, over evaluate.split.
 
-    evaluate.lpips and evaluate.inception are converted checkpoints; a metric without its network
-    is left out. Reconstructions are decoded from posterior samples to uint8, as the release
+    evaluate.lpips, evaluate.inception and evaluate.networks are converted checkpoints; a metric
+    without its network is left out, and of the last each gives the Fréchet distance in its
+    features. Reconstructions are decoded from posterior samples to uint8, as the release
     evaluates its tokenizers; unlike there, LPIPS sees those uint8 images, not the decoder's output.
     Images that cannot be decoded and are skipped do not count. The numbers of evaluate.measures
     follow, see tokenizer_measures.py; all images stay in memory for them. Returns the numbers, what
@@ -66,7 +65,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
     resolution = image_resolution(config.extract, tokenizer.as_tokenizer())
     source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
-    networks = open_networks(options.lpips, options.inception, mesh)
+    networks = open_networks(options, mesh)
     compare = _Comparison(networks, options.jackknife_blocks)
     total = min(len(source), options.num_images)
     check_blocks(config, total)
@@ -126,9 +125,13 @@ class _Comparison:
         self._scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
         if networks.distance:
             self._scores["lpips"] = []
-        self._streams = [MomentsStream(POOL_DIM), MomentsStream(POOL_DIM)]
+        inception = {"fid": networks.features} if networks.features else {}
+        self._features = {**inception, **networks.others}
+        self._streams: dict[str, list[MomentsStream]] = {}
         self._num_blocks = num_blocks
-        self._kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self._kept: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
+            score: ([], []) for score in self._features
+        }
 
     def add(self, images: jax.Array, rebuilt: jax.Array, names: list[str]) -> list[np.ndarray]:
         """Takes a batch into account, its first rows here, of these names; returns those of both.
@@ -140,9 +143,12 @@ class _Comparison:
         self._scores["ssim"].append(ssim(*pair))
         if self._networks.distance:
             self._scores["lpips"].append(self._networks.distance(images, rebuilt, names))
-        if self._networks.features:
-            for stream, kept, array in zip(self._streams, self._kept, (images, rebuilt)):
-                rows = self._networks.features(array, names)
+        for score, features in self._features.items():
+            both = [features(array, names) for array in (images, rebuilt)]
+            streams = self._streams.setdefault(
+                score, [MomentsStream(rows.shape[1]) for rows in both]
+            )
+            for stream, kept, rows in zip(streams, self._kept[score], both):
                 stream.add(rows)
                 if self._num_blocks:
                     kept.append(rows)
@@ -159,9 +165,9 @@ class _Comparison:
         if count == 0:
             raise ValueError("there is nothing to evaluate: no image of the set could be read")
         numbers = {_name(name): float(s / count) for name, s in zip(scores, sums)}
-        if self._networks.features:
-            original, rebuilt = (gathered_moments(s.moments()).gaussian for s in self._streams)
-            numbers[_name("fid")] = frechet_distance(*original, *rebuilt)
+        for score, streams in self._streams.items():
+            original, rebuilt = (gathered_moments(s.moments()).gaussian for s in streams)
+            numbers[_name(score)] = frechet_distance(*original, *rebuilt)
         numbers["num_images"] = int(count)
         if not self._num_blocks:
             return Judgment(numbers)
@@ -176,9 +182,9 @@ class _Comparison:
             for b in blocks
         ]
         bars: dict[str, ErrorBar] = {}
-        if self._networks.features:
-            pair = [gathered_rows(np.concatenate(kept), longest) for kept in self._kept]
-            bars = frechet_bars(_name("fid"), lambda a, b: frechet_distance(*a, *b), pair, blocks)
+        for score, both in self._kept.items():
+            pair = [gathered_rows(np.concatenate(kept), longest) for kept in both]
+            bars |= frechet_bars(_name(score), lambda a, b: frechet_distance(*a, *b), pair, blocks)
         return Judgment.of(numbers, bars, left_out)
 
 

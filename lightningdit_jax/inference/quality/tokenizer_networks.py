@@ -1,7 +1,8 @@
 """The networks that judge what a tokenizer decodes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,10 +12,12 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.identity import weights_identity
 from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.config import EvaluateConfig
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows
 from lightningdit_jax.inference.quality.digits import digits_judge
+from lightningdit_jax.inference.quality.networks import NETWORKS, features_in, network_of
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 
@@ -27,13 +30,15 @@ class Networks:
     """What is there to judge with.
 
     distance(images, others, names): LPIPS of each pair, [b]. features(images, names): [b, D], which
-    Fréchet distances are of. prefix: of the names of such distances. identities(): which networks
-    these are. The first two raise FloatingPointError naming images whose outputs are not finite.
+    Fréchet distances are of. prefix: of the names of such distances. others: as features, those of
+    evaluate.networks, by the name of the distance of reconstructions. identities(): which networks
+    these are. All but it raise FloatingPointError naming images whose outputs are not finite.
     """
 
     distance: Rows | None = None
     features: Rows | None = None
     prefix: str = ""
+    others: Mapping[str, Rows] = types.MappingProxyType({})
     identities: Callable[[], dict[str, Any]] = dict
 
     def of_digits(self, class_names: Sequence[str], resolution: int) -> "Networks":
@@ -47,29 +52,47 @@ class Networks:
         return dataclasses.replace(self, features=_of_digits, prefix="digits_")
 
 
-def open_networks(lpips: str, inception: str, mesh: Mesh) -> Networks:
-    """Converted checkpoints of LPIPS and Inception; "" is none."""
-    networks: dict[str, Loaded] = {}
-    paths = {"LPIPS": lpips, "Inception": inception}
+def open_networks(options: EvaluateConfig, mesh: Mesh) -> Networks:
+    """The converted checkpoints of evaluate.lpips, evaluate.inception and evaluate.networks.
+
+    Raises ValueError for two of one network, and for one that only samples are judged by.
+    """
+    networks: dict[str, tuple[str, Loaded]] = {}
+
+    def opened(name: str, path: str, kind: str, function: Callable) -> Rows:
+        if name in networks:
+            raise ValueError(
+                f"{networks[name][0]} and {path} are both of {name}; give one checkpoint a network"
+            )
+        loaded = load_functional(path, mesh, expect=kind)
+        networks[name] = (path, loaded)
+        return _rows_of(name, loaded, function, mesh)
+
     distance = features = None
-    if lpips:
-        networks["LPIPS"] = load_functional(lpips, mesh, expect="lpips")
-        distance = _rows_of(
+    if options.lpips:
+        distance = opened(
             "LPIPS",
-            networks["LPIPS"],
+            options.lpips,
+            "lpips",
             lambda model, a, b: model(to_model_range(a), to_model_range(b)),
-            mesh,
         )
-    if inception:
-        networks["Inception"] = load_functional(inception, mesh, expect="inception")
-        features = _rows_of(
-            "Inception", networks["Inception"], lambda model, images: model(images).pool, mesh
-        )
+    if options.inception:
+        features = opened("Inception", options.inception, "inception", features_in("inception"))
+    others = {}
+    for path in options.networks:
+        name = network_of(path)
+        if NETWORKS[name].is_of_cmmd:
+            raise ValueError(
+                f"config.evaluate.networks has {path}, a network of CMMD, which is of samples "
+                "and not of reconstructions; leave it out"
+            )
+        others[f"fd_{name}"] = opened(name, path, NETWORKS[name].kind, features_in(name))
     return Networks(
         distance,
         features,
+        others=others,
         identities=lambda: {
-            name: weights_identity(paths[name], network) for name, network in networks.items()
+            name: weights_identity(path, network) for name, (path, network) in networks.items()
         },
     )
 
