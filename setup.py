@@ -85,6 +85,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "parity": [
             "diffusers>=0.42",
+            "prdc>=0.2",
             "pytorch-fid>=0.3",
             "torch>=2.4",
             "torch-fidelity>=0.4",

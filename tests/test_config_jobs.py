@@ -77,9 +77,9 @@ pytestmark = pytest.mark.xdist_group("jobs")
 KEYS = tuple(key_types(Config))
 METRIC = (metric_choice(),)
 CHOICES = (source_choice(), solver_choice(), measure_choice(), *METRIC)
-# Keys that a job reads with other values than here: a Fréchet distance needs Inception's network,
+# Keys that a job reads with other values than here: a Fréchet distance needs a network,
 # a policy on NaN a NaN. The cache is main.py's to set.
-FRECHET = {"evaluate.inception", "evaluate.reference", "evaluate.batch_size"}
+FRECHET = {f"evaluate.{key}" for key in ("inception", "networks", "reference", "batch_size")}
 NAN = {"train.nonfinite", "train.max_nonfinite"}
 HELD_OUT = {"train.validate_examples"}  # which needs held-out data
 # What the images that REPA computes features of have from the record of the latents.

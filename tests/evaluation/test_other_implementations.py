@@ -11,8 +11,11 @@ import pytest
 from flax import nnx
 
 from lightningdit_jax.convert.convert import params_from_torch, torch_shapes
+from lightningdit_jax.evaluation import mind as mind_module
+from lightningdit_jax.evaluation.density_coverage import density_coverage
 from lightningdit_jax.evaluation.frechet import Moments, frechet_distance
 from lightningdit_jax.evaluation.inception_score import inception_score
+from lightningdit_jax.evaluation.mmd import kid
 from lightningdit_jax.evaluation.precision_recall import precision_recall
 from lightningdit_jax.models.inception import Inception, InceptionConfig
 from tests import golden
@@ -136,6 +139,48 @@ def test_inception_score_of_torch_fidelity(features):
         want = theirs.isc_features_to_metric(logits, splits=splits, shuffle=False)
         got = inception_score(features[0], split_size=700 // splits)
         assert got == pytest.approx(want["inception_score_mean"], rel=1e-10)
+
+
+def test_kid_of_torch_fidelity(features):
+    """Of one subset that is the whole, where no chance is left."""
+    torch, theirs = need("torch"), need("torch_fidelity.metric_kid")
+    samples, reference = features[0][:500], features[1]
+    options = {"kid_degree": 3, "kid_gamma": None, "kid_coef0": 1, "rng_seed": 0, "verbose": False}
+    want = theirs.kid_features_to_metric(
+        *map(torch.from_numpy, (samples, reference)),
+        kid_subsets=1,
+        kid_subset_size=500,
+        **options,
+    )
+    want = want["kernel_inception_distance_mean"]
+    assert kid(reference, samples).value == pytest.approx(want, rel=1e-5)
+
+
+def test_mind_of_torch_fidelity(features, monkeypatch):
+    """Along its directions; releases up to 0.4 have no MIND."""
+    torch, theirs = need("torch"), need("torch_fidelity.metric_mind")
+    drawn = torch.randn(1000, 64, generator=torch.Generator().manual_seed(2020)).numpy()
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    monkeypatch.setattr(mind_module, "_directions", lambda dim: iter(np.split(drawn, 20)))
+    samples, reference = features[0][:500], features[1]
+    want = theirs.mind_features_to_metric(
+        *map(torch.from_numpy, (samples, reference)),
+        mind_num_projections=1000,
+        rng_seed=2020,
+        cuda=False,
+        verbose=False,
+    )
+    want = want["monge_inception_distance"]
+    assert mind_module.mind(reference, samples).value == pytest.approx(want, rel=1e-5)
+
+
+def test_density_and_coverage_of_prdc(features):
+    theirs = _package("prdc")
+    samples, reference = features
+    want = theirs.compute_prdc(reference, samples, nearest_k=5)
+    density, coverage = density_coverage(reference, samples)
+    assert density.value == pytest.approx(want["density"], abs=1 / len(samples))
+    assert coverage.value == pytest.approx(want["coverage"], abs=1 / len(reference))
 
 
 def test_precision_and_recall_of_torch_fidelity(features):
