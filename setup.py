@@ -79,6 +79,7 @@ setup(
             "torch==2.13.0",
             "torchdiffeq==0.2.5",
             "torchvision>=0.28",
+            "transformers==5.24.0",
         ],
         "hub": ["huggingface_hub>=0.30"],
         "gcs": ["gcsfs>=2026.8", "google-cloud-storage>=3.17"],

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.convert.convert import (
     infer_config,
     params_from_torch,
@@ -61,8 +62,12 @@ KIND_OF_MANIFEST = {
     "marvae": "marvae",
     "lpips": "lpips",
     "nlayer": "discriminator",
+    "timm_vit_large_patch14_clip": "clip",
     "timm_vit_large_patch14": "dinov2",
+    "timm_vit_large_patch16_dinov3": "dinov3",
     "timm_vit_large_patch16": "mae",
+    "timm_vit_so400m": "siglip2",
+    "timm_convnextv2": "convnextv2",
 }
 
 
@@ -74,6 +79,8 @@ def manifest_of(path):
         for key, e in manifest["state_dict"].items()
     }
     kind = next(kind for name, kind in KIND_OF_MANIFEST.items() if path.stem.startswith(name))
+    if path.stem.startswith("timm"):
+        tensors = find_kind(kind).select(tensors)
     return kind, tensors, manifest
 
 
@@ -84,6 +91,9 @@ def test_full_size_state_dicts(path):
     config = infer_config(kind, tensors)
     ours = torch_shapes(kind, config)
     theirs = {key: tensor.shape for key, tensor in tensors.items()}
+    if path.stem.startswith("timm"):
+        count = manifest["param_count"]
+        return check_network_of_timm(path.stem, kind, config, ours, theirs, count)
     if path.stem == "vavae_f16d32_training":
         return check_parts_of_a_training_checkpoint(tensors, ours)
     assert ours == theirs
@@ -100,9 +110,17 @@ def test_full_size_state_dicts(path):
         assert config.encoder_attn_resolutions == (16,)
         assert config.decoder_attn_resolutions == (() if kind == "marvae" else (16,))
         assert config.num_res_blocks == 2
-    elif kind in ("dinov2", "mae"):
-        assert (config.depth, config.hidden_size, config.num_heads) == (24, 1024, 16)
-        assert (config.layer_scale, config.class_pos_embed) == (kind == "dinov2", True)
+
+
+def check_network_of_timm(name, kind, config, ours, theirs, count):
+    """It is the published one of its kind, whole but for a classifier."""
+    published = MODELS[kind].published
+    if "reg4" in name:
+        published = dataclasses.replace(published, num_registers=4, class_pos_embed=False)
+    assert config == published
+    assert sum(map(math.prod, theirs.values())) == count
+    above = [key for key in theirs if key.startswith("head.") and kind == "convnextv2"]
+    assert ours == {key: shape for key, shape in theirs.items() if key not in above}
 
 
 def check_parts_of_a_training_checkpoint(tensors, autoencoder):

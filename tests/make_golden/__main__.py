@@ -27,6 +27,7 @@ AREAS = (
     "losses",
     "tokenizer_training",
     "foundation",
+    "networks",
     "latents",
     "checkpoints",
     "manifests",

@@ -14,11 +14,17 @@ from tests.make_golden.losses import lpips
 from tests.make_golden.registry import Case, Made, case
 
 VGG16_WIDTHS = [64, 128, 256, 512, 512]
-# What timm calls the foundation models that the release takes from a hub.
+# What timm calls the foundation models that the release takes from a hub, and others.
 FOUNDATION = {
     "timm_vit_large_patch14_dinov2": "vit_large_patch14_dinov2.lvd142m",
     "timm_vit_large_patch16_224_mae": "vit_large_patch16_224.mae",
+    "timm_vit_large_patch14_reg4_dinov2": "vit_large_patch14_reg4_dinov2.lvd142m",
+    "timm_vit_large_patch16_dinov3": "vit_large_patch16_dinov3.lvd1689m",
+    "timm_vit_so400m_patch16_siglip_256": "vit_so400m_patch16_siglip_256.v2_webli",
+    "timm_vit_large_patch14_clip_224": "vit_large_patch14_clip_224.openai",
 }
+# Of no vision transformer, which has no such argument.
+OTHER_NETWORKS = {"timm_convnextv2_base": "convnextv2_base.fcmae_ft_in22k_in1k"}
 ENTRY = {"case": "manifests", "config": {}, "tolerance": {"atol": 0, "rtol": 0}}
 
 
@@ -51,17 +57,20 @@ def builder(manifest: dict[str, Any]) -> Callable[[], torch.nn.Module]:
         return functools.partial(make, **kwargs)
     if name in FOUNDATION:
         return functools.partial(foundation, FOUNDATION[name], dynamic_img_size=True)
+    if name in OTHER_NETWORKS:
+        return functools.partial(foundation, OTHER_NETWORKS[name])
     if "kwargs" in manifest:
         make = NLayerDiscriminator if kind == "nlayer" else AutoencoderKL
         return functools.partial(make, **kwargs)
     return functools.partial(lpips, VGG16_WIDTHS) if kind == "lpips" else training
 
 
-def foundation(name: str, dynamic_img_size: bool, **_: Any) -> torch.nn.Module:
+def foundation(name: str, dynamic_img_size: bool = False, **_: Any) -> torch.nn.Module:
     """Timm's model, without its weights."""
     from timm.models import create_model
 
-    model = create_model(name, pretrained=False, dynamic_img_size=dynamic_img_size)
+    size = {"dynamic_img_size": True} if dynamic_img_size else {}
+    model = create_model(name, pretrained=False, **size)
     return model.requires_grad_(False)
 
 
