@@ -9,11 +9,23 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.registry import MODELS, architecture
 from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint
-from lightningdit_jax.inference.quality import inception, vision_transformers
+from lightningdit_jax.inference.quality import (
+    clip,
+    convnextv2,
+    inception,
+    siglip2,
+    vision_transformers,
+)
 from lightningdit_jax.inference.quality.features import FeatureNetwork
 from lightningdit_jax.inference.quality.network import EvaluationNetwork
 
-NETWORKS: dict[str, EvaluationNetwork] = {**inception.NETWORKS, **vision_transformers.NETWORKS}
+NETWORKS: dict[str, EvaluationNetwork] = {
+    **inception.NETWORKS,
+    **convnextv2.NETWORKS,
+    **vision_transformers.NETWORKS,
+    **siglip2.NETWORKS,
+    **clip.NETWORKS,
+}
 POOL = "pool"  # the name of the output that an opened network has, as InceptionNetwork has
 
 
