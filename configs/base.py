@@ -179,7 +179,7 @@ def get_config() -> ConfigDict:
     c.vae_loss.magnitude_weight = 0.0  # of what keeps such latents small; 1e-6 there
     c.vae_loss.disc_weight = 0.5  # adversary, times the ratio of gradients at the last layer
     c.vae_loss.disc_loss = "hinge"  # of the discriminator: "hinge" or "vanilla"
-    c.vae_loss.alignment = "dinov2"  # with "dinov2", "mae", a "vit" of one's own, or "none"
+    c.vae_loss.alignment = "dinov2"  # a kind of docs/alignment.md ("mae", "dinov3", ...), or "none"
     # VA-VAE's, "vf"; or of features pooled over an image (arXiv 2609.39657), "pool_align", "cka" or
     c.vae_loss.alignment_loss = "vf"  # "soft_kl", docs/alignment.md
     c.vae_loss.soft_kl_temperature = 0.1  # of the similarities of images

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests import golden
 
 CHECKOUTS = {"release": "LIGHTNINGDIT_RELEASE", "taming": "TAMING_TRANSFORMERS"}
-PACKAGES = ("torch", "torchvision", "timm", "torchdiffeq", "einops")
+PACKAGES = ("torch", "torchvision", "timm", "torchdiffeq", "einops", "transformers")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(

@@ -84,7 +84,12 @@ def main() -> None:
         help="groups of GroupNorm, of an autoencoder with diffusers' names without its config.json "
         "(Stable Diffusion: 32)",
     )
-    parser.add_argument("--act-fn", metavar="NAME", help="its activation (Stable Diffusion: silu)")
+    parser.add_argument(
+        "--act-fn",
+        metavar="NAME",
+        help="its activation (Stable Diffusion: silu), or that of CLIP's or SigLIP's MLPs: gelu, "
+        "gelu_tanh, quick_gelu",
+    )
     parser.add_argument(
         "--latent-stats",
         metavar="FILE",

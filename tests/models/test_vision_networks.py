@@ -1,5 +1,6 @@
 """DINOv3, SigLIP 2, CLIP, ConvNeXt V2 against what timm and transformers compute; their names."""
 
+import dataclasses
 import re
 
 import chex
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lightningdit_jax.assembly.registry import MODELS, abstract_model
+from lightningdit_jax.assembly.registry import MODELS, Role, abstract_model, kinds_of
 from lightningdit_jax.convert.convert import params_from_torch, params_to_torch
 from lightningdit_jax.convert.keymap import ConversionError, Hints, StateShapes
 from lightningdit_jax.convert.kinds import detect_kind, find_kind
 from lightningdit_jax.models.convnext import ConvNeXtV2Config
+from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.vit_config import ViTConfig
 from tests import golden
 
@@ -222,3 +224,34 @@ def test_without_a_projection_there_is_no_embedding_and_sides_are_checked():
         convnext(np.zeros((1, 12, 16, 3), np.float32))
     with pytest.raises(ValueError, match=r"expected \[B, H, W, 3\]"):
         convnext(np.zeros((1, 16, 16, 1), np.float32))
+
+
+TEACHERS = {  # patch and width as published
+    "dinov2": (14, 1024),
+    "mae": (16, 1024),
+    "dinov3": (16, 1024),
+    "siglip2": (16, 1152),
+    "clip": (14, 1024),
+    "convnextv2": (32, 1024),
+}
+
+
+def test_every_teacher_has_a_feature_of_each_patch_and_of_nothing_else():
+    assert {*TEACHERS, "vit"} == set(kinds_of(Role.FOUNDATION))
+    images = jax.ShapeDtypeStruct((1, 256, 256, 3), np.float32)
+    for kind, (patch, width) in TEACHERS.items():
+        config, normalization = MODELS[kind].published, MODELS[kind].normalization
+        assert (config.patch_size, config.hidden_size) == (patch, width)
+        if kind == "dinov2":
+            config = dataclasses.replace(config, num_registers=4, class_pos_embed=False)
+        graphdef, params = abstract_model(kind, config)
+
+        def features(params, images, graphdef=graphdef, normalization=normalization):
+            model = nnx.merge(graphdef, params)
+            return foundation_features(model, images, (16, 16), normalization)
+
+        assert jax.eval_shape(features, params, images).shape == (1, 16, 16, width)
+    assert MODELS["siglip2"].normalization == ((0.5,) * 3, (0.5,) * 3)
+    # as OpenAI's clip.py has them
+    assert MODELS["clip"].normalization.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert MODELS["clip"].normalization.std == (0.26862954, 0.26130258, 0.27577711)
