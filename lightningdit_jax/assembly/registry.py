@@ -71,13 +71,15 @@ VAVAE_RULES: Rules = (
 # its blocks.
 OTHER_RULES: Rules = (
     (r"(^|/)blocks/attn/proj/kernel$", P(None, None, None, "fsdp")),  # [L, H, hd, D]
+    (r"(^|/)blocks/mlp/(fc2|w3)/kernel$", P(None, None, "fsdp")),  # [L, F, D]; D divides more often
     (r"(^|/)blocks/.*kernel$", P(None, "fsdp")),  # [L, in, ...]
     (r"", P()),
 )
 
 # Most of ConvNeXt V2 is in the two matrices of its blocks.
 CONVNEXTV2_RULES: Rules = (
-    (r"(^|/)blocks/fc[12]/kernel$", P(None, "fsdp")),  # [L, D, F], [L, F, D]
+    (r"(^|/)blocks/fc1/kernel$", P(None, None, "fsdp")),  # [L, D, F]
+    (r"(^|/)blocks/fc2/kernel$", P(None, "fsdp")),  # [L, F, D]
     (r"", P()),
 )
 

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 
-from lightningdit_jax.assembly.registry import MODELS, Role, abstract_model, kinds_of
+from lightningdit_jax.assembly.registry import MODELS, Role, abstract_model, architecture, kinds_of
 from lightningdit_jax.convert.convert import params_from_torch, params_to_torch
 from lightningdit_jax.convert.keymap import ConversionError, Hints, StateShapes
-from lightningdit_jax.convert.kinds import detect_kind, find_kind
+from lightningdit_jax.convert.kinds import common_prefix, detect_kind, find_kind
 from lightningdit_jax.models.convnext import ConvNeXtV2Config
 from lightningdit_jax.models.foundation_features import foundation_features
 from lightningdit_jax.models.vit_config import ViTConfig
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from tests import golden
 
 CASES = (
@@ -34,7 +36,7 @@ CASES = (
 def convert(kind, tensors, act_fn=None):
     """(config, params) of a state dict, as the converter makes them."""
     hints = Hints() if kind == "convnextv2" else Hints(num_heads=2, act_fn=act_fn)
-    assert detect_kind(tensors) == kind
+    assert (detect_kind(tensors), common_prefix(tensors, "")) == (kind, "")
     return params_from_torch(kind, find_kind(kind).select(tensors), hints=hints)
 
 
@@ -255,3 +257,20 @@ def test_every_teacher_has_a_feature_of_each_patch_and_of_nothing_else():
     # as OpenAI's clip.py has them
     assert MODELS["clip"].normalization.mean == (0.48145466, 0.4578275, 0.40821073)
     assert MODELS["clip"].normalization.std == (0.26862954, 0.26130258, 0.27577711)
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_a_teacher_is_cut_over_many_devices(kind):
+    mesh = AbstractMesh((1, 64, 1), ("data", "fsdp", "tensor"))
+    _, params = abstract_model(kind, MODELS[kind].published)
+    leaves = jax.tree.leaves(abstract_on_mesh(params, mesh, MODELS[kind].rules))
+    part = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+    assert part < 0.08 * sum(leaf.size for leaf in leaves)
+
+
+def test_a_checkpoint_of_before_names_fewer_fields():
+    fields = dataclasses.asdict(MODELS["dinov2"].published)
+    before = [field.name for field in dataclasses.fields(ViTConfig)][:10]
+    assert before[-1] == "use_swiglu"
+    less = {name: fields[name] for name in before}
+    assert architecture("dinov2", less) == MODELS["dinov2"].published
