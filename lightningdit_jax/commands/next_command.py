@@ -27,7 +27,7 @@ def after_sampling(request: Request) -> list[str]:
     if config.sample.output == "png":
         return []
     if config.evaluate.metric == "fid":
-        if not config.evaluate.inception:
+        if not (config.evaluate.inception or config.evaluate.networks):
             needs.append("--config.evaluate.inception=INCEPTION")
         if not config.evaluate.reference:
             needs.append("--config.evaluate.reference=REFERENCE.npz")
