@@ -21,7 +21,6 @@ from lightningdit_jax.inference.quality.distances import SIX, Distances, number_
 from lightningdit_jax.inference.quality.in_training import make_training_evaluator
 from lightningdit_jax.inference.quality.job import evaluate
 from lightningdit_jax.inference.quality.metrics import make_judge, make_quality
-from lightningdit_jax.inference.quality.network import EvaluationNetwork
 from lightningdit_jax.inference.quality.networks import NETWORKS, network_of, open_networks
 from lightningdit_jax.inference.quality.reference import (
     StoredImages,
@@ -189,18 +188,13 @@ def test_what_does_not_fit_is_refused_before_samples_are_looked_at(config, made,
         check_networks("", [])
 
 
-def test_fdr6_is_the_mean_of_six_distances_over_their_scales(tmp_path, monkeypatch):
+def test_fdr6_is_the_mean_of_six_distances_over_their_scales(tmp_path):
     scales = [1.68, 56.87, 14.19, 0.04, 0.60, 5.60]  # as published, in the order of SIX
     identity, networks, real, found, arrays = {"network": "x"}, {}, {}, {}, {}
     for name, scale in zip(SIX, scales):
-        kind = NETWORKS[name].kind if name in NETWORKS else name
-        if name in NETWORKS:
-            assert NETWORKS[name].fd_scale == scale
-        else:
-            monkeypatch.setitem(NETWORKS, name, EvaluationNetwork(kind, None, identity, scale))
-        networks[name] = types.SimpleNamespace(
-            identity=identity, architecture=MODELS[kind].published
-        )
+        assert NETWORKS[name].fd_scale == scale
+        published = MODELS[NETWORKS[name].kind].published
+        networks[name] = types.SimpleNamespace(identity=identity, architecture=published)
         real[name], found[name] = RNG.normal(size=(2, 30, 3))
         moments = Moments.of(real[name]).gaussian
         if name == "inception":
