@@ -66,8 +66,8 @@ def compute(options: argparse.Namespace) -> None:
     from lightningdit_jax.whole_numbers import NUM_SEEDS, whole_number
 
     whole_number("--seed", options.seed, 0, NUM_SEEDS - 1)
-    check_networks(options.inception, options.networks)
     multihost.initialize()
+    check_networks(options.inception, options.networks)
     if options.source == "npz":
         images: ReferenceImages = StoredImages(NpzImages(options.path))
     else:
