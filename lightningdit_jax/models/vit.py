@@ -133,6 +133,7 @@ class ViTBlock(nnx.Module):
         self.norm1 = _norm(config, dtype=dtype, rngs=rngs)
         self.attn = SelfAttention(config, dtype=dtype, rngs=rngs)
         self.norm2 = _norm(config, dtype=dtype, rngs=rngs)
+        self.mlp: Mlp | SwiGLU
         if config.use_swiglu:
             self.mlp = SwiGLU(dim, config.mlp_hidden, dtype=dtype, rngs=rngs)
         else:
