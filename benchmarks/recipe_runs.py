@@ -1,0 +1,111 @@
+"""Generators of several seeds trained as one program, samples of each, and what both cost."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightningdit_jax.assembly.models import generator_config
+from lightningdit_jax.config import Config
+from lightningdit_jax.data.pipeline import make_pipeline
+from lightningdit_jax.flow.predictions import Flow
+from lightningdit_jax.inference.quality.metrics import make_quality
+from lightningdit_jax.inference.sampling.in_training import TrainingSampler
+from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.models.flops import forward_flops
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.training.job import abstract_job, fresh_state, make_job, state_of
+from lightningdit_jax.training.muon import update_flops
+from lightningdit_jax.training.optimizer import make_optimizer
+from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.training.step_flops import step_flops
+
+
+def train_together(
+    config: Config, seeds: Sequence[int], rates: Sequence[float]
+) -> tuple[list[TrainState], np.ndarray]:
+    """The last state of a run of each seed at each rate, and its loss by step, [runs, steps].
+
+    Runs are those of main.py by one device, up to rounding: same step, weights, data and noise. But
+    seed and rate are arguments of one program, which is compiled once for all runs of a config.
+    """
+    mesh = make_mesh(devices=jax.devices()[:1])
+    job = make_job(config, mesh)
+    graphdef = job.graphdef()
+
+    def of_run(seed: jax.Array, rate: jax.Array) -> tuple[Config, Any]:
+        # A Config compares its numbers with their ranges when it is made, which traced ones forbid.
+        one = copy.copy(config)
+        object.__setattr__(one, "seed", seed)
+        chosen = dataclasses.replace(config.optimizer, learning_rate=rate)
+        return one, make_optimizer(chosen, config.train.num_steps)
+
+    def begin(seed: jax.Array, rate: jax.Array) -> TrainState:
+        params = job.init_params(jax.random.key(seed))
+        return state_of(params, job.init_companions(seed), *of_run(seed, rate))
+
+    def step(seed: jax.Array, rate: jax.Array, state: TrainState, batch: dict) -> tuple:
+        return job.make_step(graphdef, *of_run(seed, rate))(state, batch, *job.frozen)
+
+    runs = jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32)
+    state = jax.jit(jax.vmap(begin))(*runs)
+    step_fn = jax.jit(jax.vmap(step), donate_argnums=2)
+    data = [
+        iter(
+            make_pipeline(
+                job.source,
+                global_batch_size=config.train.batch_size,
+                seed=seed,
+                flip=config.data.flip,
+                num_threads=1,
+                prefetch_batches=1,
+            )
+        )
+        for seed in seeds
+    ]
+    losses = []
+    for _ in range(config.train.num_steps):
+        batches = [next(each) for each in data]
+        batch = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+        state, metrics = step_fn(*runs, state, batch)
+        losses.append(metrics["loss"])
+    states = [jax.tree.map(lambda leaf: leaf[i], state) for i in range(len(seeds))]  # noqa: B023
+    return states, np.stack(losses, axis=1)
+
+
+def judge(
+    config: Config, states: Sequence[TrainState], seeds: Sequence[int]
+) -> list[dict[int, dict[str, float]]]:
+    """Of each state, by seed of sampling, the numbers of evaluate.metric."""
+    found: list[dict[int, dict[str, float]]] = [{} for _ in states]
+    for seed in seeds:
+        drawn = dataclasses.replace(config, seed=seed)
+        count = config.evaluate.train_samples
+        sampler = TrainingSampler(drawn, None, count, what="the study", key="evaluate_every_steps")
+        quality = make_quality(drawn, sampler.mesh, sampler.class_names)
+        for numbers, state in zip(found, states):
+            numbers[seed] = quality(sampler.draw(state), sampler.labels)
+    return found
+
+
+def training_flops(config: Config) -> float:
+    """Of a step: what its loss asks for, and the products of its optimizer."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    job = abstract_job(config, mesh)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    params = jax.eval_shape(lambda: fresh_state(job, config, optimizer)).params
+    of_loss = config.train.batch_size * step_flops(config, mesh)
+    return of_loss + update_flops(config.optimizer.name, params, 1)
+
+
+def sampling_flops(config: Config) -> float:
+    """Of all velocities of an image, as samples.json has them."""
+    architecture = generator_config(config)
+    sampling = Sampling.of(config.sample).for_latents(architecture.latent_numbers)
+    passes = sampling.forward_passes(Flow(config.flow.path, config.flow.prediction))
+    assert passes is not None  # of a solver with a fixed grid
+    return passes * forward_flops(architecture, aux_head=sampling.is_guided_internally)
