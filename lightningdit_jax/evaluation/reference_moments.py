@@ -58,7 +58,8 @@ def moments_from_npz(path: str) -> ReferenceMoments:
         "(github.com/openai/guided-diffusion, evaluations/), or one that "
         "scripts/reference_statistics.py made with --inception",
     )
-    return ReferenceMoments(*pool_spatial, extractor)
+    pool, spatial = pool_spatial
+    return ReferenceMoments(pool, spatial, extractor)
 
 
 def network_moments_from_npz(path: str, network: str) -> NetworkMoments:

@@ -85,7 +85,8 @@ def open_networks(
     inception: the path of an InceptionNetwork, and it, where there is one already. Raises
     ValueError for two checkpoints of one network, and as open_network.
     """
-    networks, path_of = {}, {}
+    networks: dict[str, FeatureNetwork] = {}
+    path_of: dict[str, str] = {}
     for path in paths:
         name = network_of(path)
         if name in networks:

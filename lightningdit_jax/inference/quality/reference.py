@@ -128,7 +128,7 @@ def write_reference(
     moments = moments_of(
         {**networks, **adm}, images, images.shape[0], names, "reference images seen"
     )
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, network in networks.items():
         features = moments[name][POOL].gaussian
         arrays |= NetworkMoments(features, network.identity).to_arrays(name)

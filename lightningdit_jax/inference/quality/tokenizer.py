@@ -30,7 +30,7 @@ from lightningdit_jax.inference.quality.reconstruction_picture import Reconstruc
 from lightningdit_jax.inference.quality.tokenizer_measure import Given
 from lightningdit_jax.inference.quality.tokenizer_measures import check_measures, measure
 from lightningdit_jax.inference.quality.tokenizer_neighbors import open_neighbors
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks, open_networks
+from lightningdit_jax.inference.quality.tokenizer_networks import Networks, open_judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors
 from lightningdit_jax.inference.reconstruct import make_reconstructor
 from lightningdit_jax.parallel.batch_function import jit_batches
@@ -65,7 +65,7 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
     resolution = image_resolution(config.extract, tokenizer.as_tokenizer())
     source = open_image_batches(config, options.split, resolution)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
-    networks = open_networks(options, mesh)
+    networks = open_judges(options, mesh)
     compare = _Comparison(networks, options.jackknife_blocks)
     total = min(len(source), options.num_images)
     check_blocks(config, total)

@@ -52,7 +52,7 @@ class Networks:
         return dataclasses.replace(self, features=_of_digits, prefix="digits_")
 
 
-def open_networks(options: EvaluateConfig, mesh: Mesh) -> Networks:
+def open_judges(options: EvaluateConfig, mesh: Mesh) -> Networks:
     """The converted checkpoints of evaluate.lpips, evaluate.inception and evaluate.networks.
 
     Raises ValueError for two of one network, and for one that only samples are judged by.
