@@ -1,7 +1,6 @@
 """The networks that judge what a tokenizer decodes."""
 
 import dataclasses
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ class Networks:
     distance: Rows | None = None
     features: Rows | None = None
     prefix: str = ""
-    others: Mapping[str, Rows] = types.MappingProxyType({})
+    others: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
     identities: Callable[[], dict[str, Any]] = dict
 
     def of_digits(self, class_names: Sequence[str], resolution: int) -> "Networks":
