@@ -133,7 +133,7 @@ def test_evaluations_are_counted(solver):
     assert expected is None if solver == "dopri5" else len(calls) == expected
 
 
-@pytest.mark.parametrize("solver", ["rk4", "dopri5", "ucgm"])
+@pytest.mark.parametrize("solver", ["rk4", pytest.param("dopri5", marks=pytest.mark.slow), "ucgm"])
 def test_guided_and_sharded_over_devices(solver):
     """Guidance that switches on within a stage, and a batch cut over all devices."""
     mesh = Mesh(np.array(jax.devices()), ("data",))

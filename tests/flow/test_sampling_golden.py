@@ -40,7 +40,7 @@ FIXED_CFG = [
 ]
 ADAPTIVE = [
     "sample_ode_dopri5",
-    "sample_ode_dopri5_tight",
+    pytest.param("sample_ode_dopri5_tight", marks=pytest.mark.slow),
     "sample_ode_dopri5_shift_cfg",
     "sample_ode_gvp_score_dopri5",
 ]
@@ -198,7 +198,13 @@ def test_reverse_trajectory():
     golden.assert_close(trajectory, case["out.traj_negated"], entry["tolerance"])
 
 
-@pytest.mark.parametrize("name", ["sample_ode_likelihood_euler", "sample_ode_likelihood_heun2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("sample_ode_likelihood_euler", marks=pytest.mark.slow),
+        "sample_ode_likelihood_heun2",
+    ],
+)
 def test_likelihood(name):
     case, entry = golden.load(name), golden.index()[name]
     config, probes = entry["config"], jnp.asarray(golden.to_nhwc(case["in.eps"]))

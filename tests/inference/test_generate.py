@@ -70,7 +70,11 @@ def test_samples_are_images_that_differ(reference):
 
 @pytest.mark.parametrize(
     ("devices", "mesh", "batch_size"),
-    [(1, {}, 4), (8, {}, 8), (8, {"data": 2, "fsdp": 2, "tensor": 2}, 16)],
+    [
+        (1, {}, 4),
+        pytest.param(8, {}, 8, marks=pytest.mark.slow),
+        (8, {"data": 2, "fsdp": 2, "tensor": 2}, 16),
+    ],
 )
 def test_batch_size_and_devices_change_nothing(models, reference, devices, mesh, batch_size):
     mesh = make_mesh(**mesh, devices=jax.devices()[:devices])

@@ -61,7 +61,10 @@ def changed(workdir, first, then, **killed):
     return before, after, lines
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "both" else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES],
+)
 def test_the_optimizer_goes_on_with_its_moments(tmp_path, name):
     """As optax's own chain does that is given Adam's moments and count."""
     before, after, _ = changed(tmp_path, {}, CHANGES[name])
