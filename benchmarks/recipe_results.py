@@ -129,7 +129,7 @@ def summary(rows: Mapping[str, Row], baseline: str = BASELINE) -> str:
 
 
 def plot(rows: Mapping[str, Row], path: pathlib.Path, baseline: str = BASELINE) -> None:
-    """Differences and intervals, a panel for each number; better is to the left and right."""
+    """Differences and their intervals, a panel for each number."""
     base = rows[baseline][STEPS]["numbers"]
     names = [name for name in rows if name != baseline]
     figure, panels = plt.subplots(
@@ -147,9 +147,9 @@ def plot(rows: Mapping[str, Row], path: pathlib.Path, baseline: str = BASELINE) 
             )
         panel.axvline(0, color="gray", linewidth=0.8)
         wanted = "lower" if better < 0 else "higher"
-        panel.set(xlabel=f"{number} less the {baseline}'s; {wanted} is better")
-        panel.set_xscale("symlog", linthresh=0.1 if better > 0 else 0.2)
+        panel.set(xlabel=f"difference of {number}, {wanted} is better")
         panel.grid(alpha=0.3)
+    panels[0].set_xscale("symlog", linthresh=1)  # some switches are worse by far
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()

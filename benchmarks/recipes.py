@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.recipe_results import FLOPS, STEPS, gains, of_seeds, plot, summary, table
+from benchmarks.recipe_results import FLOPS, NUMBERS, STEPS, gains, of_seeds, plot, summary, table
 from benchmarks.recipe_runs import judge, sampling_flops, train_together, training_flops
 from benchmarks.recipe_switches import BASELINE, SIGMAS, SWITCHES, Switch, combined
 from lightningdit_jax import config as configs
@@ -32,7 +32,6 @@ from lightningdit_jax.configs import digits_dit, digits_vavae
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.training.state import TrainState
 
-RATES = (3e-3, 7e-3, 1.5e-2)
 ALIKE = 0.02  # costs that differ by less are equal
 
 
@@ -105,18 +104,19 @@ class Study:
         self._trained: dict[bool, tuple[Config, Sequence[int], list[TrainState], list[float]]] = {}
 
     def rate(self, optimizer: str) -> float:
-        """The best of RATES, by digits_fid of a seed of its own."""
-        rates = self.found["rates"]
-        if optimizer not in rates:
+        """The best of --rates, by digits_fid of a seed of its own."""
+        rates, known = self._options.rates, self.found["rates"]
+        if optimizer not in known:
             config = self.baseline.changed(optimizer={"name": optimizer})
-            seeds = [self._options.tuning_seed] * len(RATES)
-            states, losses = train_together(config, seeds, RATES)
+            seeds = [self._options.tuning_seed] * len(rates)
+            states, losses = train_together(config, seeds, rates)
             judged = judge(config, states, self._options.sampling_seeds)
-            tried = of_seeds(dict(zip(map(str, RATES), judged)), "digits_fid")
+            tried = of_seeds(dict(zip(map(str, rates), judged)), "digits_fid")
             best = min(tried, key=lambda rate: tried[rate])
-            rates[optimizer] = {"digits_fid": tried, "losses": ends(losses), "best": float(best)}
-            self._say(f"{optimizer}: {rates[optimizer]}")
-        return rates[optimizer]["best"]
+            known[optimizer] = {"digits_fid": tried, "losses": ends(losses), "best": float(best)}
+            shown = ", ".join(f"{fid:.3f} at {rate}" for rate, fid in tried.items())
+            self._say(f"{optimizer}: digits_fid {shown}")
+        return known[optimizer]["best"]
 
     def measure(self, part: str, name: str, switch: Switch, seeds: Sequence[int]) -> None:
         """A row of `part` at equal steps, and at equal FLOPs where that is another run."""
@@ -138,9 +138,10 @@ class Study:
                 "numbers": {str(seed): numbers for seed, numbers in zip(seeds, judged)},
                 "seconds": round(time.perf_counter() - began, 1),
             }
-            means = {
-                n: np.mean(list(of_seeds(row[at]["numbers"], n).values())) for n in judged[0][0]
-            }
+            means = ", ".join(
+                f"{number} {np.mean(list(of_seeds(row[at]['numbers'], number).values())):.3f}"
+                for number in NUMBERS
+            )
             self._say(f"{name}, equal {at}: {means}, {row[at]['seconds']} s")
 
     def _states(
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--other-seeds", type=int, nargs="+", default=[5, 6, 7, 8, 9])
     parser.add_argument("--tuning-seed", type=int, default=100)
     parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 7e-3, 1.5e-2])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--samples", type=int, default=200)
     options = parser.parse_args()
