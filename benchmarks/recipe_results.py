@@ -147,7 +147,7 @@ def plot(rows: Mapping[str, Row], path: pathlib.Path, baseline: str = BASELINE) 
             )
         panel.axvline(0, color="gray", linewidth=0.8)
         wanted = "lower" if better < 0 else "higher"
-        panel.set(xlabel=f"difference of {number}, {wanted} is better")
+        panel.set(xlabel=f"difference of {number}\n{wanted} is better")
         panel.grid(alpha=0.3)
     panels[0].set_xscale("symlog", linthresh=1)  # some switches are worse by far
     panels[0].set_yticks(range(len(names)), names)
