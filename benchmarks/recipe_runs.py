@@ -1,24 +1,22 @@
 """Generators of several seeds trained as one program, samples of each, and what both cost."""
 
-import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.seeded_runs import run_of, training_batches
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.pipeline import make_pipeline
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.quality.metrics import make_quality
 from lightningdit_jax.inference.sampling.in_training import TrainingSampler
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.training.job import abstract_job, fresh_state, make_job, state_of
+from lightningdit_jax.training.job import abstract_job, fresh_state, make_job
 from lightningdit_jax.training.muon import update_flops
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.state import TrainState
@@ -33,45 +31,21 @@ def train_together(
     Runs are those of main.py by one device, up to rounding: same step, weights, data and noise. But
     seed and rate are arguments of one program, which is compiled once for all runs of a config.
     """
-    mesh = make_mesh(devices=jax.devices()[:1])
-    job = make_job(config, mesh)
-    graphdef = job.graphdef()
-
-    def of_run(seed: jax.Array, rate: jax.Array) -> tuple[Config, Any]:
-        # A Config compares its numbers with their ranges when it is made, which traced ones forbid.
-        one = copy.copy(config)
-        object.__setattr__(one, "seed", seed)
-        chosen = dataclasses.replace(config.optimizer, learning_rate=rate)
-        return one, make_optimizer(chosen, config.train.num_steps)
-
-    def begin(seed: jax.Array, rate: jax.Array) -> TrainState:
-        params = job.init_params(jax.random.key(seed))
-        return state_of(params, job.init_companions(seed), *of_run(seed, rate))
-
-    def step(seed: jax.Array, rate: jax.Array, state: TrainState, batch: dict) -> tuple:
-        return job.make_step(graphdef, *of_run(seed, rate))(state, batch, *job.frozen)
-
-    runs = jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32)
-    state = jax.jit(jax.vmap(begin))(*runs)
-    step_fn = jax.jit(jax.vmap(step), donate_argnums=2)
-    data = [
-        iter(
-            make_pipeline(
-                job.source,
-                global_batch_size=config.train.batch_size,
-                seed=seed,
-                flip=config.data.flip,
-                num_threads=1,
-                prefetch_batches=1,
-            )
-        )
-        for seed in seeds
-    ]
+    job = make_job(config, make_mesh(devices=jax.devices()[:1]))
+    run = run_of(config, job)
+    values = {
+        "seed": jnp.asarray(seeds, jnp.uint32),
+        "optimizer.learning_rate": jnp.asarray(rates, jnp.float32),
+    }
+    state = jax.jit(jax.vmap(run.begin))(values)
+    step_fn = jax.jit(jax.vmap(run.step), donate_argnums=1)
+    assert job.source is not None  # as the data is there
+    data = [training_batches(config, job.source, seed) for seed in seeds]
     losses = []
     for _ in range(config.train.num_steps):
         batches = [next(each) for each in data]
         batch = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
-        state, metrics = step_fn(*runs, state, batch)
+        state, metrics = step_fn(values, state, batch)
         losses.append(metrics["loss"])
     states = [jax.tree.map(lambda leaf: leaf[i], state) for i in range(len(seeds))]  # noqa: B023
     return states, np.stack(losses, axis=1)
