@@ -4,10 +4,10 @@ Knows keys by name alone and imports no config; a Choice is made where the table
 tests/test_config_jobs.py holds the tables to what the jobs really read.
 """
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from lightningdit_jax.config_choices import Choice, Scale
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.sampling_options import OF_GUIDANCE
 
@@ -208,61 +208,6 @@ _TAKEN = {
     EVALUATE_TOKENIZER: ("tokenizer",),
 }
 
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A key that names a row of a table, whose row says which other keys are read.
-
-    reads: by value of the key, what the jobs that read it then read too. What is listed at no value
-    is read at any. tried: a key of values that a job takes one after another in its place, where
-    it reads it and there are any.
-    """
-
-    key: str
-    reads: Mapping[Any, Collection[str]]
-    tried: str = ""
-
-    def values(self, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[Any, ...]]:
-        """The key that decides for a job, and what it says."""
-        if self.tried and job in readers(self.tried) and value(self.tried):
-            return self.tried, value(self.tried)
-        return self.key, (value(self.key),)
-
-    def named(self, value: Callable[[str], Any]) -> list[tuple[str, Any]]:
-        """The names that a config gives, each with the key it stands in."""
-        tried = value(self.tried) if self.tried else ()
-        return [(self.key, value(self.key)), *((self.tried, name) for name in tried)]
-
-    def wanted(self, key: str, chosen: Collection[Any]) -> str:
-        """What values to choose instead so that a key is read, "" where it is already."""
-        wanted = [name for name, keys in self.reads.items() if key in keys]
-        return "" if not wanted or set(chosen) & set(wanted) else ", ".join(map(repr, wanted))
-
-
-@dataclasses.dataclass(frozen=True)
-class Several(Choice):
-    """A key of several names, each of a row of a table; what one of them reads is read."""
-
-    def values(self, job: str, value: Callable[[str], Any]) -> tuple[str, tuple[Any, ...]]:
-        """The names, or that there are none."""
-        return self.key, value(self.key) or ((),)
-
-    def named(self, value: Callable[[str], Any]) -> list[tuple[str, Any]]:
-        """See Choice."""
-        return [(self.key, name) for name in value(self.key)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale(Choice):
-    """A number whose other keys are read unless it is `neutral`, where reads has them."""
-
-    neutral: float = 1.0
-
-    def wanted(self, key: str, chosen: Collection[Any]) -> str:
-        is_read = key not in self.reads[self.neutral] or any(v != self.neutral for v in chosen)
-        return "" if is_read else f"any but {self.neutral}"
-
-
 _SPIKES = ("train.spike_window", "train.spike_factor", "train.max_spikes")
 _MUON = ("optimizer.eps", "optimizer.momentum")
 _GUIDANCE = tuple(f"{section}.{name}" for name in OF_GUIDANCE for section in ("sample", "sweep"))
@@ -410,7 +355,7 @@ def _unmet(
     for choice in (*_CHOICES, *choices):
         if job not in readers(choice.key):
             continue
-        other, chosen = choice.values(job, value)
+        other, chosen = choice.values(value, bool(choice.tried) and job in readers(choice.tried))
         if wanted := choice.wanted(key, chosen):
             return other, chosen, wanted
     return None

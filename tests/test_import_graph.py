@@ -23,6 +23,7 @@ BASE = {
     "config_comments",
     "config_fields",
     "config_flow",
+    "config_choices",
     "config_jobs",
     "config_ranges",
     "config_vae_loss",

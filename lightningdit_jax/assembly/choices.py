@@ -1,6 +1,6 @@
 """Which keys of a config its solver and its source of data read, as the rows of those say."""
 
-from lightningdit_jax.config_jobs import Choice
+from lightningdit_jax.config_choices import Choice
 from lightningdit_jax.data.sources import SOURCES
 from lightningdit_jax.flow.solvers import SOLVERS
 

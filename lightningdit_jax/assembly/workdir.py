@@ -13,8 +13,9 @@ from lightningdit_jax.assembly.registry import architecture
 from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.checkpoint import architecture_fields, find_checkpoint
 from lightningdit_jax.config import Config, from_dict
+from lightningdit_jax.config_choices import Choice
 from lightningdit_jax.config_fields import key_types
-from lightningdit_jax.config_jobs import Choice, check_choices, check_given, is_read, is_taken
+from lightningdit_jax.config_jobs import check_choices, check_given, is_read, is_taken
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 

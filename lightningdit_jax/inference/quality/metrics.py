@@ -6,7 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.config_jobs import Choice
+from lightningdit_jax.config_choices import Choice
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.inference.quality import digits, fid
 from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality

@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.loading import Loaded
-from lightningdit_jax.config_jobs import Several
+from lightningdit_jax.config_choices import Several
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.inference.quality import (
     tokenizer_interpolation,
