@@ -230,7 +230,7 @@ def get_config() -> ConfigDict:
     c.train.evaluate_every_steps = 0  # and at the end; 0 is never
     c.train.validate_every_steps = 0  # the loss on held-out data, and at the end; 0 is never
     c.train.validate_examples = 10_000  # at most: the first of the held-out ones
-    # Of an evaluation, such as "fid" or "valid/ema_mse": the lowest is kept in WORKDIR/best.
+    # Of an evaluation, such as "fid" or "valid/ema_mse": the best is kept in WORKDIR/best
     c.train.best_metric = ""
     c.train.nonfinite = "stop"  # on a NaN or infinity: "stop", "skip" the step, or "rollback"
     c.train.max_nonfinite = 10  # steps skipped or rolled back before the run stops all the same

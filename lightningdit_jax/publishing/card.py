@@ -173,7 +173,7 @@ def _numbers(run: Run) -> str:
         parts.append(_measured_with(run.settings))
     if run.best:
         metric, value = run.best["metric"], run.best["value"]
-        parts.append(f"The lowest {_code(metric)} of its run: {value:.6g}.\n")
+        parts.append(f"The best {_code(metric)} of its run: {value:.6g}.\n")
     if run.training:
         rows = [(f"`{name}`", f"{value:.6g}") for name, value in run.training.items()]
         parts.append(_table(("while training, at this step", "value"), rows))

@@ -48,7 +48,7 @@ class Run:
     compiled; metrics are scalars with `finite` and `grad_norm`. abstract_state: shapes and
     shardings of the state, for restoring. evaluator(step, state) -> numbers, called on all
     processes every train.evaluate_every_steps and at the end, and held_out likewise every
-    train.validate_every_steps; best: where the weights with the lowest train.best_metric go;
+    train.validate_every_steps; best: where the weights with the best train.best_metric go;
     snapshots: where averages go every train.snapshot_every_steps and at the end.
     picture(path, state): a picture, uint8 [H, W, 3], written as PNG by the main process, called on
     all of them every train.picture_every_steps and at the end.

@@ -245,6 +245,16 @@ def test_best_is_never_a_nan_and_survives_a_rollback(tmp_path):
     assert BestCheckpoint(tmp_path, "other").value == np.inf
 
 
+@pytest.mark.parametrize("metric", ["inception_score", "recognised_share", "coverage_dinov2"])
+def test_of_a_number_that_should_be_high_the_highest_is_kept(tmp_path, metric):
+    kept, weights = BestCheckpoint(tmp_path, metric), {"params": {"w": jnp.ones(1)}}
+    values = [1.0, 2.0, 1.5, np.nan]
+    taken = [kept.offer(step, x, weights, {"format_version": 1}) for step, x in enumerate(values)]
+    kept.close()
+    assert taken == [True, True, False, False]
+    assert best(tmp_path) == (1, 2.0) and BestCheckpoint(tmp_path, metric).value == 2.0
+
+
 def test_unknown_best_metric_names_those_there_are(tmp_path):
     with pytest.raises(ValueError, match=r"best_metric is 'fdi', but the evaluation gives fid, w"):
         run(tmp_path, evaluator=Scores(SCORES), evaluate_every_steps=5, best_metric="fdi")
