@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.rank_correlations import (
     chance_of_largest,
@@ -163,6 +164,11 @@ def plot_measures(rows: Rows, prefix: str, path: pathlib.Path) -> None:
         panel.set_yscale("log")
         if name in ("reconstruction_fid", "ifid", "noise_fid_0.5", "latent_numbers"):
             panel.set_xscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
     for panel in panels[:, 0]:
         panel.set_ylabel(FID)
     handles, labels = panels.flat[0].get_legend_handles_labels()
