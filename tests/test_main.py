@@ -172,8 +172,8 @@ def bad_inputs(tmp, latents):
         "mesh": ([*dit, f"{path}={latents}", "--config.mesh.fsdp=3"], "2 devices"),
         "variant": ([*dit, f"{path}={latents}", "--config.model.variant=XL/3"], "'XL/3'; did you"),
         "foundation model": (
-            [*vae, "--config.vae_loss.alignment=dinov3"],
-            "unknown value of config.vae_loss.alignment 'dinov3'; did you mean 'dinov2'",
+            [*vae, "--config.vae_loss.alignment=dinv2"],
+            "unknown value of config.vae_loss.alignment 'dinv2'; did you mean 'dinov2'",
         ),
         "mode": ([*dit, "--mode=trian"], "unknown mode 'trian'; did you mean 'train'"),
         "key": ([*dit, "--config.train.batch=3"], "'train.batch'; did you mean"),

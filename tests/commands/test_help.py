@@ -93,9 +93,8 @@ def test_what_is_printed_can_be_typed():
     unset = [f"--config.model.{k}=" for k in ("depth", "hidden_size", "num_heads", "patch_size")]
     typed = [flag for flag in typed if flag not in unset]
     one = json.loads(json.dumps(vavae_f16d32_long.get_config().to_dict()))
-    assert parsed("--config=digits_dit", "--workdir=w", *typed)[0] == one | {
-        "model": one["model"] | {"depth": 5, "hidden_size": 96, "num_heads": 4}
-    }
+    [(found, _)] = parsed(["--config=digits_dit", "--workdir=w", *typed])
+    assert found == one | {"model": one["model"] | {"depth": 5, "hidden_size": 96, "num_heads": 4}}
 
 
 def test_an_unknown_topic_is_one_line(monkeypatch, capsys):
