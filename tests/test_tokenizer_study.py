@@ -1,6 +1,5 @@
 """The study of tokenizers: its statistics against scipy's, its images and its scaled tokenizers."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from benchmarks.tokenizer_runs import with_unit_latents
 from benchmarks.tokenizer_variants import DIGITS, PHOTOGRAPHS, digits_configs, photographs_configs
 from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.vae import VAVAE
 from tests import tiny
 
@@ -77,18 +77,40 @@ def test_tables_rank_by_the_size_of_a_correlation():
 
 
 def test_a_scaled_tokenizer_encodes_to_unit_latents_and_decodes_the_same():
+    """Of its 1x1 convolutions, which are all that is changed."""
+    width, dim, rng = 6, 4, np.random.default_rng(4)
+
+    def convolution(inputs, outputs):
+        kernel, bias = rng.normal(size=(1, 1, inputs, outputs)), rng.normal(size=outputs)
+        return {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+
+    params = {
+        "quant_conv": convolution(2 * width, 2 * dim),
+        "post_quant_conv": convolution(dim, width),
+        "encoder": {"kernel": jnp.ones(3)},
+    }
     architecture = tokenizer_config(tiny.config("digits_vavae"))
-    vae = VAVAE(architecture, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(vae, nnx.Param)
-    dim = architecture.embed_dim
-    scaling = LatentScaling(tuple(np.linspace(-1, 1, dim)), tuple(np.linspace(0.5, 2, dim)))
-    scaled = nnx.merge(graphdef, with_unit_latents(nnx.to_pure_dict(params), scaling))
-    images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1, maxval=1)
-    posterior, unit = vae.encode(images), scaled.encode(images)
-    mean, std = map(jnp.asarray, (scaling.mean, scaling.std))
+    vae = nnx.eval_shape(lambda: VAVAE(architecture, rngs=nnx.Rngs(0)))
+    assert params.keys() <= nnx.to_pure_dict(nnx.state(vae, nnx.Param)).keys()
+
+    def through(params, name, x):
+        return x @ np.asarray(params[name]["kernel"][0, 0]) + np.asarray(params[name]["bias"])
+
+    mean, std = np.linspace(-1, 1, dim), np.linspace(0.5, 2, dim)
+    scaled = with_unit_latents(params, LatentScaling(tuple(mean), tuple(std)))
+    x = rng.normal(size=(2, 3, 3, 2 * width))
+    posterior, unit = (
+        DiagonalGaussian.from_moments(jnp.asarray(through(p, "quant_conv", x)))
+        for p in (params, scaled)
+    )
     np.testing.assert_allclose(unit.mean, (posterior.mean - mean) / std, atol=1e-5)
     np.testing.assert_allclose(unit.std, posterior.std / std, rtol=1e-5)
-    np.testing.assert_allclose(scaled.decode(unit.mean), vae.decode(posterior.mean), atol=1e-4)
+    decoded = [
+        through(p, "post_quant_conv", np.asarray(g.mean))
+        for p, g in ((params, posterior), (scaled, unit))
+    ]
+    np.testing.assert_allclose(*decoded, atol=1e-5)
+    assert scaled["encoder"] is params["encoder"]
 
 
 def test_held_out_crops_share_no_pixel_with_others_and_flat_ones_have_no_texture():
