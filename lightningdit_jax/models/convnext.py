@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from lightningdit_jax.models.foundation import patch_grid
 from lightningdit_jax.models.layers import linear
 from lightningdit_jax.models.stack import make_stack, run_stack
 
@@ -131,14 +132,7 @@ class ConvNeXtV2(nnx.Module):
 
         Raises ValueError if 32 does not divide the sides, or the images are not RGB.
         """
-        patch = self.config.patch_size
-        if images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
-        if images.shape[1] % patch or images.shape[2] % patch:
-            raise ValueError(
-                f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
-                f"multiples of {patch}: resize them"
-            )
+        patch_grid(images, self.config.patch_size)
         x = self.stem_norm(self.stem_conv(images))
         for stage in self.stages:
             x = stage(x)

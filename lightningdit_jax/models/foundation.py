@@ -36,3 +36,18 @@ class FoundationModel(Protocol):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, H / patch_size, W / patch_size, D]."""
+
+
+def patch_grid(images: jax.Array, patch: int) -> tuple[int, int]:
+    """Patches along the sides of images [B, H, W, 3], (H / patch, W / patch).
+
+    Raises ValueError if the patch does not divide the sides, or the images are not RGB.
+    """
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
+    if images.shape[1] % patch or images.shape[2] % patch:
+        raise ValueError(
+            f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
+            f"multiples of {patch}: resize them"
+        )
+    return images.shape[1] // patch, images.shape[2] // patch

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from lightningdit_jax.models.embeddings import centered_rotary_tables, turn_halves
+from lightningdit_jax.models.foundation import patch_grid
 from lightningdit_jax.models.layers import SwiGLU, linear
 from lightningdit_jax.models.stack import Activations, make_stack, run_stack
 from lightningdit_jax.models.vit_config import ACTIVATIONS, ViTConfig
@@ -243,14 +244,14 @@ class ViT(nnx.Module):
         as __call__, and for a number that no block has.
         """
         tokens, kept = self._tokens(images, activations)
-        size = self._grid(images)
+        size = patch_grid(images, self.config.patch_size)
         return tokens[:, -size[0] * size[1] :].reshape(len(images), *size, -1), kept
 
     def _tokens(
         self, images: jax.Array, activations: Sequence[int]
     ) -> tuple[jax.Array, Activations]:
         """All tokens after the last norm: class, registers, patches. -> [B, N, D]."""
-        config, size = self.config, self._grid(images)
+        config, size = self.config, patch_grid(images, self.config.patch_size)
         rotary = None
         if config.rotary_base:
             head_dim = config.hidden_size // config.num_heads
@@ -262,18 +263,6 @@ class ViT(nnx.Module):
             activations=activations,
         )
         return self.norm(tokens), kept
-
-    def _grid(self, images: jax.Array) -> tuple[int, int]:
-        """Patches along the sides. Raises as __call__."""
-        patch = self.config.patch_size
-        if images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
-        if images.shape[1] % patch or images.shape[2] % patch:
-            raise ValueError(
-                f"images are {images.shape[1]} x {images.shape[2]}; expected sides that are "
-                f"multiples of {patch}: resize them"
-            )
-        return images.shape[1] // patch, images.shape[2] // patch
 
     def _embed(self, images: jax.Array, size: tuple[int, int]) -> jax.Array:
         """Tokens with their positions: class, registers, patches. -> [B, N, D]."""

@@ -74,8 +74,19 @@ def _labels(samples: NpzImages | PictureFolder, count: int) -> np.ndarray | None
     return None if labels is None or labels.shape != samples.shape[:1] else labels[:count]
 
 
-def _features_of_batches(networks: Networks, batches: Iterator[np.ndarray]) -> dict[str, Features]:
-    parts = [features_of(networks, ImagesInMemory(images), len(images)) for images in batches]
+def _features_of_batches(
+    networks: Networks, batches: Iterator[np.ndarray], unread: str = ""
+) -> dict[str, Features]:
+    """What each network finds. unread: a feature that nobody asks for and that is not kept."""
+    parts = []
+    for images in batches:
+        found = features_of(networks, ImagesInMemory(images), len(images))
+        parts.append(
+            {
+                network: {name: rows for name, rows in features.items() if name != unread}
+                for network, features in found.items()
+            }
+        )
     return {
         network: {name: np.concatenate([p[network][name] for p in parts]) for name in names}
         for network, names in parts[0].items()
@@ -149,7 +160,8 @@ def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
         real = _real_features(networks, images)
 
     def quality(batches: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        found = _features_of_batches({**inception, **networks}, batches)
+        # Spatial features are for sFID alone, and as many as those of the pool.
+        found = _features_of_batches({**inception, **networks}, batches, unread="spatial")
         numbers = {}
         if fid is not None:
             pool, logits = (found["inception"][name] for name in (POOL, "logits"))

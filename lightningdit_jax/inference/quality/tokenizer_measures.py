@@ -41,7 +41,7 @@ def measure(
     """The numbers of measures of these names; docs/evaluation.md says what they are.
 
     images: uint8 [n, H, W, 3] and labels int [n], those of this process; all processes have to call
-    it. networks: who judges images, see open_networks and Networks.of_digits. neighbors: of iFID.
+    it. networks: who judges images, see open_judges and Networks.of_digits. neighbors: of iFID.
     batch_size is global. Raises ValueError for an unknown name and for what a measure lacks,
     FloatingPointError for latents or images that are not finite.
     """
