@@ -1,8 +1,9 @@
 """VA-VAE f16d32 on ImageNet 256x256, aligned with DINOv2: 50 epochs (arXiv 2501.01423).
 
-The release's vavae/configs/f16d32_vfdinov2.yaml: Adam 1e-4 for both players, global batch 256,
-float32. Published: rFID 0.28, PSNR 27.96, LPIPS 0.096, SSIM 0.79. Frozen networks are checkpoints
-of convert_torch_weights.py, --kind=lpips and --kind=dinov2.
+The release's vavae/configs/f16d32_vfdinov2.yaml: Adam 1e-4 for both players, global batch 256.
+Products are of bfloat16 here; the release's are of float32, --config.compute.dtype=float32.
+Published: rFID 0.28, PSNR 27.96, LPIPS 0.096, SSIM 0.79. Frozen networks are checkpoints of
+convert_torch_weights.py, --kind=lpips and --kind=dinov2.
 
     python main.py --config=configs/vavae_f16d32.py --workdir=runs/vavae \
         --config.data.path=IMAGENET_TRAIN_FOLDER \

@@ -180,7 +180,7 @@ def convert(options: argparse.Namespace) -> None:
             _publish(options)
     elif options.to_torch:
         with verifying(options.verify == "on"):
-            export_file(options.src[0], options.dst)
+            export_file(options.src[0], options.dst, overwrite=options.overwrite)
     elif options.to_diffusers:
         with verifying(options.verify == "on"):
             export_diffusers(

@@ -180,15 +180,19 @@ def convert_run(
     convert_training(sources[0], workdir, hints=hints, scaling=scaling, say=say)
 
 
-def export_file(src: str, dst: str, *, say: Say = print) -> None:
+def export_file(src: str, dst: str, *, overwrite: bool = False, say: Say = print) -> None:
     """Writes a checkpoint as the state dict that the release loads, `.pt` or `.safetensors`.
 
-    Averaged weights where the checkpoint has them. Raises ValueError for another suffix, and for
-    weights that are not finite.
+    Averaged weights where the checkpoint has them. Raises ValueError for another suffix and for
+    weights that are not finite, FileExistsError where something is there.
     """
     target = epath.Path(dst)
     if target.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{target} ends in '{target.suffix}'; expected .pt or .safetensors")
+    if target.is_dir():
+        raise FileExistsError(f"{target} is a folder; expected a file to be written")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there already; delete it or pass --overwrite")
     kind, config, tensors, item, _ = _state_dict(src)
     with replacing(target) as temporary:
         if target.suffix == ".pt":

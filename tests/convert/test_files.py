@@ -410,6 +410,22 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_said(tmp_path, release):
     assert load_file(tmp_path / "back.safetensors").keys() == release.keys()
 
 
+def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path, release):
+    convert("release_full.pt", tmp_path / "dit")
+    there, folder = tmp_path / "back.safetensors", tmp_path / "back.pt"
+    there.write_bytes(b"dear")
+    folder.mkdir()
+    source = str(tmp_path / "dit")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="back.pt is a folder; expected a file"):
+            export_file(source, str(folder), overwrite=overwrite, say=str)
+    with pytest.raises(FileExistsError, match="is there already; delete it or pass --overwrite"):
+        export_file(source, str(there), say=str)
+    assert there.read_bytes() == b"dear"
+    export_file(source, str(there), overwrite=True, say=str)
+    assert load_file(there).keys() == release.keys()
+
+
 TORCH_LOADS = """
 import sys, numpy as np, safetensors.torch, torch
 source, target = sys.argv[1:]
