@@ -417,7 +417,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path, release):
     folder.mkdir()
     source = str(tmp_path / "dit")
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="back.pt is a folder; expected a file"):
+        with pytest.raises(FileExistsError, match="is a folder; expected a file to be"):
             export_file(source, str(folder), overwrite=overwrite, say=str)
     with pytest.raises(FileExistsError, match="is there already; delete it or pass --overwrite"):
         export_file(source, str(there), say=str)
