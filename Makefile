@@ -4,11 +4,12 @@ PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 WILL_DO := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 DEMO := outputs/demo
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Python compiles the modules that are imported, a fraction of all, when they are.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --constraints=constraints.txt \
 	--generate-hashes --no-annotate --no-header
 
-.PHONY: setup requirements demo docs test test-slow test-faults fuzz bench lint clean
+.PHONY: setup requirements demo docs test fast-tests test-slow test-faults fuzz bench lint style types clean
 
 setup: .venv/installed
 
@@ -45,13 +46,21 @@ demo: setup
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-lint: setup
+lint: style types
+
+style: setup
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m mypy
 	$(BIN)/codespell
 
-test: lint
+types: setup
+	$(BIN)/python -m mypy
+
+# Types, half a minute of one core, are checked while the first tests run.
+test: style
+	$(MAKE) --no-print-directory -j 2 types fast-tests
+
+fast-tests: setup
 	$(BIN)/python -m pytest -n 2 --dist=loadgroup -m "not slow"
 
 # The other implementations that metrics are compared with; torch among them.

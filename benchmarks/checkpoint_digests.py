@@ -5,7 +5,7 @@
 Saves a state of random numbers as a training does, with digests and without, in turns, and reads it
 with and without comparing them. `blocks`: seconds until the next step may begin; `save`: until all
 is on disk; CPU seconds of the process beside both, which do not depend on what else the machine
-does. Digests alone are timed too.
+does. The two of a round are a pair, in either order. Digests alone are timed too.
 
     python -m benchmarks.checkpoint_digests --topology=v5e:4x4
 
@@ -34,6 +34,7 @@ from lightningdit_jax.array_digest import is_cut, sums_of_parts, tree_digests
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import TrainingCheckpoints
 from lightningdit_jax.configs import dit_xl
+from lightningdit_jax.evaluation.error_bars import of_mean
 from lightningdit_jax.parallel.ahead_of_time import compile_on
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.sharding import abstract_on_mesh
@@ -138,20 +139,21 @@ def main() -> None:
     tree_digests(tree)  # compiles
     alone = []
     rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
         began = time.perf_counter()
         tree_digests(tree)
         alone.append(time.perf_counter() - began)
-        for with_digests, taken in rows.items():
-            taken.append(timed(tree, with_digests))
-    medians = {
-        name: [statistics.median(row[name] for row in taken) for taken in rows.values()]
-        for name in rows[True][0]
-    }
+        for with_digests in (False, True) if number % 2 else (True, False):
+            rows[with_digests].append(timed(tree, with_digests))
     print(f"{size / 1e9:.2f} GB; digests alone {statistics.median(alone):.3f} s")
-    print(f"{'seconds':12s} {'without':>8s} {'with':>8s}")
-    for name, (without, with_digests) in medians.items():
-        print(f"{name:12s} {without:8.3f} {with_digests:8.3f}")
+    print(f"{'seconds':12s} {'without':>8s} {'with':>8s}  more, paired, 95 % interval")
+    medians, differences = {}, {}
+    for name in rows[True][0]:
+        without, with_digests = ([row[name] for row in taken] for taken in rows.values())
+        medians[name] = first, second = statistics.median(without), statistics.median(with_digests)
+        low, high = of_mean(np.subtract(with_digests, without)).interval
+        differences[name] = low / first, high / first
+        print(f"{name:12s} {first:8.3f} {second:8.3f}  {low / first:+.1%} to {high / first:+.1%}")
     write_json(
         options.output,
         {
@@ -159,6 +161,7 @@ def main() -> None:
             "digests_alone": statistics.median(alone),
             "device": jax.devices()[0].device_kind,
             "medians_without_and_with": medians,
+            "relative_differences": differences,
         },
     )
 
