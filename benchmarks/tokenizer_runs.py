@@ -30,7 +30,7 @@ from lightningdit_jax.evaluation.frechet import Gaussian, Moments, frechet_dista
 from lightningdit_jax.evaluation.reconstruction import psnr
 from lightningdit_jax.inference.image_batches import local_rows
 from lightningdit_jax.inference.quality.tokenizer_measures import measure
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors
 from lightningdit_jax.inference.reconstruct import make_encoder, make_reconstructor
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
@@ -129,7 +129,7 @@ def numbers_of(tokenizer: Loaded, pictures: Pictures) -> tuple[dict[str, float],
         "reconstruction_psnr": float(psnr(images, rebuilt).mean()),
         f"reconstruction_{pictures.prefix}fid": frechet_distance(*(m for g in pair for m in g)),
     }
-    networks = Networks(
+    networks = Judges(
         features=lambda images, names: pictures.features(local_rows(images, len(names))),
         prefix=pictures.prefix,
     )

@@ -23,7 +23,7 @@ from lightningdit_jax.inference.quality.tokenizer_measures import (
     measure,
     measure_choice,
 )
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors
 from lightningdit_jax.parallel.mesh import make_mesh
 from tests import tiny
@@ -64,7 +64,7 @@ def features(images, names):
     return rows.mean((2, 4, 5)).reshape(-1, 4) / 10
 
 
-STAND_INS = Networks(distance, features)
+STAND_INS = Judges(distance, features)
 
 
 def measured(tokenizer, images, labels, names, *, networks=STAND_INS, count=1):
@@ -109,7 +109,7 @@ def test_ifid_is_of_the_decoded_midpoints_of_nearest_latents(monkeypatch):
     """Of a linear tokenizer they are mixtures of images."""
     tokenizer, source = linear_tokenizer(monkeypatch), Digits("test", 16)
     images = np.stack([np.asarray(source.image(i)) for i in range(60)])
-    networks = Networks().of_digits(source.class_names, 16)
+    networks = Judges().of_digits(source.class_names, 16)
     found = measured(tokenizer, images, source.labels[:60], ["ifid"], networks=networks)
     x = images.reshape(60, -1).astype(np.float64) / 127.5 - 1
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -214,7 +214,7 @@ def test_what_a_measure_lacks_is_said_before_anything_is_rebuilt(config, tmp_pat
     images = np.zeros((3, 16, 16, 3), np.uint8)
     tokenizer = linear_tokenizer(monkeypatch)
     with pytest.raises(ValueError, match=r"'ifid', which needs config\.evaluate\.inception"):
-        measured(tokenizer, images, np.arange(3), ["ifid"], networks=Networks())
+        measured(tokenizer, images, np.arange(3), ["ifid"], networks=Judges())
     with pytest.raises(ValueError, match="'probe', and all images are of one class"):
         measured(tokenizer, images, np.zeros(3, int), ["probe"])
 

@@ -30,7 +30,7 @@ from lightningdit_jax.inference.quality.reconstruction_picture import Reconstruc
 from lightningdit_jax.inference.quality.tokenizer_measure import Given
 from lightningdit_jax.inference.quality.tokenizer_measures import check_measures, measure
 from lightningdit_jax.inference.quality.tokenizer_neighbors import open_neighbors
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks, open_judges
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges, open_judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors
 from lightningdit_jax.inference.reconstruct import make_reconstructor
 from lightningdit_jax.parallel.batch_function import jit_batches
@@ -120,7 +120,7 @@ class _Comparison:
     Features are kept where there are blocks for a jackknife to leave out; else their moments are.
     """
 
-    def __init__(self, networks: Networks, num_blocks: int):
+    def __init__(self, networks: Judges, num_blocks: int):
         self._networks = networks
         self._scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
         if networks.distance:
@@ -199,7 +199,7 @@ class _Measures:
         self,
         config: Config,
         tokenizer: Loaded,
-        networks: Networks,
+        networks: Judges,
         source: ImageSource,
         images: dict[str, Any],
         total: int,

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lightningdit_jax.inference.quality.metric import Numbers
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors, Subject
 
 
 class Given(NamedTuple):
     """What a measure finds: networks, classes and number of the images, side of the latents."""
 
-    networks: Networks
+    networks: Judges
     num_classes: int
     num_images: int
     side: int

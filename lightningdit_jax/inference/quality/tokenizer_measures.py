@@ -15,7 +15,7 @@ from lightningdit_jax.inference.quality import (
 )
 from lightningdit_jax.inference.quality.metric import Numbers
 from lightningdit_jax.inference.quality.tokenizer_measure import Given, Measure
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors, Subject
 from lightningdit_jax.parallel.multihost import gather_numpy, print_once
 
@@ -32,7 +32,7 @@ def measure(
     labels: np.ndarray,
     names: Sequence[str],
     *,
-    networks: Networks,
+    networks: Judges,
     neighbors: Neighbors,
     mesh: Mesh,
     batch_size: int = 64,
@@ -41,7 +41,7 @@ def measure(
     """The numbers of measures of these names; docs/evaluation.md says what they are.
 
     images: uint8 [n, H, W, 3] and labels int [n], those of this process; all processes have to call
-    it. networks: who judges images, see open_judges and Networks.of_digits. neighbors: of iFID.
+    it. networks: who judges images, see open_judges and Judges.of_digits. neighbors: of iFID.
     batch_size is global. Raises ValueError for an unknown name and for what a measure lacks,
     FloatingPointError for latents or images that are not finite.
     """

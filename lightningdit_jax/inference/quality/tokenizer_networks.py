@@ -25,7 +25,7 @@ Rows = Callable[..., np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Networks:
+class Judges:
     """What is there to judge with.
 
     distance(images, others, names): LPIPS of each pair, [b]. features(images, names): [b, D], which
@@ -40,7 +40,7 @@ class Networks:
     others: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
     identities: Callable[[], dict[str, Any]] = dict
 
-    def of_digits(self, class_names: Sequence[str], resolution: int) -> "Networks":
+    def of_digits(self, class_names: Sequence[str], resolution: int) -> "Judges":
         """With the features of the digits' classifier, where there are no others and it can judge.
 
         class_names, resolution: of the images, which have to be the ten digits and a multiple of 8.
@@ -51,7 +51,7 @@ class Networks:
         return dataclasses.replace(self, features=_of_digits, prefix="digits_")
 
 
-def open_judges(options: EvaluateConfig, mesh: Mesh) -> Networks:
+def open_judges(options: EvaluateConfig, mesh: Mesh) -> Judges:
     """The converted checkpoints of evaluate.lpips, evaluate.inception and evaluate.networks.
 
     Raises ValueError for two of one network, and for one that only samples are judged by.
@@ -86,7 +86,7 @@ def open_judges(options: EvaluateConfig, mesh: Mesh) -> Networks:
                 "and not of reconstructions; leave it out"
             )
         others[f"fd_{name}"] = opened(name, path, NETWORKS[name].kind, features_in(name))
-    return Networks(
+    return Judges(
         distance,
         features,
         others=others,

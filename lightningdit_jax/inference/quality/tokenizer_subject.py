@@ -16,7 +16,7 @@ from lightningdit_jax.evaluation.perturbation import moved
 from lightningdit_jax.inference.finite import check_finite, rows_are_finite
 from lightningdit_jax.inference.image_batches import local_rows
 from lightningdit_jax.inference.quality.features import gathered_moments, gathered_rows
-from lightningdit_jax.inference.quality.tokenizer_networks import Networks
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges
 from lightningdit_jax.inference.reconstruct import posterior_sample
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.pixels import to_model_range, to_uint8
@@ -61,7 +61,7 @@ class Subject:
         tokenizer: Loaded,
         images: np.ndarray,
         labels: np.ndarray,
-        networks: Networks,
+        networks: Judges,
         neighbors: Neighbors,
         mesh: Mesh,
         batch_size: int,
