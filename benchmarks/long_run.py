@@ -6,9 +6,9 @@ Trains the smallest generator for 50,000 steps in a process of its own, with a c
 a record every 10, held-out losses every 500 and an evaluation by samples every 2,500. From outside
 its memory, file descriptors, threads and CPU time are read; from inside, at each record, the arrays
 that live on the device and what glibc's allocator has given out. Means over windows of 2,500 steps
-(of counts the largest) after the first tenth give a slope and its 95 % interval. It is flat unless
-even the lower end grows by more than 1 % in the whole run. Ends with status 1 where anything is
-not.
+(of counts the smallest, which is what stays between saves) after the first tenth give a slope and
+its 95 % interval. It is flat unless even the lower end grows by more than 1 % in the whole run.
+Ends with status 1 where anything is not.
 """
 
 import argparse
@@ -39,10 +39,10 @@ TOKENIZER = {
 ROWS = {
     "memory of the process": ("rss", np.mean, "MiB", 2**20),
     "of it in use": ("used", np.mean, "MiB", 2**20),
-    "file descriptors": ("fds", np.max, "", 1),
-    "threads": ("threads", np.max, "", 1),
-    "arrays on the device": ("arrays", np.max, "", 1),
-    "bytes of these": ("bytes", np.max, "KiB", 2**10),
+    "file descriptors": ("fds", np.min, "", 1),
+    "threads": ("threads", np.min, "", 1),
+    "arrays on the device": ("arrays", np.min, "", 1),
+    "bytes of these": ("bytes", np.min, "KiB", 2**10),
     "CPU time of a step": ("cpu", np.mean, "ms", 1e-3),
 }
 
@@ -200,10 +200,11 @@ def _table(readings: list[dict[str, Any]], steps: int, window: int) -> list[dict
     rows = []
     for name, (key, reduced, unit, divisor) in ROWS.items():
         values = np.array([reduced([r[key] for r in w]) for w in windows]) / divisor
-        fit = stats.linregress(np.arange(len(values)), values)
-        half = stats.t.ppf(0.975, len(values) - 2) * fit.stderr
-        whole = steps / window
-        low, high = (fit.slope - half) * whole, (fit.slope + half) * whole
+        low = high = 0.0
+        if np.ptp(values):
+            fit = stats.linregress(np.arange(len(values)), values)
+            half = stats.t.ppf(0.975, len(values) - 2) * fit.stderr
+            low, high = ((fit.slope + sign * half) * steps / window for sign in (-1, 1))
         flat = bool(low < TOLERANCE * values.mean())
         rows.append(
             {"name": name, "values": values.tolist(), "low": low, "high": high, "flat": flat}
