@@ -19,6 +19,7 @@ from lightningdit_jax import hub_folder
 from lightningdit_jax.assembly.describe import describe
 from lightningdit_jax.assembly.loading import load_functional
 from lightningdit_jax.assembly.verify import verify
+from lightningdit_jax.averages import power_name
 from lightningdit_jax.checkpoint import find_checkpoint, item_names, read_meta, save_checkpoint
 from lightningdit_jax.checkpoint_reading import DamagedCheckpointError
 from lightningdit_jax.commands import convert
@@ -84,6 +85,24 @@ def test_other_weights_are_published_when_asked_for(run, tmp_path, item, options
     dit = ldj.load(str(tmp_path / "dit"))
     chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(dit, nnx.Param)), run[1][item])
     assert "12.5" not in front_matter(tmp_path / "dit")[1]  # measured with the averages
+
+
+def test_an_average_made_after_training_is_published(tmp_path, monkeypatch):
+    items, meta = published_run.weights(), published_run.meta()
+    meta["config"]["train"]["ema_sigmas"] = sigmas = (0.05, 0.1)
+    kept = dict(zip(map(power_name, sigmas), (items["ema"], items["ema_0.5"])))
+    save_checkpoint(str(tmp_path / "run"), {"params": items["params"], **kept}, {"meta": meta})
+    where = (f"--src={tmp_path / 'run'}", f"--dst={tmp_path / 'dit'}")
+    monkeypatch.setattr(sys, "argv", ["convert", "--to-hub", "--weights=ema_sigma_0.1", *where])
+    convert.main()
+    dit = ldj.load(str(tmp_path / "dit"))
+    chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(dit, nnx.Param)), items["ema_0.5"])
+    published = read_meta(find_checkpoint(str(tmp_path / "dit")))["published"]
+    assert published == {"weights": "ema_sigma_0.1"}
+    with pytest.raises(ValueError, match=r"an average of sigma 0\.28 for .* cannot be made of"):
+        ldj.save_for_hub(str(tmp_path / "run"), str(tmp_path / "other"), ema_sigma=0.28)
+    with pytest.raises(ValueError, match=r"ema_sigma is 0\.1, .* and use_ema False"):
+        ldj.save_for_hub(str(tmp_path / "run"), "other", ema_sigma=0.1, use_ema=False)
 
 
 def test_any_program_reads_the_arrays_by_their_names(run, published):

@@ -177,11 +177,7 @@ def load_functional(
     is in `dtype`, and else as the module does by itself. Raises WrongKindError if the checkpoint is
     of another kind, and ValueError if it lacks the average or is damaged, as use_checkpoint.
     """
-    if ema_sigma and (ema_decay or not use_ema or not 0 < ema_sigma <= LARGEST_SIGMA):
-        raise ValueError(
-            f"ema_sigma is {ema_sigma}, ema_decay {ema_decay} and use_ema {use_ema}; expected an "
-            f"ema_sigma of at most {LARGEST_SIGMA} alone, as it chooses the average"
-        )
+    check_average(use_ema, ema_decay, ema_sigma)
 
     def read(checkpoint: epath.Path) -> Loaded:
         loaded = _abstract(checkpoint, mesh, dtype=dtype, expect=expect, compute=compute)
@@ -198,6 +194,15 @@ def load_functional(
         return dataclasses.replace(loaded, params=read_arrays(checkpoint, item, loaded.params))
 
     return use_checkpoint(path, read)
+
+
+def check_average(use_ema: bool, ema_decay: float, ema_sigma: float) -> None:
+    """Raises ValueError where an ema_sigma is out of range, or chooses beside another."""
+    if ema_sigma and (ema_decay or not use_ema or not 0 < ema_sigma <= LARGEST_SIGMA):
+        raise ValueError(
+            f"ema_sigma is {ema_sigma}, ema_decay {ema_decay} and use_ema {use_ema}; expected an "
+            f"ema_sigma of at most {LARGEST_SIGMA} alone, as it chooses the average"
+        )
 
 
 def abstract_functional(

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sys
+from typing import Any
 
 from lightningdit_jax.interruption import INTERRUPTION
 
@@ -62,7 +63,8 @@ def main() -> None:
         "--weights",
         metavar="ema|model|ENTRY",
         help="of a training checkpoint: its averages (default), its raw weights, or an entry of "
-        "the file, or a module in one, by name; of --to-hub also one of its averages, ema_0.999",
+        "the file, or a module in one, by name; of --to-hub also one of its averages, ema_0.999, "
+        "or one made of them, ema_sigma_0.12",
     )
     parser.add_argument(
         "--without", action="append", default=[], metavar="MODULE", help="leave its tensors out"
@@ -214,23 +216,27 @@ def _check_not_for_hub(options: argparse.Namespace) -> None:
         raise ValueError("--license and --private say how --to-hub publishes; leave them out")
 
 
+def _average(weights: str) -> dict[str, Any]:
+    """What --weights of --to-hub says, as `load` takes it. Raises ValueError for anything else."""
+    if weights in ("ema", "model"):
+        return {"use_ema": weights == "ema"}
+    for prefix, key in (("ema_sigma_", "ema_sigma"), ("ema_", "ema_decay")):
+        if weights.startswith(prefix):
+            with contextlib.suppress(ValueError):
+                if (number := float(weights.removeprefix(prefix))) > 0:
+                    return {key: number}
+    raise ValueError(
+        f"--weights={weights}: expected ema, model, one of several averages, as ema_0.999, or one "
+        "that is made of them, as ema_sigma_0.12"
+    )
+
+
 def _publish(options: argparse.Namespace) -> None:
     """A checkpoint into a folder for the hub, or into its repository."""
-    from lightningdit_jax.averages import MAIN
     from lightningdit_jax.hub import is_address
     from lightningdit_jax.publishing.job import push_to_hub, save_for_hub
 
-    weights = options.weights or MAIN
-    decay = weights.removeprefix(f"{MAIN}_")
-    try:
-        ema_decay = float(decay) if decay != weights else 0.0
-    except ValueError:
-        ema_decay = -1.0
-    if weights not in (MAIN, "model") and not ema_decay > 0:
-        raise ValueError(
-            f"--weights={weights}: expected ema, model, or one of several averages, as ema_0.999"
-        )
-    which = {"use_ema": weights != "model", "ema_decay": ema_decay, "license": options.license}
+    which = {**_average(options.weights or "ema"), "license": options.license}
     if not is_address(options.dst):
         if options.private:
             raise ValueError("--private is of a repository; expected --dst=hf://OWNER/NAME")

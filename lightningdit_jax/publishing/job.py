@@ -5,6 +5,7 @@ the name `params` as a converted checkpoint has them; further averages are repos
 branches, of their own.
 """
 
+import dataclasses
 import pathlib
 import posixpath
 import shutil
@@ -17,9 +18,10 @@ from etils import epath
 
 from lightningdit_jax.array_digest import tree_digests
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
-from lightningdit_jax.assembly.loading import model_meta
-from lightningdit_jax.assembly.registry import abstract_model, architecture
-from lightningdit_jax.averages import WEIGHTS, weights_item
+from lightningdit_jax.assembly.loading import check_average, model_meta
+from lightningdit_jax.assembly.registry import abstract_model, architecture, model_of
+from lightningdit_jax.assembly.synthesis import plan_synthesis, read_synthesis
+from lightningdit_jax.averages import WEIGHTS, power_name, weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
     find_checkpoint,
@@ -39,6 +41,8 @@ from lightningdit_jax.hub_folder import (
     write_config,
     write_weights,
 )
+from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.parallel.sharding import abstract_on_mesh
 from lightningdit_jax.publishing.card import MARK, PICTURE_FILE, Published, card
 from lightningdit_jax.publishing.run import run_of
 from lightningdit_jax.storage_errors import storing
@@ -51,12 +55,29 @@ _SAYS_FOLDERS = ("config", "history", "init", "tokenizer")  # fields of a checkp
 Say = Callable[[str], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """Which weights of a checkpoint, as `load` chooses them."""
+
+    use_ema: bool
+    ema_decay: float
+    ema_sigma: float
+
+    def item(self, checkpoint: epath.Path) -> str:
+        """What they are called. Raises ValueError where there are none, or none can be made."""
+        if self.ema_sigma:
+            plan_synthesis(checkpoint, self.ema_sigma)
+            return power_name(self.ema_sigma)
+        return weights_item(item_names(checkpoint), self.use_ema, self.ema_decay, str(checkpoint))
+
+
 def save_for_hub(
     checkpoint: str,
     folder: str,
     *,
     use_ema: bool = True,
     ema_decay: float = 0.0,
+    ema_sigma: float = 0.0,
     license: str = "",
     overwrite: bool = False,
     say: Say = print,
@@ -66,11 +87,13 @@ def save_for_hub(
     model.safetensors (several files with an index above 5 GB), config.json with what the checkpoint
     says of itself and digests, README.md, a model card made of that and of the results in the
     checkpoint's workdir, and the newest picture of its training. Paths in it are cut down to their
-    last names. checkpoint, use_ema, ema_decay: as for `load`. license: as the hub calls it, such as
-    "mit"; empty says none. overwrite: whether a folder that this has written is replaced.
+    last names. checkpoint, use_ema, ema_decay, ema_sigma: as for `load`. license: as the hub calls
+    it, such as "mit"; empty says none. overwrite: whether a folder that this has written is
+    replaced.
     Raises what load raises, FileExistsError where something else is there, and StorageError.
     """
-    _check(checkpoint, use_ema, ema_decay)
+    average = Average(use_ema, ema_decay, ema_sigma)
+    _check(checkpoint, average)
     target = pathlib.Path(folder)
     if "://" in folder:
         raise ValueError(f"{folder} is remote; expected a folder on a local disk")
@@ -90,7 +113,7 @@ def save_for_hub(
             shutil.rmtree(rest, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
-            line = _write(checkpoint, epath.Path(fresh), _UNKNOWN, use_ema, ema_decay, license)
+            line = _write(checkpoint, epath.Path(fresh), _UNKNOWN, average, license)
             if target.exists():
                 target.rename(former)
             fresh.rename(target)
@@ -110,6 +133,7 @@ def push_to_hub(
     commit_message: str = "",
     use_ema: bool = True,
     ema_decay: float = 0.0,
+    ema_sigma: float = 0.0,
     license: str = "",
     say: Say = print,
 ) -> str:
@@ -129,11 +153,12 @@ def push_to_hub(
             "branch as revision or behind @"
         )
     branch = revision or where.revision
-    _check(checkpoint, use_ema, ema_decay)  # what cannot be published makes no repository
+    average = Average(use_ema, ema_decay, ema_sigma)
+    _check(checkpoint, average)  # what cannot be published makes no repository
     there = prepare(where.repository, private=private, revision=branch, token=token)
     where = Address(where.repository, branch)
     with storing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
-        line = _write(checkpoint, epath.Path(folder), where, use_ema, ema_decay, license)
+        line = _write(checkpoint, epath.Path(folder), where, average, license)
         files = {path.name: path for path in pathlib.Path(folder).iterdir()}
         if CARD_FILE in there and MARK not in read_file(
             where.repository, CARD_FILE, revision=branch, token=token
@@ -152,30 +177,35 @@ def push_to_hub(
     return url
 
 
-def _check(path: str, use_ema: bool, ema_decay: float) -> None:
+def _check(path: str, average: Average) -> None:
     """Raises what can be known before anything is read or made."""
+    check_average(**vars(average))
     if jax.process_count() > 1:
         raise ValueError("a model is published by one process; start it alone")
     checkpoint = find_checkpoint(path)
     model_meta(checkpoint)
-    weights_item(item_names(checkpoint), use_ema, ema_decay, str(checkpoint))
+    average.item(checkpoint)
 
 
-def _write(
-    path: str, folder: epath.Path, where: Address, use_ema: bool, ema_decay: float, license: str
-) -> str:
+def _write(path: str, folder: epath.Path, where: Address, average: Average, license: str) -> str:
     """Writes the folder; returns what it holds in a line. where: what its card tells to load."""
 
     def read(checkpoint: epath.Path) -> tuple[epath.Path, dict[str, Any], str, dict[str, Any]]:
         meta, there = model_meta(checkpoint), item_names(checkpoint)
-        item = weights_item(there, use_ema, ema_decay, str(checkpoint))
-        shapes = abstract_model(meta["kind"], architecture(meta["kind"], architecture_fields(meta)))
-        arrays = {WEIGHTS: read_host_arrays(checkpoint, item, shapes[1])}
-        if bad := not_finite(arrays[WEIGHTS]):
+        kind, item = meta["kind"], average.item(checkpoint)
+        _, shapes = abstract_model(kind, architecture(kind, architecture_fields(meta)))
+        if average.ema_sigma:
+            mesh = make_mesh(devices=jax.devices()[:1])
+            placed = abstract_on_mesh(shapes, mesh, model_of(kind).rules)
+            weights = jax.device_get(read_synthesis(checkpoint, average.ema_sigma, placed))
+        else:
+            weights = read_host_arrays(checkpoint, item, shapes)
+        if bad := not_finite(weights):
             raise ValueError(
                 f"the weights of {checkpoint} ({item}) hold values that are not finite, in "
                 f"{listed(bad)}; nothing was written, publish an earlier step"
             )
+        arrays = {WEIGHTS: weights}
         if BUFFERS in there:
             tables = array_metadata(checkpoint, BUFFERS)
             arrays[BUFFERS] = read_host_arrays(checkpoint, BUFFERS, tables)
