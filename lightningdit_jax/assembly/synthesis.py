@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -70,16 +70,7 @@ def plan_synthesis(checkpoint: epath.Path, sigma: float) -> Synthesis:
     it, which says how near they come, and for averages of another run.
     """
     meta = read_meta(checkpoint)
-    known: dict[Profile, tuple[epath.Path, str]] = {}
-    for path in _with_averages(checkpoint):
-        found = meta if path == checkpoint else read_meta(path)
-        profiles = _profiles(path, found)
-        if profiles and (other := [key for key in _SAME if found.get(key) != meta.get(key)]):
-            raise ValueError(
-                f"{path} is of another run than {checkpoint}: they differ in {', '.join(other)}; "
-                "take its folder away"
-            )
-        known |= {profile: (path, item) for item, profile in profiles.items()}
+    known = _known_averages(checkpoint, meta)
     if not known:
         raise ValueError(
             f"{checkpoint} and what lies beside it hold no averages to make one of sigma {sigma} "
@@ -97,11 +88,44 @@ def plan_synthesis(checkpoint: epath.Path, sigma: float) -> Synthesis:
     return Synthesis(checkpoint, sigma, parts, fit.error)
 
 
+def makeable_widths(checkpoint: epath.Path, sigmas: Iterable[float]) -> list[float]:
+    """Those of the widths that plan_synthesis takes for a checkpoint. Raises as that, but for a
+    width, and reads as little.
+    """
+    meta = read_meta(checkpoint)
+    known = tuple(_known_averages(checkpoint, meta))
+
+    def error(sigma: float) -> float:
+        return fit_profile(known, Profile(meta["step"], sigma=sigma)).error
+
+    return [sigma for sigma in sigmas if known and error(sigma) <= _MOST_ERROR]
+
+
 def read_synthesis(checkpoint: epath.Path, sigma: float, abstract: Any) -> Any:
     """The average of this width, of which a line is said; as plan_synthesis and Synthesis.read."""
     synthesis = plan_synthesis(checkpoint, sigma)
     print_once(synthesis.line())
     return synthesis.read(abstract)
+
+
+def _known_averages(
+    checkpoint: epath.Path, meta: Mapping[str, Any]
+) -> dict[Profile, tuple[epath.Path, str]]:
+    """(checkpoint, item) of the averages of this step and before whose profile is known.
+
+    meta: of the checkpoint. Raises ValueError for averages of another run.
+    """
+    known: dict[Profile, tuple[epath.Path, str]] = {}
+    for path in _with_averages(checkpoint):
+        found = meta if path == checkpoint else read_meta(path)
+        profiles = _profiles(path, found)
+        if profiles and (other := [key for key in _SAME if found.get(key) != meta.get(key)]):
+            raise ValueError(
+                f"{path} is of another run than {checkpoint}: they differ in {', '.join(other)}; "
+                "take its folder away"
+            )
+        known |= {profile: (path, item) for item, profile in profiles.items()}
+    return known
 
 
 def _with_averages(checkpoint: epath.Path) -> list[epath.Path]:

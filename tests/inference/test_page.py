@@ -12,18 +12,32 @@ from lightningdit_jax.assembly.workdir import read_config
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.page import job, view
 from lightningdit_jax.inference.page.drawing import TEXT_CHUNK, Drawer, Refused
-from lightningdit_jax.inference.page.settings import FIRST, first_settings, requested
+from lightningdit_jax.inference.page.settings import FIRST, first_settings, requested, unread
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.inference.sampling.sampler import make_program
-from tests.inference.page_config import page_config
+from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
+from tests import tiny
+from tests.inference.page_config import WIDTHS, page_config
 
 # The fixtures of the module are made once, by one worker.
 pytestmark = pytest.mark.xdist_group(__name__)
 
 # Sorted as folders are: the class number 1 is called 10, which is no number of a class.
 NAMES = ("1", "10", "2", "cat, Felis catus", "dog", "emu", "fox", "gnu", "hen", "ibis")
+
+# By everything that changes guidance.
+GUIDED = {
+    "cfg_scale": 1.7,
+    "cfg_schedule": "power_cosine",
+    "cfg_power": 2.0,
+    "cfg_optimized_scale": True,
+    "cfg_zero_init_steps": 1,
+    "apg_eta": 0.5,
+    "apg_norm_threshold": 5.0,
+    "apg_momentum": -0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +65,7 @@ def pixels(path):
 
 
 def test_a_page_draws_what_the_command_draws(drawer, settings, tmp_path):
-    settings |= {"labels": [0, 3], "seed": 7, "num_samples": 20, "cfg_scale": 1.7}
+    settings |= {"labels": [0, 3], "seed": 7, "num_samples": 20, **GUIDED}
     seen = list(drawer.draw(settings))
     assert [len(drawn.pictures) for drawn in seen] == [0, 8, 16, 20]
     assert [bool(drawn.archive) for drawn in seen] == [False, False, False, True]
@@ -70,8 +84,42 @@ def test_a_page_draws_what_the_command_draws(drawer, settings, tmp_path):
     said = json.loads((tmp_path / "by_command" / "samples.json").read_text())
     said.pop("runtime")
     assert json.loads((folder / "samples.json").read_text()) == said
+    assert GUIDED.items() <= said.items()
     text = json.loads(Image.open(seen[-1].pictures[3][0]).text[TEXT_CHUNK])
     assert (text["index"], text["label"], text["class"], text["seed"]) == (3, 3, "cat", 7)
+
+
+def test_another_average_is_drawn_with_and_left_again(drawer, config, settings, tmp_path):
+    drawn = [list(drawer.draw(settings | {"ema_sigma": sigma})) for sigma in (0.0, WIDTHS[1], 0.0)]
+    assert [len(seen) for seen in drawn] == [2, 3, 3]
+    assert all(seen[0].line == "reading the weights of another average" for seen in drawn[1:])
+    asked = {"ema_sigma": WIDTHS[1], "num_samples": FIRST, "output": "png"}
+    sample(tiny.replaced(config, "sample", **asked), str(tmp_path))
+    for index in range(FIRST):
+        first, other, again = (pixels(seen[-1].pictures[index][0]) for seen in drawn)
+        np.testing.assert_array_equal(other, pixels(tmp_path / "samples" / f"{index:06d}.png"))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"cfg_scale": 2.0}, {"cfg_power"}),
+        ({"cfg_scale": 2.0, "cfg_schedule": "power_cosine", "solver": "rk4"}, {"apg_momentum"}),
+        ({"cfg_scale": 1, "cfg_schedule": "power_cosine"}, set(OF_GUIDANCE)),
+        ({"solver": "ucgm"}, {"timestep_shift", *OF_GUIDANCE}),
+    ],
+)
+def test_what_others_leave_without_meaning_is_not_asked_for(config, settings, changes, names):
+    kept = {"timestep_shift": 0.3, "cfg_power": 2.0, "apg_eta": 0.5, "apg_momentum": -0.5}
+    settings |= {"cfg_scale": 1.0, **kept, **changes}
+    assert unread(settings).keys() == names
+    asked = requested(config, settings, NAMES)
+    Sampling.of(asked.sample)
+    for name, value in kept.items():
+        default = getattr(SamplingOptions, name)
+        assert getattr(asked.sample, name) == (default if name in names else value)
 
 
 def test_scale_seed_and_classes_compile_nothing(drawer, config, opened, settings):
@@ -109,7 +157,9 @@ def test_a_drawing_that_is_stopped_keeps_what_it_has(drawer, settings):
         ({"num_samples": 1001}, "a page draws 1,000 at most, --mode=sample as many"),
         ({"num_steps": 1}, "config.sample.num_steps is 1; expected at least 2"),
         ({"solver": "eular"}, "did you mean 'euler'"),
-        ({"solver": "ucgm", "timestep_shift": 0.3}, "set timestep_shift to 0"),
+        ({"cfg_scale": 2.0, "solver": "heun2", "cfg_zero_init_steps": 9}, "steps; expected fewer"),
+        ({"cfg_scale": 2.0, "apg_norm_threshold": -1.0}, "norm_threshold is -1.0; expected"),
+        ({"ema_sigma": 0.3}, "config.sample.ema_sigma is 0.3; expected at least 0.0 and at most"),
         ({"cfg_interval_start": 0.8, "cfg_interval_end": 0.2}, "before it begins at 0.8"),
         ({"ig_scale": 1.4}, "no second head"),
         ({"labels": [12]}, "reach from 12 to 12; expected 0 to 9"),
@@ -178,3 +228,14 @@ def test_a_port_that_is_taken_is_named(config, monkeypatch):
             job.opened(busy, ""),
         ):
             pass
+
+
+def test_an_average_that_cannot_be_made_is_one_line(drawer, settings):
+    with pytest.raises(Refused, match=r"an average of sigma 0\.2 for .* cannot be made of the 2"):
+        list(drawer.draw(settings | {"ema_sigma": 0.2}))
+
+
+def test_widths_are_offered_where_weights_of_them_can_be_made(config):
+    made = job.widths(config, "")
+    assert set(WIDTHS) <= set(made) and 0.2 not in made
+    assert job.widths(tiny.replaced(config, "sample", use_ema=False), "") == []

@@ -140,6 +140,18 @@ def test_what_cannot_be_drawn_is_a_line_and_the_images_stay(page):
     browser.type("#num_steps input", "3")
 
 
+def test_controls_without_meaning_are_off_and_say_why(page):
+    browser, _ = page
+    browser.click("#advanced button")
+    for scale, is_off in (("1", True), ("2", False)):
+        browser.type("#cfg_scale input", scale)
+        for name in ("apg_eta", "cfg_schedule", "cfg_optimized_scale"):
+            state = "disabled" if is_off else "enabled"
+            browser.until(lambda where=f"#{name} input:{state}": browser.all(where))
+            assert ("guidance is 1" in browser.all(f"#{name}")[0].text) == is_off
+    assert browser.all("#cfg_power input:disabled") and browser.all("#ema_sigma input:enabled")
+
+
 def test_a_drawing_can_be_stopped(page):
     browser, _ = page
     browser.type("#num_samples input", "1000")

@@ -24,8 +24,11 @@ def random_generator(architecture=None, *, seed=1):
     return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
 
-def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, **more):
-    """Writes a checkpoint of the module, trained to this flow on latents of this scaling."""
+def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, averages=(), **more):
+    """Writes a checkpoint of the module, trained to this flow on latents of this scaling.
+
+    averages: (item, module) of others that it holds.
+    """
     meta = {
         "format_version": FORMAT_VERSION,
         "kind": "lightningdit",
@@ -36,6 +39,9 @@ def save_generator(path, dit, *, flow: Flow, scaling: LatentScaling | None, **mo
     }
     if scaling is not None:
         meta["latents"] = scaling.to_meta()
-    params = nnx.to_pure_dict(nnx.state(dit, nnx.Param))
-    save_checkpoint(str(path), {"params": jax.device_get(params)}, {"meta": meta})
+    items = {
+        item: jax.device_get(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+        for item, module in [("params", dit), *averages]
+    }
+    save_checkpoint(str(path), items, {"meta": meta})
     return path

@@ -19,6 +19,7 @@ from lightningdit_jax.data.class_names import short_names
 from lightningdit_jax.inference.page.settings import requested, requested_labels
 from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.sampling.job import describe_samples
+from lightningdit_jax.inference.sampling.opening import with_average
 from lightningdit_jax.inference.sampling.options import Method, Sampling
 from lightningdit_jax.inference.sampling.sampler import Sampler
 from lightningdit_jax.parallel.out_of_memory import first_line, is_out_of_memory
@@ -56,6 +57,7 @@ class Drawer:
         folder: epath.Path,
     ):
         self._sampler, self._weights, self._folder = sampler, weights, folder
+        self._ema_sigma = config.sample.ema_sigma  # of the sampler's average
         self._names = short_names(sampler.class_names)
         self._numbers = itertools.count(1)
         self._compiled = set[tuple[Method, int, int]]()
@@ -90,6 +92,9 @@ class Drawer:
         except ValueError as error:
             raise Refused(str(error)) from error
         try:
+            if asked.sample.ema_sigma != self._ema_sigma:
+                yield Drawn("reading the weights of another average")
+                self._take_average(asked)
             yield from self._draw(asked, labels, stopped)
         except FloatingPointError as error:
             raise Refused(str(error)) from error
@@ -100,6 +105,15 @@ class Drawer:
                 f"out of memory: {first_line(error)}; start the page with a smaller "
                 f"config.sample.batch_size than {sampler.batch_size}"
             ) from error
+
+    def _take_average(self, asked: Config) -> None:
+        """Raises Refused where there is none of the width that a config asks for."""
+        try:
+            opened = with_average(self._sampler, self._weights, asked, asked.sample.checkpoint)
+        except (ValueError, FileNotFoundError) as error:
+            raise Refused(str(error)) from error
+        self._sampler, self._weights = opened
+        self._ema_sigma = asked.sample.ema_sigma
 
     def _draw(
         self, asked: Config, labels: np.ndarray, stopped: Callable[[], bool]

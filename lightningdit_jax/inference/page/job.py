@@ -12,10 +12,12 @@ import jax
 from etils import epath
 from flax import nnx
 
+from lightningdit_jax.assembly.synthesis import makeable_widths
+from lightningdit_jax.checkpoint import find_checkpoint
 from lightningdit_jax.config import Config
 from lightningdit_jax.flow.timesteps import shift_for
 from lightningdit_jax.inference.page.drawing import Drawer
-from lightningdit_jax.inference.page.settings import FIRST, first_settings
+from lightningdit_jax.inference.page.settings import FIRST, WIDTHS, first_settings
 from lightningdit_jax.inference.page.view import HOST, check_gradio, open_page, prepare_gradio
 from lightningdit_jax.inference.sampling.opening import open_sampler
 from lightningdit_jax.interruption import INTERRUPTION
@@ -51,11 +53,24 @@ def opened(config: Config, workdir: str) -> Iterator[str]:
     with _temporary_folder() as folder:
         prepare_gradio(folder)
         drawer = Drawer(config, workdir, sampler, weights, folder)
-        server = open_page(drawer, settings, structure, names, resolution, port)
+        made = widths(config, workdir)
+        server = open_page(drawer, settings, structure, names, made, resolution, port)
         try:
             yield f"http://{HOST}:{port}"
         finally:
             server.close()
+
+
+def widths(config: Config, workdir: str) -> list[float]:
+    """Of averages that can be drawn with; none where the config chooses other weights.
+
+    One alone is about that which the run has, by another name.
+    """
+    options = config.sample
+    if options.ema_decay or not options.use_ema:
+        return []
+    made = makeable_widths(find_checkpoint(options.checkpoint or workdir), WIDTHS)
+    return made if len(made) > 1 else []
 
 
 def _free_port(port: int) -> int:

@@ -9,10 +9,14 @@ import numpy as np
 
 from lightningdit_jax.config import Config, from_dict
 from lightningdit_jax.data.class_names import split_list
+from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.sampling.options import choose_labels
+from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
 
 FIRST = 8  # images of a drawing, before anybody asks for more or fewer
 MOST = 1000
+# Of averages: which of them can be made says between which others can.
+WIDTHS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.25)
 # Keys of config.sample with a control of their own, in the order of the page.
 SAMPLING = (
     "solver",
@@ -25,6 +29,8 @@ SAMPLING = (
     "ig_scale",
     "ig_interval_start",
     "ig_interval_end",
+    *OF_GUIDANCE,
+    "ema_sigma",
 )
 
 
@@ -42,13 +48,29 @@ def first_settings(config: Config, num_classes: int, class_names: Sequence[str])
     return {"labels": labels, "seed": config.seed, "num_samples": FIRST, **sampling}
 
 
+def unread(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that the others leave without meaning, by name, and why."""
+    why: dict[str, str] = {}
+    solver = SOLVERS.get(settings["solver"])
+    if solver is not None and solver.times_by:
+        why["timestep_shift"] = "the solver has its times"
+    if settings["solver"] != "euler":
+        why["apg_momentum"] = "with euler alone"
+    if settings["cfg_schedule"] != "power_cosine":
+        why["cfg_power"] = "of power_cosine"
+    if settings["cfg_scale"] == 1:
+        why |= dict.fromkeys(OF_GUIDANCE, "guidance is 1")
+    return why
+
+
 def requested(config: Config, settings: Mapping[str, Any], class_names: Sequence[str]) -> Config:
     """The config of --mode=sample that draws what the controls say.
 
-    Without labels they are those of config.sample, or random where that lists some. Raises
-    ValueError as `from_dict`, and for more than MOST images.
+    Without labels they are those of config.sample, or random where that lists some; settings that
+    are unread have their defaults. Raises ValueError as `from_dict`, and for more than MOST images.
     """
-    values, settings = config.to_dict(), dict(settings)
+    off = {name: getattr(SamplingOptions, name) for name in unread(settings)}
+    values, settings = config.to_dict(), {**settings, **off}
     labels, seed = settings.pop("labels"), settings.pop("seed")
     if labels:
         settings["labels"] = _as_listed(labels, class_names)

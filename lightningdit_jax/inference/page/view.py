@@ -10,10 +10,13 @@ from typing import Any
 from etils import epath
 
 from lightningdit_jax.data.class_names import short_names
+from lightningdit_jax.flow.guidance_rules import SCHEDULES
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.page.drawing import Drawer, Refused
+from lightningdit_jax.inference.page.settings import unread
 from lightningdit_jax.inference.sampling.sampler import Structure
+from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
 
 HOST = "127.0.0.1"
 _TITLE = "LightningDiT"
@@ -22,6 +25,7 @@ _STYLE = """
 .status { font-size: 1rem; padding: .3rem 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 .status.refused { color: #b91c1c; font-weight: 600; }
 .dark .status.refused { color: #fca5a5; }
+input:disabled { opacity: .45; }
 #pictures .grid-wrap { height: auto; max-height: none; overflow: visible; }
 """
 _PIXELS = "#pictures img { image-rendering: pixelated; }"
@@ -61,29 +65,35 @@ def open_page(
     settings: Mapping[str, Any],
     structure: Structure,
     class_names: Sequence[str],
+    widths: Sequence[float],
     resolution: int,
     port: int,
 ) -> Any:
     """Serves the page on this machine in threads of its own; returns what `close()` ends.
 
-    settings: what the controls say at first. resolution: of the images.
+    settings: what the controls say at first. widths: of averages that can be drawn with.
+    resolution: of the images.
     """
     import gradio as gr
 
     stops, controls = dict[str, threading.Event](), dict[str, Any]()
+    infos, off = dict[str, str](), unread(settings)
 
-    def number(
-        name: str, label: str, step: float = 1, info: str | None = None, scale: int = 1
-    ) -> None:
-        controls[name] = gr.Number(
-            settings[name],
+    def control(kind: Any, name: str, label: str, info: str = "", **more: Any) -> None:
+        """A control of a setting, which can be changed where the others leave it a meaning."""
+        infos[name] = info
+        controls[name] = kind(
+            value=settings[name],
             label=label,
-            step=step,
-            info=info,
-            scale=scale,
+            info=off.get(name, info) or None,
+            interactive=name not in off,
             min_width=80,
             elem_id=name,
+            **more,
         )
+
+    def number(name: str, label: str, step: float = 1, info: str = "", scale: int = 1) -> None:
+        control(gr.Number, name, label, info, step=step, scale=scale)
 
     def draw_images(request: gr.Request, *values: Any) -> Iterator[tuple]:
         ended = stops[str(request.session_hash)] = threading.Event()
@@ -102,11 +112,18 @@ def open_page(
         if ended := stops.get(str(request.session_hash)):
             ended.set()
 
-    def take_solver(name: str) -> Any:
-        warped = not SOLVERS[name].times_by
-        return gr.Number(settings["timestep_shift"] if warped else 0, interactive=warped)
+    def leave_meaning(*values: Any) -> list[Any]:
+        """Updates of what may be unread, for the values of what decides it."""
+        off = unread(dict(zip(deciding, values, strict=True)))
+        return [
+            type(controls[name])(info=off.get(name, infos[name]), interactive=name not in off)
+            for name in decided
+        ]
 
-    has_null_class = structure.config.num_labels > structure.config.num_classes
+    can_guide = structure.weak is not None
+    can_guide |= structure.config.num_labels > structure.config.num_classes
+    is_changed = any(settings[name] != getattr(SamplingOptions, name) for name in OF_GUIDANCE)
+    deciding, decided = ("solver", "cfg_schedule", "cfg_scale"), ("timestep_shift", *OF_GUIDANCE)
     with gr.Blocks(title=_TITLE, analytics_enabled=False) as page:
         with gr.Row():
             with gr.Column(scale=1, min_width=360):
@@ -123,15 +140,10 @@ def open_page(
                     number("seed", "Seed")
                     number("num_samples", "Images")
                 with gr.Row():
-                    controls["solver"] = gr.Dropdown(
-                        solver_choices(structure.flow),
-                        value=settings["solver"],
-                        label="Solver",
-                        min_width=80,
-                        elem_id="solver",
-                    )
+                    solvers = solver_choices(structure.flow)
+                    control(gr.Dropdown, "solver", "Solver", choices=solvers)
                     number("num_steps", "Grid points")
-                with gr.Row(visible=has_null_class or structure.weak is not None):
+                with gr.Row(visible=can_guide):
                     number("cfg_scale", "Guidance", 0.1, "1 is none", scale=2)
                     number("cfg_interval_start", "from time", 0.05, "0 is noise")
                     number("cfg_interval_end", "to time", 0.05, "1 is data")
@@ -142,6 +154,23 @@ def open_page(
                 with gr.Row():
                     number("cfg_channels", "Guided channels", 1, "0 is all")
                     number("timestep_shift", "Timestep shift", 0.05, "0 is none")
+                with gr.Row(visible=len(widths) > 0):
+                    most = f"; {min(widths)} to {max(widths)} can be made" if widths else ""
+                    number("ema_sigma", "EMA width", 0.01, f"0 is the run's own average{most}")
+                with gr.Accordion(
+                    "Advanced guidance", open=is_changed, visible=can_guide, elem_id="advanced"
+                ):
+                    with gr.Row():
+                        schedules = {"choices": list(SCHEDULES), "scale": 2}
+                        control(gr.Dropdown, "cfg_schedule", "Strength over time", **schedules)
+                        number("cfg_power", "Power", 0.5)
+                    with gr.Row():
+                        control(gr.Checkbox, "cfg_optimized_scale", "CFG-Zero*: optimized scale")
+                        number("cfg_zero_init_steps", "CFG-Zero*: zero steps", 1, "0 is none")
+                    with gr.Row():
+                        number("apg_eta", "APG: eta", 0.1, "1 keeps all")
+                        number("apg_norm_threshold", "threshold", 0.5, "0 is any")
+                        number("apg_momentum", "momentum", 0.1, "0 is none")
             with gr.Column(scale=2, min_width=480):
                 with gr.Row():
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
@@ -163,8 +192,14 @@ def open_page(
         outputs = [status, pictures, archive, stop]
         draw.click(draw_images, list(controls.values()), outputs, concurrency_limit=1, **quiet)
         stop.click(stop_drawing, queue=False, **quiet)
-        solver = controls["solver"]
-        solver.input(take_solver, solver, controls["timestep_shift"], queue=False, **quiet)
+        for name in deciding:
+            controls[name].input(
+                leave_meaning,
+                [controls[name] for name in deciding],
+                [controls[name] for name in decided],
+                queue=False,
+                **quiet,
+            )
     page.launch(
         server_name=HOST,
         server_port=port,
