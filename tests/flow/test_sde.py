@@ -12,6 +12,7 @@ from lightningdit_jax.flow.paths import PATHS
 from lightningdit_jax.flow.sde import SDEOptions, integrate_sde, sample_noise, sde_grid
 from tests.flow import torch_grids
 from tests.flow.gaussian import GaussianFlow, noise
+from tests.xla_flags import OPTIMIZED
 
 LINEAR = PATHS["linear"]
 
@@ -24,7 +25,8 @@ def solve(flow, options, *, batch=4, num_steps=9, seed=0, start=0, **settings):
     return jax.jit(
         lambda: integrate_sde(
             flow.path, flow.velocity, draws(1_000_000), grid, draws, options, **settings
-        )
+        ),
+        compiler_options=OPTIMIZED if batch > 1000 else None,
     )()
 
 
