@@ -245,6 +245,14 @@ class LightningDiT(nnx.Module):
         aux = None if self.aux_head is None else self.unpatchify(self.aux_head(kept[depth], c))
         return velocity, aux, kept
 
+    def tokens_after(self, x: jax.Array, t: jax.Array, y: jax.Array, block: int) -> jax.Array:
+        """Tokens [B, N, D] after a block, by its number: those before it are all that is computed.
+
+        Arguments and errors as of with_activations.
+        """
+        self._check_inputs(x, t, y)
+        return self.run_blocks(self.embed_latents(x), self.embed_condition(t, y), last=block)[0]
+
     def _run(
         self, x: jax.Array, t: jax.Array, y: jax.Array, activations: Sequence[int]
     ) -> tuple[jax.Array, jax.Array, Activations]:
@@ -284,7 +292,11 @@ class LightningDiT(nnx.Module):
         return self.t_embedder(t).astype(jnp.float32) + classes
 
     def run_blocks(
-        self, x: jax.Array, c: jax.Array, activations: Sequence[int] = ()
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        activations: Sequence[int] = (),
+        last: int | None = None,
     ) -> tuple[jax.Array, Activations]:
         """All blocks in turn, see run_stack. x: [B, N, D], c: [B, D] -> [B, N, D], activations."""
         return run_stack(
@@ -295,6 +307,7 @@ class LightningDiT(nnx.Module):
             unroll=self.scan_unroll,
             fused_parts_first=True,
             activations=activations,
+            last=last,
         )
 
     def unpatchify(self, x: jax.Array) -> jax.Array:

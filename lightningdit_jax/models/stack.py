@@ -40,6 +40,7 @@ def run_stack(
     unroll: int = 1,
     fused_parts_first: bool = False,
     activations: Sequence[int] = (),
+    last: int | None = None,
 ) -> tuple[jax.Array, Activations]:
     """All blocks in turn. x: [B, N, D] -> the same, and what some blocks made of it.
 
@@ -47,9 +48,13 @@ def run_stack(
     policy of jax.checkpoint; None keeps all. unroll: blocks a step of the loop.
     fused_parts_first: see models.arrangement. activations: numbers of blocks, counted from 1, whose
     outputs [B, N, D] are returned by number; nothing is done for them where none is asked for, and
-    of the others nothing is kept. Raises ValueError for a number that no block has.
+    of the others nothing is kept. last: number of the block to end after; None is the last one.
+    Raises ValueError for a number that no block has.
     """
     graphdef, stacked = nnx.split(blocks)
+    if last is not None:
+        _check_numbers((last,), len(jax.tree.leaves(stacked)[0]))
+        stacked = jax.tree.map(lambda leaf: leaf[:last], stacked)
     depth = len(jax.tree.leaves(stacked)[0])
     chex.assert_tree_shape_prefix(stacked, (depth,))
     _check_numbers(activations, depth)
