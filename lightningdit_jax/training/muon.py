@@ -60,6 +60,8 @@ def _all_of_two_axes(name: str, ndim: int) -> Matrices | None:
     if last != "kernel":
         return None
     inputs = (1, 2) if name == "blocks/attn/proj/kernel" else (1,) if stacked else (0,)
+    if name == "conv/kernel":  # a projector's [kh, kw, in, out]
+        inputs = (0, 1, 2)
     return Matrices((0,) if stacked else (), inputs, tuple(range(inputs[-1] + 1, ndim)))
 
 
@@ -73,7 +75,8 @@ _MATRICES: dict[str, Callable[[str, int], Matrices | None]] = {
 def muon(config: OptimizerConfig, rate: Rate, params: Any) -> optax.GradientTransformation:
     """Muon on the kernels of attention and MLP in the blocks, each matrix by itself.
 
-    Adam moves embeddings, norms, biases, modulation and final layers. An update of a matrix is as
+    Adam moves embeddings, norms, biases, modulation and final layers, and all of a projector beside
+    the generator (REPA), which is a head as those are. An update of a matrix is as
     large as Adam's, 0.2 sqrt(max(inputs, outputs)) times the orthogonal one, so that both go by one
     rate (Liu et al. 2025, arXiv 2502.16982, sec. 2.2). Else as muon_all.
     """
@@ -88,9 +91,10 @@ def muon_all(config: OptimizerConfig, rate: Rate, params: Any) -> optax.Gradient
     """Muon as the code of internal guidance has it (Zhou et al. 2025, arXiv 2512.24176).
 
     github.com/CVL-UESTC/Internal-Guidance, LightningDiT/muon_new.py and train.py:117-131: on every
-    parameter of two axes or more, so on embeddings, time MLP, modulation and final layers too, with
-    the fused kernels whole, q beside k beside v. Its factor is both 0.2 sqrt(max(inputs, outputs))
-    and sqrt(max(1, outputs / inputs)). Nesterov's momentum is an average with optimizer.momentum;
+    parameter of two axes or more, so on embeddings, time MLP, modulation and final layers too, and
+    on a projector's kernels, a convolution's with all its inputs as rows; with the fused kernels
+    whole, q beside k beside v. Its factor is both 0.2 sqrt(max(inputs, outputs)) and
+    sqrt(max(1, outputs / inputs)). Nesterov's momentum is an average with optimizer.momentum;
     five steps in bfloat16 orthogonalize it; weight decay is decoupled, times the rate without the
     factor. Adam, without decay, moves biases and norms. The decay reaches pos_embed as there, which
     has no gradient: at the published rate and decay a thousandth of it is left after 680 epochs,
@@ -134,8 +138,8 @@ def _muon(
     params: Any,
     scale: Callable[[int, int], float],
 ) -> optax.GradientTransformation:
-    """Raises ValueError for parameters that are not a generator's."""
-    if "blocks" not in params:
+    """Raises ValueError for a tokenizer's parameters."""
+    if "encoder" in params:
         raise ValueError(
             f"config.optimizer.name is '{config.name}', which knows the matrices of a generator "
             "alone; expected 'adamw' or 'lion' for the training of a tokenizer"

@@ -57,11 +57,11 @@ WHOLE = IN_BLOCKS | {
 ON_MUON = {"muon": IN_BLOCKS, "muon_all": WHOLE}
 
 
-def tree(seed):
+def tree(seed, shapes=SHAPES):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
-        SHAPES,
+        shapes,
         is_leaf=lambda x: isinstance(x, tuple),
     )
 
@@ -252,6 +252,32 @@ def test_a_tokenizer_has_no_such_matrices():
     for name in ROWS:
         with pytest.raises(ValueError, match=rf"name is '{name}', which knows the matrices of a"):
             optimizer(name).init(weights)
+
+
+PROJECTORS = {
+    "mlp": {"fc1": {"kernel": (6, 4), "bias": (4,)}, "fc2": {"kernel": (4, 8), "bias": (8,)}},
+    "conv": {"conv": {"kernel": (3, 3, 2, 5), "bias": (5,)}},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_a_projector_is_adams_or_in_the_recipe_of_all_has_its_kernels_turned(name, kind):
+    """REPA's, beside a generator. A convolution's kernel is one matrix of all its inputs."""
+    weights, gradient = (tree(seed, PROJECTORS[kind]) for seed in (0, 1))
+    row = optimizer(name, weight_decay=0.0)
+    updates, _ = row.update(gradient, row.init(weights), weights, step=0, network="repa_projector")
+    adam = optax.adam(RATE, b1=CONFIG.beta1, b2=CONFIG.beta2, eps=CONFIG.eps)
+    by_adam = dict(named_leaves(adam.update(gradient, adam.init(weights), weights)[0]))
+    for leaf, update in named_leaves(updates):
+        if name == "muon" or update.ndim == 1:
+            np.testing.assert_allclose(update, by_adam[leaf], rtol=1e-5)
+            continue
+        inputs, outputs = math.prod(update.shape[:-1]), update.shape[-1]
+        scale = 0.2 * math.sqrt(max(inputs, outputs)) * math.sqrt(max(1, outputs / inputs))
+        turned = np.asarray(update).reshape(inputs, outputs) / (RATE * scale)
+        values = np.linalg.svd(turned, compute_uv=False)
+        assert values.min() > 0.6 and values.max() < 1.3  # as near to 1 as five steps come
 
 
 def test_flops_of_a_device_are_those_of_its_rounds():
