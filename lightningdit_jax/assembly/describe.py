@@ -8,9 +8,11 @@ from typing import Any
 import jax
 from etils import epath
 
+from lightningdit_jax.assembly.companion import companion_of
 from lightningdit_jax.assembly.description import meta_lines, row
 from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.next_command import with_latents, with_weights
+from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.assembly.workdir import CONFIG_FILE
 from lightningdit_jax.atomic_file import read_json
 from lightningdit_jax.averages import WEIGHTS, is_average
@@ -80,12 +82,16 @@ def _checkpoint(path: str) -> list[str]:
     elif meta["kind"] == "lightningdit":
         lines.append(row("scaled latents", "not known; asked for when it samples"))
     lines.append(row("averages", ", ".join(averages) or "none"))
+    if beside := companion_of(checkpoint, meta, Role.TOKENIZER):
+        lines.append(row("trained beside it", beside))
     lines.append(row("training goes on from it", "yes" if "opt_state" in items else "no"))
     if config := meta.get("config"):
         lines += _recipe(meta, config)
     if held != WEIGHTS:
         return lines
     tokenizer = _said(meta.get("config", {}), "sample", "tokenizer") or ""
+    if beside:
+        tokenizer = path
     return lines + _next(with_weights(path, meta["kind"], str(tokenizer)))
 
 

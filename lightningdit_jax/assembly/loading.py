@@ -11,6 +11,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.companion import companion_meta, companion_of, read_companion
 from lightningdit_jax.assembly.description import class_names_of, meta_lines
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.registry import (
@@ -33,6 +34,7 @@ from lightningdit_jax.checkpoint import (
     use_checkpoint,
 )
 from lightningdit_jax.config import ComputeConfig
+from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.tokenizer import Tokenizer
@@ -45,12 +47,14 @@ from lightningdit_jax.verification import verifying
 class Loaded:
     """A model in functional form with what its checkpoint says of itself.
 
-    params: arrays, or ShapeDtypeStructs where none were read.
+    params: arrays, or ShapeDtypeStructs where none were read. beside: the name that it has where it
+    was trained beside the checkpoint's own model, and meta is what is said of it; else "".
     """
 
     graphdef: nnx.GraphDef
     params: Any
     meta: dict
+    beside: str = ""
 
     @functools.cached_property
     def config(self) -> Any:
@@ -103,6 +107,7 @@ def load(
     use_ema: bool = True,
     ema_decay: float = 0.0,
     ema_sigma: float = 0.0,
+    part: str = "",
     verbose: bool = False,
     verify: bool = True,
 ) -> Any:
@@ -115,18 +120,29 @@ def load(
     ema_decay: which, one of the run's train.ema_decays, 0 for its main average. ema_sigma: instead,
     the relative width of an average that is made of those which the run kept, with a line that says
     of which and how exactly (assembly.synthesis, arXiv 2312.02696); 0 is none.
+    part: "tokenizer" for that of a run that trained a generator and its tokenizer (REPA-E), whose
+    weights are no averages.
     verbose: prints what the checkpoint says of itself: architecture, step, and the files it was
     converted from. verify: compares each array with the digest that was saved with it.
     Returns the module of its kind, LightningDiT or VAVAE for the two that are
     published: for a type checker the caller says which, `dit: ldj.LightningDiT = ldj.load(path)`.
-    Raises FileNotFoundError, and ValueError for an unknown kind, for an average that is not there,
-    for one that cannot be made, for a hub that cannot be reached or refuses, and for a checkpoint
-    that is damaged; of a run's then an older one is taken, with a line.
+    Raises FileNotFoundError, and ValueError for an unknown kind, for a part or an average that is
+    not there, for an average that cannot be made, for a hub that cannot be reached or refuses, and
+    for a checkpoint that is damaged; of a run's then an older one is taken, with a line.
     """
+    parts: dict[str, Role | None] = {"": None, "tokenizer": Role.TOKENIZER}
+    if part not in parts:
+        raise ValueError(unknown_name("part of a checkpoint", part, tuple(parts)[1:]))
     mesh = make_mesh(devices=jax.devices()[:1])
     with verifying(verify):
         loaded = load_functional(
-            path, mesh, dtype=dtype, use_ema=use_ema, ema_decay=ema_decay, ema_sigma=ema_sigma
+            path,
+            mesh,
+            dtype=dtype,
+            use_ema=use_ema,
+            ema_decay=ema_decay,
+            ema_sigma=ema_sigma,
+            expect=parts[part],
         )
     if verbose:
         print(loaded.description())
@@ -173,14 +189,19 @@ def load_functional(
 ) -> Loaded:
     """Loads a checkpoint sharded over a mesh, by the same table as in training.
 
-    expect: the role or the kind that the caller needs. compute: how a config has models run; None
-    is in `dtype`, and else as the module does by itself. Raises WrongKindError if the checkpoint is
-    of another kind, and ValueError if it lacks the average or is damaged, as use_checkpoint.
+    expect: the role or the kind that the caller needs; of a run that trained a generator and its
+    tokenizer it says which of both, and without it that is the generator. compute: how a config has
+    models run; None is in `dtype`, and else as the module does by itself. Raises WrongKindError if
+    the checkpoint is of another kind, and ValueError if it lacks the average or is damaged, as
+    use_checkpoint.
     """
     check_average(use_ema, ema_decay, ema_sigma)
 
     def read(checkpoint: epath.Path) -> Loaded:
         loaded = _abstract(checkpoint, mesh, dtype=dtype, expect=expect, compute=compute)
+        if loaded.beside:
+            params, _ = read_companion(checkpoint, loaded.beside, mesh)
+            return dataclasses.replace(loaded, params=params)
         if ema_sigma:
             average = read_synthesis(checkpoint, ema_sigma, loaded.params)
             return dataclasses.replace(loaded, params=average)
@@ -220,7 +241,10 @@ def _abstract(
     expect: Role | str | None,
     compute: ComputeConfig | None,
 ) -> Loaded:
-    meta = model_meta(checkpoint)
+    meta, beside = model_meta(checkpoint), ""
+    if expect is not None and expect not in (meta["kind"], model_of(meta["kind"]).role):
+        beside = companion_of(checkpoint, meta, expect)
+        meta = companion_meta(meta, beside) if beside else meta
     kind, model = meta["kind"], model_of(meta["kind"])
     if expect is not None and expect not in (kind, model.role):
         wanted = expect
@@ -230,4 +254,4 @@ def _abstract(
     config = architecture(kind, architecture_fields(meta))
     options = {"dtype": dtype} if compute is None else compute_options(kind, config, compute, mesh)
     graphdef, abstract = abstract_model(kind, config, **options)
-    return Loaded(graphdef, abstract_on_mesh(abstract, mesh, model.rules), meta)
+    return Loaded(graphdef, abstract_on_mesh(abstract, mesh, model.rules), meta, beside)

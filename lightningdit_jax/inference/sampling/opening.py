@@ -5,9 +5,11 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.companion import companion_of
 from lightningdit_jax.assembly.identity import weights_identity
-from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.assembly.loading import Loaded, load_functional, model_meta
 from lightningdit_jax.assembly.registry import Role
+from lightningdit_jax.checkpoint import find_checkpoint
 from lightningdit_jax.config import Config, SampleConfig
 from lightningdit_jax.inference.sampling.fitting import (
     GeneratorMeaning,
@@ -30,11 +32,11 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
     latent scaling, and the classes where their names are known. Raises ValueError or
     FileNotFoundError for checkpoints that are missing, of another kind, or do not fit each other.
     """
-    options = config.sample
+    path = config.sample.checkpoint or workdir
+    config = config.changed(sample={"tokenizer": config.sample.tokenizer or own_tokenizer(path)})
+    options, mesh = config.sample, inference_mesh(config.mesh)
     if not options.tokenizer:
         raise ValueError("config.sample.tokenizer is empty; set it to the tokenizer's checkpoint")
-    mesh = inference_mesh(config.mesh)
-    path = options.checkpoint or workdir
     dit = _load_generator(config, path, mesh, options)
     generator, scaling, flow = dit.config, dit.scaling(), dit.flow()
     if scaling is None:
@@ -44,6 +46,8 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
         )
     meaning = GeneratorMeaning(generator, flow, scaling)
     loaded = {"dit": dit, **load_companions(config, mesh, meaning, dit.meta.get("tokenizer"))}
+    if loaded["vae"].beside and options.tokenizer == path:
+        _check_together(path, dit, loaded["vae"])
     graphdefs: dict[str, Any] = {name: part.graphdef for name, part in loaded.items()}
     structure = Structure(**graphdefs, config=generator, scaling=scaling, flow=flow)
     weights = structure.weights({name: part.params for name, part in loaded.items()})
@@ -60,6 +64,26 @@ def open_sampler(config: Config, workdir: str, num_images: int) -> tuple[Sampler
     if names := dit.meta.get("class_names"):
         description["class_names"] = list(names)
     return Sampler(structure, weights, mesh, plan.batch_size, dit.class_names()), description
+
+
+def _check_together(path: str, generator: Loaded, tokenizer: Loaded) -> None:
+    """Raises ValueError for parts of different steps: one of them is damaged in the newest."""
+    steps = generator.meta["step"], tokenizer.meta["step"]
+    if steps[0] != steps[1]:
+        raise ValueError(
+            f"{path}: the generator can be read of step {steps[0]:,} and the tokenizer of step "
+            f"{steps[1]:,}, which were not trained for each other; name a checkpoint that is whole "
+            "as config.sample.checkpoint (--mode=verify says which are)"
+        )
+
+
+def own_tokenizer(path: str) -> str:
+    """A generator's checkpoint where its tokenizer was trained beside it and lies there too, or "".
+
+    Raises FileNotFoundError and ValueError as find_checkpoint and model_meta.
+    """
+    checkpoint = find_checkpoint(path)
+    return path if companion_of(checkpoint, model_meta(checkpoint), Role.TOKENIZER) else ""
 
 
 def with_average(
