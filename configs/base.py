@@ -160,6 +160,8 @@ def get_config() -> ConfigDict:
     c.repa.features = "none"
     # Folder of the cached features, empty is data.path/features; or the images to compute them of
     c.repa.path = ""
+    # The same of the held-out latents, for valid/repa_loss; empty is data.valid_path/features
+    c.repa.valid_path = ""
     c.repa.depth = 8  # tokens after this block are aligned; of L and XL, of B 4
     c.repa.weight = 0.5  # of minus the cosine similarity in the loss; may change within a run
     c.repa.projector = "mlp"  # from tokens to features; or "conv", 3x3 as in iREPA
@@ -167,6 +169,16 @@ def get_config() -> ConfigDict:
     # Of the features, over an image's patches: "zscore" of iREPA, minus zscore_alpha times the mean
     c.repa.spatial_norm = "none"  # and over the deviation
     c.repa.zscore_alpha = 0.6  # of the authors' code for latents
+
+    # The tokenizer trains beside its generator, which is trained on images then: REPA-E (arXiv
+    # 2504.10483), docs/training.md
+    c.repae = ConfigDict()
+    # Of the alignment in the loss of the tokenizer, 1.5 as published; repa.weight is that of the
+    # generator. May change within a run; 0 is off, and the generator trains on extracted latents
+    c.repae.weight = 0.0
+    # Checkpoint of the tokenizer that a new run begins from, or hf://OWNER/NAME; "" is a fresh one
+    c.repae.init = ""
+    c.repae.bn_momentum = 0.1  # of the batch norm of latents, in the place of latents_stats
 
     c.vae_loss = ConfigDict()  # training of the tokenizer; a weight of 0 leaves its term out
     c.vae_loss.reduction = "sum"  # of L1, LPIPS and KL over an image; "mean" is "pp_style"
@@ -177,7 +189,8 @@ def get_config() -> ConfigDict:
     # Variance expansion, arXiv 2603.21085: 0.1 there, in place of the KL, docs/alignment.md
     c.vae_loss.ve_weight = 0.0
     c.vae_loss.magnitude_weight = 0.0  # of what keeps such latents small; 1e-6 there
-    c.vae_loss.disc_weight = 0.5  # adversary, times the ratio of gradients at the last layer
+    c.vae_loss.disc_weight = 0.5  # adversary
+    c.vae_loss.adaptive_disc = True  # disc_weight times the ratio of gradients at the last layer
     c.vae_loss.disc_loss = "hinge"  # of the discriminator: "hinge" or "vanilla"
     c.vae_loss.alignment = "dinov2"  # a kind of docs/alignment.md ("mae", "dinov3", ...), or "none"
     # VA-VAE's, "vf"; or of features pooled over an image (arXiv 2609.39657), "pool_align", "cka" or

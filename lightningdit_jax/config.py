@@ -117,12 +117,20 @@ class OptimizerConfig:
 class RepaConfig:
     features: Literal["none", "cached", "computed"]
     path: str
+    valid_path: str
     depth: int
     weight: float
     projector: Literal["mlp", "conv"]
     projector_dim: int
     spatial_norm: Literal["none", "zscore"]
     zscore_alpha: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RepaeConfig:
+    weight: float
+    init: str
+    bn_momentum: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +304,7 @@ class Config:
     optimizer: OptimizerConfig
     flow: FlowConfig
     repa: RepaConfig
+    repae: RepaeConfig
     vae_loss: VAELossConfig
     stages: StagesConfig
     discriminator: AdversaryConfig
@@ -336,13 +345,15 @@ class Config:
         """All values, nested as the keys are; for JSON."""
         return dataclasses.asdict(self)
 
-    def changed(self, **sections: Mapping[str, Any]) -> "Config":
-        """The same but for some keys of some sections: changed(train={"batch_size": 8})."""
+    def changed(self, **changes: Any) -> "Config":
+        """The same but for some keys: changed(train={"batch_size": 8}, seed=1)."""
         return dataclasses.replace(
             self,
             **{
-                name: dataclasses.replace(getattr(self, name), **changes)
-                for name, changes in sections.items()
+                name: dataclasses.replace(getattr(self, name), **value)
+                if isinstance(value, Mapping)
+                else value
+                for name, value in changes.items()
             },
         )
 

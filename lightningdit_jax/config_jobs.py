@@ -14,6 +14,7 @@ from lightningdit_jax.sampling_options import OF_GUIDANCE
 # A job is named as people start it.
 TRAIN_GENERATOR = "the training of a generator"
 TRAIN_TOKENIZER = "the training of a tokenizer"
+TRAIN_BOTH = "the training of a generator and its tokenizer (repae.weight above 0)"
 EVALUATOR = "an evaluation within a generator's training (train.evaluate_every_steps above 0)"
 PICTURES = "pictures within a generator's training (train.picture_every_steps above 0)"
 EXTRACT = "--mode=extract"
@@ -24,6 +25,7 @@ EVALUATE_SEEDS = "--mode=evaluate of a generator with evaluate.seeds"
 EVALUATE_TOKENIZER = "--mode=evaluate of a tokenizer"
 COMPILE_GENERATOR = "--mode=compile of a generator"
 COMPILE_TOKENIZER = "--mode=compile of a tokenizer"
+COMPILE_BOTH = "--mode=compile of a generator and its tokenizer (repae.weight above 0)"
 COMPILE_SAMPLER = "--mode=compile --target=sample"
 VERIFY = "--mode=verify"
 DESCRIBE = "--mode=describe"
@@ -31,10 +33,13 @@ CHECK = "--mode=check"
 REPORT = "--mode=report"
 PAGE = "--mode=page"
 
-_TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER)
-_STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER)
-_GENERATOR = (TRAIN_GENERATOR, COMPILE_GENERATOR)
-_TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER)
+_TRAIN = (TRAIN_GENERATOR, TRAIN_TOKENIZER, TRAIN_BOTH)
+_STEP = (*_TRAIN, COMPILE_GENERATOR, COMPILE_TOKENIZER, COMPILE_BOTH)
+_ON_LATENTS = (TRAIN_GENERATOR, COMPILE_GENERATOR)
+_ON_IMAGES = (TRAIN_TOKENIZER, TRAIN_BOTH)
+_BOTH = (TRAIN_BOTH, COMPILE_BOTH)
+_GENERATOR = (*_ON_LATENTS, *_BOTH)
+_TOKENIZER = (TRAIN_TOKENIZER, COMPILE_TOKENIZER, *_BOTH)
 _IMAGES = (EXTRACT, EVALUATE_TOKENIZER)
 _WITHIN = (EVALUATOR, PICTURES)
 _DRAWN = (SAMPLE, EVALUATE_SEEDS)  # all that config.sample asks for
@@ -63,34 +68,39 @@ _READERS: dict[str, Collection[str]] = {
     "data.source": (*_TRAIN, *_LOOKED_AT),
     # Of a compiled step, where repa.features beside the latents are cached.
     "data.path": (*_TRAIN, COMPILE_GENERATOR, *_WITHIN, *_LOOKED_AT, VERIFY),
-    "data.split": (TRAIN_TOKENIZER, EXTRACT, CHECK),
-    "data.labels": (TRAIN_TOKENIZER, *_LOOKED_AT),
+    "data.split": (*_ON_IMAGES, EXTRACT, CHECK),
+    "data.labels": (*_ON_IMAGES, *_LOOKED_AT),
     "data.valid_path": (*_TRAIN, CHECK),
-    "data.valid_split": (TRAIN_TOKENIZER, CHECK),
-    "data.tfds_name": (TRAIN_TOKENIZER, *_LOOKED_AT),
-    "data.augment": (TRAIN_TOKENIZER,),
+    "data.valid_split": (*_ON_IMAGES, CHECK),
+    "data.tfds_name": (*_ON_IMAGES, *_LOOKED_AT),
+    "data.augment": _ON_IMAGES,
     "data.flip": _TRAIN,
     "data.latent_norm": (TRAIN_GENERATOR, *_WITHIN),
     "data.latent_multiplier": (TRAIN_GENERATOR, *_WITHIN),
     "data.stats": (TRAIN_GENERATOR,),
     "data.resident": (TRAIN_GENERATOR,),
-    "data.corrupt": (TRAIN_TOKENIZER, *_IMAGES),
+    "data.corrupt": (*_ON_IMAGES, *_IMAGES),
     "data.num_threads": (*_TRAIN, *_LOOKED_AT),
     "data.num_workers": (*_TRAIN, *_IMAGES),
     "data.prefetch_batches": _TRAIN,
     "optimizer": _STEP,
-    "optimizer.momentum": _GENERATOR,
+    "optimizer.momentum": _ON_LATENTS,
     "flow": _GENERATOR,
     "flow.path": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "flow.prediction": (*_GENERATOR, *_WITHIN, COMPILE_SAMPLER),
     "repa": _GENERATOR,
+    "repa.path": _ON_LATENTS,
+    "repa.valid_path": (TRAIN_GENERATOR,),
+    "repae": _BOTH,
+    "repae.weight": _GENERATOR,
+    "repae.init": (TRAIN_BOTH,),
     "vae_loss": _TOKENIZER,
     "stages": _TOKENIZER,
     "discriminator": _TOKENIZER,
     "frozen": _TOKENIZER,
     "frozen.foundation": _STEP,
     "train": _TRAIN,
-    "train.init_labels": (TRAIN_GENERATOR,),
+    "train.init_labels": (TRAIN_GENERATOR, TRAIN_BOTH),
     "train.num_steps": _STEP,
     "train.batch_size": _STEP,
     "train.accumulate_steps": _STEP,
@@ -142,7 +152,7 @@ _REASONS = {
     "compute.products": "float8 products are of a generator's train step; all else multiplies in "
     "compute.dtype",
     "data.split": "latents have none, and a tokenizer is evaluated on evaluate.split",
-    "data.augment": "only the training of a tokenizer crops at random",
+    "data.augment": "only where a tokenizer trains are images cropped at random",
     "data.stats": "other jobs scale latents as their generator's checkpoint says",
     "data.flip": "extraction writes each image and its mirror image, evaluation takes none",
     "data.resident": "it is of latents, and only the training of a generator reads them",
@@ -182,6 +192,7 @@ MEANING = {
         "repa.features",  # whether it is "none"
         "repa.projector",
         "repa.projector_dim",
+        "repae.weight",  # whether it is 0
     ),
     "seed": ("seed",),
     "examples": (),
@@ -213,6 +224,7 @@ _MUON = ("optimizer.eps", "optimizer.momentum")
 _GUIDANCE = tuple(f"{section}.{name}" for name in OF_GUIDANCE for section in ("sample", "sweep"))
 _REPA = (
     "repa.path",
+    "repa.valid_path",
     "repa.depth",
     "repa.weight",
     "repa.projector",
@@ -255,23 +267,31 @@ _CHOICES = (
 
 
 def jobs_of(
-    mode: str, target: str, kind: str, evaluates: bool, pictures: bool = False, seeds: bool = False
+    mode: str,
+    target: str,
+    kind: str,
+    evaluates: bool,
+    pictures: bool = False,
+    seeds: bool = False,
+    both: bool = False,
 ) -> tuple[str, ...]:
     """The jobs that a command does. evaluates, pictures: whether its training is to make such.
 
-    seeds: whether an evaluation of a generator is to draw samples by seeds.
+    seeds: whether an evaluation of a generator is to draw samples by seeds. both: whether a
+    generator's tokenizer trains beside it.
     """
     generator = kind == "lightningdit"
     if mode == "train":
         if not generator:
             return (TRAIN_TOKENIZER,)
         within = [job for job, done in ((EVALUATOR, evaluates), (PICTURES, pictures)) if done]
-        return (TRAIN_GENERATOR, *within)
+        return (TRAIN_BOTH if both else TRAIN_GENERATOR, *within)
     if mode == "evaluate":
         of_generator = EVALUATE_SEEDS if seeds else EVALUATE_SAMPLES
         return (of_generator if generator else EVALUATE_TOKENIZER,)
     if mode == "compile":
-        step = COMPILE_GENERATOR if generator else COMPILE_TOKENIZER
+        of_generator = COMPILE_BOTH if both else COMPILE_GENERATOR
+        step = of_generator if generator else COMPILE_TOKENIZER
         return (step if target == "train" else COMPILE_SAMPLER,)
     return (_JOB_OF[mode],)
 

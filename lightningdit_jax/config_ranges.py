@@ -83,6 +83,8 @@ RANGES = {
     "repa.weight": Range(0.0),
     "repa.projector_dim": _COUNT,
     "repa.zscore_alpha": Range(0.0),
+    "repae.weight": Range(0.0),
+    "repae.bn_momentum": _SHARE,
     "vae_loss.pixel_weight": Range(0.0),
     "vae_loss.perceptual_weight": Range(0.0),
     "vae_loss.kl_weight": Range(0.0),

@@ -16,6 +16,7 @@ class VAELossConfig:
     ve_weight: float
     magnitude_weight: float
     disc_weight: float
+    adaptive_disc: bool
     disc_loss: Literal["hinge", "vanilla"]
     alignment: str
     alignment_loss: Literal["vf", "pool_align", "cka", "soft_kl"]

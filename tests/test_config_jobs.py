@@ -21,6 +21,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
 from lightningdit_jax.config_jobs import (
     CHECK,
+    COMPILE_BOTH,
     COMPILE_GENERATOR,
     COMPILE_SAMPLER,
     COMPILE_TOKENIZER,
@@ -36,6 +37,7 @@ from lightningdit_jax.config_jobs import (
     REPORT,
     SAMPLE,
     SWEEP,
+    TRAIN_BOTH,
     TRAIN_GENERATOR,
     TRAIN_TOKENIZER,
     VERIFY,
@@ -67,6 +69,7 @@ from lightningdit_jax.parallel.topology import Slice
 from lightningdit_jax.report.job import report
 from lightningdit_jax.training import compile as step_compile
 from lightningdit_jax.training.init.opening import open_init
+from lightningdit_jax.training.init.tokenizer import open_tokenizer
 from lightningdit_jax.training.job import abstract_tokenizer_job, make_job
 from lightningdit_jax.training.run import run_meta, train
 from tests import tiny
@@ -81,7 +84,7 @@ CHOICES = (source_choice(), solver_choice(), measure_choice(), *METRIC)
 # a policy on NaN a NaN. The cache is main.py's to set.
 FRECHET = {f"evaluate.{key}" for key in ("inception", "networks", "reference", "batch_size")}
 NAN = {"train.nonfinite", "train.max_nonfinite"}
-HELD_OUT = {"train.validate_examples"}  # which needs held-out data
+HELD_OUT = {"train.validate_examples", "repa.valid_path"}  # which need held-out data
 # What the images that REPA computes features of have from the record of the latents.
 OF_RECORD = {"data.corrupt", "data.labels", "data.tfds_name"}
 UNSEEN = {
@@ -91,9 +94,11 @@ UNSEEN = {
     EVALUATOR: FRECHET,
     TRAIN_GENERATOR: NAN | HELD_OUT,
     TRAIN_TOKENIZER: NAN | HELD_OUT,
+    TRAIN_BOTH: NAN | HELD_OUT,
 }
 TINY_LPIPS = LPIPSConfig(channels=(4, 4, 4, 4, 4))
 LOSS_SECTIONS = ("vae_loss", "stages", "discriminator", "frozen")
+OF_THE_LOOP = ("train", "optimizer", "mesh", "compute", "data")
 CACHE = {"compute.compilation_cache"}
 
 
@@ -171,6 +176,12 @@ def recorded(tmp_path_factory):
         computed = aligned.changed(repa={"features": "computed"}, frozen={"foundation": vit})
         for config in (aligned, computed):
             make_job(config, make_mesh(devices=jax.devices()[:1]))
+    joint = aligned_jointly(dit, whole_loss(vae), vit)
+    with recording(seen[TRAIN_BOTH]):
+        without = joint.changed(vae_loss={"perceptual_weight": 0.0})
+        make_job(without, make_mesh(devices=jax.devices()[:1]))
+        open_init(without.changed(train={"init": generator}), str(folder / "new"))
+        open_tokenizer(without.changed(repae={"init": tokenizer}), str(folder / "new"))
     within = dit.changed(train={"evaluate_every_steps": 1}, evaluate={"train_samples": 30})
     with recording(seen[EVALUATOR]):
         make_training_evaluator(within)(1, state)
@@ -213,6 +224,8 @@ def recorded(tmp_path_factory):
             step_compile.compile_train_step(whole, str(folder), "v5e:1x1")
             soft_kl = whole.changed(vae_loss={"alignment_loss": "soft_kl"})
             abstract_tokenizer_job(soft_kl, make_mesh(devices=jax.devices()[:1]))
+        with recording(seen[COMPILE_BOTH]):
+            step_compile.compile_train_step(joint, str(folder), "v5e:1x1")
         with recording(seen[COMPILE_SAMPLER]):
             sampler_compile.compile_sampler(both, str(folder), "v5e:1x1")
     # The training above has no adversary, no frozen networks, no Muon and no alignment: of these it
@@ -221,6 +234,10 @@ def recorded(tmp_path_factory):
         key
         for key in seen[COMPILE_GENERATOR]
         if key == "optimizer.momentum" or key.startswith("repa.")
+    }
+    # And the loop of both is that of the tokenizer.
+    seen[TRAIN_BOTH] |= seen[COMPILE_BOTH] | {
+        key for key in seen[TRAIN_TOKENIZER] if key.partition(".")[0] in OF_THE_LOOP
     }
     seen[TRAIN_TOKENIZER] |= {
         key for key in seen[COMPILE_TOKENIZER] if key.partition(".")[0] in LOSS_SECTIONS
@@ -246,6 +263,19 @@ def whole_loss(vae):
     return vae.changed(
         vae_loss={"disc_weight": 0.5, "alignment": "vit", "perceptual_weight": 1.0},
         frozen={"lpips": "", "foundation": ""},
+    )
+
+
+def aligned_jointly(dit, vae, vit):
+    """A generator on the images of a tokenizer that trains, by each loss that there is."""
+    return dit.changed(
+        model={"patch_size": 2},
+        data={"source": "digits", "split": "test"},
+        tokenizer=dataclasses.asdict(vae.tokenizer),
+        vae_loss=dataclasses.asdict(vae.vae_loss),
+        frozen={"foundation": vit},
+        repa={"features": "computed", "depth": 1, "spatial_norm": "zscore"},
+        repae={"weight": 1.5},
     )
 
 
@@ -485,13 +515,14 @@ def test_the_digits_metric_reads_no_network(tmp_path):
 def test_every_key_has_a_reader_and_every_command_its_jobs():
     assert all(readers(key) for key in KEYS)
     commands = {
-        jobs_of(mode, target, kind, evaluates, pictures, seeds)
+        jobs_of(mode, target, kind, evaluates, pictures, seeds, both)
         for mode in MODES
         for target in ("train", "sample")
         for kind in ("lightningdit", "vavae")
         for evaluates in (False, True)
         for pictures in (False, True)
         for seeds in (False, True)
+        for both in (False, True)
     }
     assert {job for jobs in commands for job in jobs} == set(JOBS)
 

@@ -3,6 +3,7 @@
 tests/test_demo.py asks it of what is really written.
 """
 
+import dataclasses
 import pathlib
 import re
 
@@ -15,6 +16,7 @@ from lightningdit_jax.inference.quality.metrics import METRICS
 from lightningdit_jax.inference.quality.networks import NETWORKS
 from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.models.lpips import LPIPSConfig
+from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.held_out import INDEX
 from lightningdit_jax.training.job import abstract_job, fresh_state
@@ -40,14 +42,15 @@ def traced(config):
     mesh = make_mesh(devices=jax.devices()[:1])
     job, optimizer = abstract_job(config, mesh), make_optimizer(config.optimizer, 2)
     state = jax.eval_shape(lambda: fresh_state(job, config, optimizer))
-    if config.kind == "lightningdit":
-        shapes = {"latents": ((8, 8, 4, 4), jnp.float32), "labels": ((8,), jnp.int32)}
-    else:
+    labels = {"labels": ((8,), jnp.int32)}
+    if config.kind == "vavae" or config.repae.weight > 0:
         side = config.tokenizer.resolution
-        shapes = {"images": ((8, side, side, 3), jnp.uint8)}
-    if (teacher := abstract_teacher(config, mesh)) is not None:
-        shown = shown_example(config, teacher)
-        shapes[SHOWN] = ((8, *shown.shape), shown.dtype)
+        shapes = {"images": ((8, side, side, 3), jnp.uint8)} | labels
+    else:
+        shapes = {"latents": ((8, 8, 4, 4), jnp.float32)} | labels
+        if (teacher := abstract_teacher(config, mesh)) is not None:
+            shown = shown_example(config, teacher)
+            shapes[SHOWN] = ((8, *shown.shape), shown.dtype)
     batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     step = job.make_step(job.graphdef(), config, optimizer)
     _, metrics = jax.eval_shape(step, state, batch, *job.frozen)
@@ -89,8 +92,18 @@ def test_every_number_of_a_training_is_explained_and_no_other(monkeypatch, tmp_p
         repa__features="cached",
         repa__depth=1,
     )
-    assert records - FAMILIES == OF_THE_LOOP | metrics | traced(generator)[0]
-    assert held_out <= metrics
+    vit = tiny.write_network(tmp_path / "vit", ViT, tiny.VIT, "vit")
+    both = generator.changed(
+        data={"source": "digits"},
+        tokenizer=dataclasses.asdict(whole.tokenizer) | {"ch_mult": (1, 1, 1)},
+        vae_loss=dataclasses.asdict(whole.vae_loss),
+        frozen={"foundation": vit},
+        repa={"features": "computed"},
+        repae={"weight": 1.5},
+    )
+    together, of_both = traced(both)
+    assert records - FAMILIES == OF_THE_LOOP | metrics | traced(generator)[0] | together
+    assert held_out <= metrics and of_both <= together
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -33,7 +33,8 @@ def read_in_training(config: Mapping[str, Any]) -> set[str]:
     """
     train = config.get("train", {})
     within = [train.get(f"{what}_every_steps", 0) > 0 for what in ("evaluate", "picture")]
-    jobs = set(jobs_of("train", "train", config["kind"], *within))
+    both = config.get("repae", {}).get("weight", 0) > 0
+    jobs = set(jobs_of("train", "train", config["kind"], *within, both=both))
     return {key for key in key_types(Config) if jobs & set(readers(key))}
 
 

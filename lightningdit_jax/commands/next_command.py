@@ -9,7 +9,8 @@ def after_training(request: Request) -> list[str]:
     from lightningdit_jax.assembly.next_command import with_weights
 
     config = request.config
-    return with_weights(request.workdir, config.kind, config.sample.tokenizer)
+    own = request.workdir if config.repae.weight > 0 else ""  # trained beside it
+    return with_weights(request.workdir, config.kind, config.sample.tokenizer or own)
 
 
 def after_extraction(request: Request) -> list[str]:

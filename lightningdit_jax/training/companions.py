@@ -1,4 +1,4 @@
-"""Networks trained beside the tokenizer: its discriminator and its projection into features."""
+"""Networks trained beside the model, by the names that a checkpoint has them under."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from lightningdit_jax.models.discriminator import Discriminator, DiscriminatorCo
 from lightningdit_jax.models.linear_proj import LinearProj, LinearProjConfig
 from lightningdit_jax.training.alignment_losses import alignment_loss_of
 
+# Of a tokenizer: its discriminator, and its projection into features.
 DISCRIMINATOR, LINEAR_PROJ = "discriminator", "linear_proj"
+# Of a generator whose tokenizer trains beside it (REPA-E): that, and the norm of its latents.
+TOKENIZER, LATENT_NORM = "tokenizer", "latent_norm"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,16 @@ from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
 from lightningdit_jax.parallel.topology import open_slice
 from lightningdit_jax.planning.hardware import Hardware
 from lightningdit_jax.planning.plan import line
-from lightningdit_jax.training.job import Job, abstract_generator_job, abstract_tokenizer_job
+from lightningdit_jax.training.job import (
+    Job,
+    abstract_generator_job,
+    abstract_joint_job,
+    abstract_tokenizer_job,
+)
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import training_plans
 from lightningdit_jax.training.repa import SHOWN, abstract_teacher, shown_example
+from lightningdit_jax.training.repae import is_joint
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.training.step_flops import step_flops
 from lightningdit_jax.training.vae_step import COMPONENTS
@@ -66,7 +72,7 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
     print(line(plan, hardware, fitting))
     config = plan.applied(config)
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=where.devices)
-    subject = (_generator if config.kind == "lightningdit" else _tokenizer)(config, mesh)
+    subject = _subject(config, mesh)
     _, step_fn, state = compile_ready(subject.job, config, mesh, optimizer, shapes)
     print(f"compiling for {where}, mesh {dict(mesh.shape)}")
     cycles = {}
@@ -94,14 +100,21 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
     }
 
 
+def _subject(config: Config, mesh: Mesh) -> Subject:
+    if is_joint(config):
+        job, images = abstract_joint_job(config, mesh), _images(config, mesh)
+        labels = _labels(config, mesh)
+        return Subject(job, images | labels, step_flops(config, mesh), config.model.variant)
+    return (_generator if config.kind == "lightningdit" else _tokenizer)(config, mesh)
+
+
 def _generator(config: Config, mesh: Mesh) -> Subject:
     architecture = generator_config(config)
     batch, split = config.train.batch_size, batch_sharding(mesh)
     side, channels = architecture.input_size, architecture.in_channels
     inputs = {
         "latents": jax.ShapeDtypeStruct((batch, channels, side, side), jnp.float32, sharding=split),
-        "labels": jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split),
-    }
+    } | _labels(config, mesh)
     if (teacher := abstract_teacher(config, mesh)) is not None:
         shown = shown_example(config, teacher)
         shape = (batch, *shown.shape)
@@ -111,9 +124,18 @@ def _generator(config: Config, mesh: Mesh) -> Subject:
 
 
 def _tokenizer(config: Config, mesh: Mesh) -> Subject:
-    tokenizer, split = tokenizer_config(config), batch_sharding(mesh)
-    shape = (config.train.batch_size, *[tokenizer.resolution] * 2, tokenizer.in_channels)
-    inputs = {"images": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)}
+    tokenizer, inputs = tokenizer_config(config), _images(config, mesh)
     flops = step_flops(config, mesh)
     variant = f"f{tokenizer.downsample_factor}d{tokenizer.embed_dim}"
     return Subject(abstract_tokenizer_job(config, mesh), inputs, flops, variant, COMPONENTS)
+
+
+def _images(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    tokenizer, split = tokenizer_config(config), batch_sharding(mesh)
+    shape = (config.train.batch_size, *[tokenizer.resolution] * 2, tokenizer.in_channels)
+    return {"images": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)}
+
+
+def _labels(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    split = batch_sharding(mesh)
+    return {"labels": jax.ShapeDtypeStruct((config.train.batch_size,), jnp.int32, sharding=split)}

@@ -117,6 +117,53 @@ def make_dit_loss(
     return loss_fn
 
 
+def loss_of_config(
+    graphdef: nnx.GraphDef, config: Config, alignment: Alignment | None
+) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """make_dit_loss as the config has it."""
+    flow = config.flow
+    return make_dit_loss(
+        graphdef,
+        flow.cosine_weight,
+        flow.aux_loss_weight,
+        config.repa.weight,
+        path=flow.path,
+        prediction=flow.prediction,
+        loss_weight=flow.loss_weight,
+        aux_head=config.model.aux_head_depth > 0,
+        alignment=alignment,
+    )
+
+
+def make_draws(config: Config) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+    """draws(key, step, shape, labels) -> (noise, times, labels): what a step of a generator draws.
+
+    shape: of the latents, [B, H, W, C]; labels [B], which come back with some of them null.
+    """
+    flow, path = config.flow, get_path(config.flow.path)
+    first, last = time_interval(path, flow.prediction, train_eps(path))
+    shift = shift_for(flow.timestep_shift, generator_config(config).latent_numbers)
+
+    def draw_timesteps(key: jax.Array, step: jax.Array, batch: int) -> jax.Array:
+        t = sample_timesteps(key, batch, flow.timesteps, flow.logit_mean, flow.logit_std)
+        if flow.uniform_from_step >= 0:
+            uniform = sample_timesteps(key, batch, "uniform")
+            t = jnp.where(step >= flow.uniform_from_step, uniform, t)
+        t = shift_timesteps(t, shift)
+        return first + (last - first) * t
+
+    def draws(
+        key: jax.Array, step: jax.Array, shape: tuple[int, ...], y: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        time_key, noise_key, drop_key = jax.random.split(key, 3)
+        t = draw_timesteps(time_key, step, y.shape[0])
+        x0 = jax.random.normal(noise_key, shape, jnp.float32)
+        dropped = jax.random.bernoulli(drop_key, config.model.class_dropout_prob, y.shape)
+        return x0, t, jnp.where(dropped, config.model.num_classes, y)
+
+    return draws
+
+
 def make_dit_step(
     graphdef: nnx.GraphDef,
     config: Config,
@@ -132,30 +179,8 @@ def make_dit_step(
     Alignment.losses is shown then, and where they are computed it is step(state, batch, frozen)
     with the teacher's parameters.
     """
-    flow = config.flow
-    loss_fn = make_dit_loss(
-        graphdef,
-        flow.cosine_weight,
-        flow.aux_loss_weight,
-        config.repa.weight,
-        path=flow.path,
-        prediction=flow.prediction,
-        loss_weight=flow.loss_weight,
-        aux_head=config.model.aux_head_depth > 0,
-        alignment=alignment,
-    )
+    loss_fn, draws = loss_of_config(graphdef, config, alignment), make_draws(config)
     schedule = make_schedule(config.optimizer, config.train.num_steps)
-    path = get_path(flow.path)
-    first, last = time_interval(path, flow.prediction, train_eps(path))
-    shift = shift_for(flow.timestep_shift, generator_config(config).latent_numbers)
-
-    def draw_timesteps(key: jax.Array, step: jax.Array, batch: int) -> jax.Array:
-        t = sample_timesteps(key, batch, flow.timesteps, flow.logit_mean, flow.logit_std)
-        if flow.uniform_from_step >= 0:
-            uniform = sample_timesteps(key, batch, "uniform")
-            t = jnp.where(step >= flow.uniform_from_step, uniform, t)
-        t = shift_timesteps(t, shift)
-        return first + (last - first) * t
 
     def used(params: Any) -> Any:
         if alignment is None:
@@ -168,13 +193,8 @@ def make_dit_step(
     def step_fn(state: TrainState, batch: dict, frozen: Any = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         rate = schedule(state.step)
-        time_key, noise_key, drop_key = jax.random.split(key, 3)
         x1 = scaling.normalize(batch["latents"])
-        y = batch["labels"]
-        t = draw_timesteps(time_key, state.step, y.shape[0])
-        x0 = jax.random.normal(noise_key, x1.shape, jnp.float32)
-        dropped = jax.random.bernoulli(drop_key, config.model.class_dropout_prob, y.shape)
-        y = jnp.where(dropped, config.model.num_classes, y)
+        x0, t, y = draws(key, state.step, x1.shape, batch["labels"])
         params = with_scales(state.params, state.float8)
         arrays: tuple[jax.Array, ...] = (x1, x0, t, y)
         loss_of: Callable[..., Any] = loss_fn

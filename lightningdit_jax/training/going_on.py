@@ -34,6 +34,7 @@ def inherited(newest: epath.Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     since = {n: since.get(n, 0) if n in there else found["step"] for n in names}
     fields = {
         "init": found.get("init"),
+        "tokenizer_init": found.get("tokenizer_init"),
         "history": history,
         "data_shift": shift,
         "averages_since": {name: step for name, step in since.items() if step},

@@ -13,6 +13,7 @@ from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatc
 from lightningdit_jax.data.sources import SOURCES
 from lightningdit_jax.errors import renamed_key
 from lightningdit_jax.parallel.multihost import print_once
+from lightningdit_jax.training.repa_data import open_shown_held_out
 
 
 def open_held_out(config: Config, source: BatchSource) -> BatchSource | None:
@@ -22,8 +23,8 @@ def open_held_out(config: Config, source: BatchSource) -> BatchSource | None:
     seen. Raises ValueError or FileNotFoundError for data that are not named, not there, the same as
     those trained on, or do not fit the model or, being of another tokenizer, the run.
     """
-    is_generator, data = config.kind == "lightningdit", config.data
-    keys = ("valid_path",) if is_generator else ("valid_path", "valid_split")
+    on_latents, data = isinstance(source, LatentBatches), config.data
+    keys = ("valid_path",) if on_latents else ("valid_path", "valid_split")
     given = {f"config.data.{key}": getattr(data, key) for key in keys if getattr(data, key)}
     every = config.train.validate_every_steps
     if not every:
@@ -41,8 +42,8 @@ def open_held_out(config: Config, source: BatchSource) -> BatchSource | None:
             "of other examples"
         )
     with renamed_key("data.path", "data.valid_path"):
-        if is_generator:
-            return _open_latents(config, typing.cast(LatentBatches, source))
+        if isinstance(source, LatentBatches):
+            return _open_latents(config, source)
         return _open_images(config, typing.cast(ImageBatches, source))
 
 
@@ -65,7 +66,7 @@ def _open_latents(config: Config, trained: LatentBatches) -> LatentBatches:
             "numbers are of other classes; extract both from images with the same class folders"
         )
     print_once(*shards.notes, f"held out: {len(shards):,} latents in {shards.folder}")
-    return LatentBatches(shards, trained.scaling)
+    return open_shown_held_out(config, LatentBatches(shards, trained.scaling))
 
 
 def _open_images(config: Config, trained: ImageBatches) -> BatchSource:

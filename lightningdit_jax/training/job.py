@@ -30,7 +30,7 @@ from lightningdit_jax.parallel.chips import has_float8
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.parallel.sharding import Rules, constrain_tokens
 from lightningdit_jax.training.alignment_losses import check_batch
-from lightningdit_jax.training.companions import tokenizer_companions
+from lightningdit_jax.training.companions import LATENT_NORM, TOKENIZER, tokenizer_companions
 from lightningdit_jax.training.dit_held_out import make_dit_held_out
 from lightningdit_jax.training.dit_step import make_dit_step
 from lightningdit_jax.training.frozen import (
@@ -50,6 +50,18 @@ from lightningdit_jax.training.repa import (
     teacher_of,
 )
 from lightningdit_jax.training.repa_data import open_shown
+from lightningdit_jax.training.repae import (
+    build_latent_norm,
+    check_classes,
+    check_repae,
+    check_repae_run,
+    described,
+    described_tokenizer,
+    is_joint,
+    tokenizer_remat,
+)
+from lightningdit_jax.training.repae_held_out import make_repae_held_out
+from lightningdit_jax.training.repae_step import TEACHER, TokenizerPart, make_repae_step
 from lightningdit_jax.training.spikes import fresh_windows, watched_names
 from lightningdit_jax.training.state import RECORDS, TrainState, create_state
 from lightningdit_jax.training.vae_held_out import make_vae_held_out
@@ -70,7 +82,8 @@ class Job:
     where known, and of a generator latent statistics, and number and fingerprint of the latents.
     companions: networks trained beside the model, by name, each made as the model is. frozen: what
     the step takes after state and batch, fixed arrays on the mesh, or ShapeDtypeStructs of them
-    where nothing is run.
+    where nothing is run. kept: companions without which the model's weights are of no use;
+    described(state): what a checkpoint of that state says besides.
     """
 
     build: Build
@@ -80,6 +93,8 @@ class Job:
     description: dict[str, Any]
     companions: Mapping[str, Build] = dataclasses.field(default_factory=dict)
     frozen: tuple[Any, ...] = ()
+    kept: tuple[str, ...] = ()
+    described: Callable[[TrainState], dict[str, Any]] = lambda state: {}
 
     def graphdef(self) -> nnx.GraphDef:
         """The module's structure, without making its arrays."""
@@ -105,15 +120,22 @@ def open_source(config: Config, scaling: LatentScaling | None = None) -> BatchSo
 
     scaling: of a generator's latents; None is that of config.data.
     """
-    if config.kind == "lightningdit":
+    if is_joint(config):
+        check_repae_run(config)
+    elif config.kind == "lightningdit":
         return _open_latents(config, scaling)
     resolution = tokenizer_config(config).resolution
-    return open_image_batches(config, config.data.split, resolution, config.data.augment)
+    images = open_image_batches(config, config.data.split, resolution, config.data.augment)
+    if is_joint(config):
+        check_classes(config, images.source)
+    return images
 
 
 def make_job(config: Config, mesh: Mesh, source: BatchSource | None = None) -> Job:
     """The job of a config. source: None opens its data. Raises what bad data or values raise."""
     source = open_source(config) if source is None else source
+    if is_joint(config):
+        return _joint_job(config, mesh, typing.cast(ImageBatches, source))
     if config.kind == "lightningdit":
         return _generator_job(config, mesh, typing.cast(LatentBatches, source))
     return _tokenizer_job(config, mesh, typing.cast(ImageBatches, source))
@@ -124,6 +146,8 @@ def abstract_job(config: Config, mesh: Mesh) -> Job:
 
     Raises what abstract_generator_job and abstract_tokenizer_job raise.
     """
+    if is_joint(config):
+        return abstract_joint_job(config, mesh)
     make = abstract_generator_job if config.kind == "lightningdit" else abstract_tokenizer_job
     return make(config, mesh)
 
@@ -219,7 +243,7 @@ def _generator_step_job(
         "flow": {"path": config.flow.path, "prediction": config.flow.prediction},
         "companions": described,
     }
-    make_held_out = functools.partial(make_dit_held_out, scaling=scaling)
+    make_held_out = functools.partial(make_dit_held_out, scaling=scaling, alignment=alignment)
     return Job(build, make_step, make_held_out, None, description, companions, frozen)
 
 
@@ -229,6 +253,45 @@ def abstract_tokenizer_job(config: Config, mesh: Mesh) -> Job:
     Raises what abstract_frozen_networks raises.
     """
     return _tokenizer_step_job(config, abstract_frozen_networks(config, mesh), mesh)
+
+
+def abstract_joint_job(config: Config, mesh: Mesh) -> Job:
+    """Of a generator and its tokenizer, without data or weights: enough to compile its step.
+
+    Raises ValueError as check_repae, and as the jobs of both.
+    """
+    check_repae(config)
+    frozen = abstract_frozen_networks(config, mesh)
+    return _joint_step_job(config, abstract_teacher(config, mesh), frozen, mesh)
+
+
+def _joint_step_job(
+    config: Config, teacher: Teacher | None, frozen: Mapping[str, Loaded], mesh: Mesh
+) -> Job:
+    assert teacher is not None and teacher.network is not None  # as check_repae has it
+    generator = _generator_step_job(config, teacher, mesh, LatentScaling())
+    remat = {"remat": tokenizer_remat(config.compute.remat)}
+    tokenizer = _tokenizer_step_job(config.changed(compute=remat), frozen, mesh)
+    norm, networks = functools.partial(build_latent_norm, config), _networks(tokenizer, frozen)
+    part = TokenizerPart(tokenizer.graphdef(), _graphdef(norm), networks)
+    alignment = make_alignment(config, teacher)
+    beside = generator.description["companions"] | tokenizer.description["companions"]
+    weights = {name: network.params for name, network in frozen.items()}
+    return dataclasses.replace(
+        generator,
+        make_step=functools.partial(make_repae_step, alignment=alignment, tokenizer=part),
+        make_held_out=functools.partial(make_repae_held_out, alignment=alignment, tokenizer=part),
+        description=generator.description | {"companions": beside | described_tokenizer(config)},
+        companions={
+            **generator.companions,
+            **tokenizer.companions,
+            TOKENIZER: tokenizer.build,
+            LATENT_NORM: norm,
+        },
+        frozen=({TEACHER: teacher.network.params, **weights},),
+        kept=(TOKENIZER,),
+        described=described,
+    )
 
 
 def _open_latents(config: Config, scaling: LatentScaling | None) -> LatentBatches:
@@ -278,6 +341,14 @@ def _generator_job(config: Config, mesh: Mesh, source: LatentBatches) -> Job:
     )
 
 
+def _joint_job(config: Config, mesh: Mesh, source: ImageBatches) -> Job:
+    check_repae(config)
+    frozen = load_frozen_networks(config, mesh)
+    job = _joint_step_job(config, teacher_of(config, mesh), frozen, mesh)
+    names = {"class_names": list(source.source.class_names)}
+    return dataclasses.replace(job, source=source, description=job.description | names)
+
+
 def _tokenizer_job(config: Config, mesh: Mesh, source: ImageBatches) -> Job:
     job = _tokenizer_step_job(config, load_frozen_networks(config, mesh), mesh)
     names = {"class_names": list(source.source.class_names)}
@@ -296,12 +367,10 @@ def _tokenizer_step_job(config: Config, frozen: Mapping[str, Loaded], mesh: Mesh
         check_batch(config)
         width = frozen[FOUNDATION].config.hidden_size
     companions = tokenizer_companions(config, width)
-    networks = {name: network.graphdef for name, network in frozen.items()}
-    networks |= {name: _graphdef(companion.build) for name, companion in companions.items()}
-    return Job(
+    job = Job(
         build,
-        functools.partial(make_vae_step, networks=networks),
-        functools.partial(make_vae_held_out, networks=networks),
+        make_vae_step,
+        make_vae_held_out,
         None,
         {
             "architecture": dataclasses.asdict(architecture),
@@ -310,6 +379,18 @@ def _tokenizer_step_job(config: Config, frozen: Mapping[str, Loaded], mesh: Mesh
         {name: companion.build for name, companion in companions.items()},
         ({name: network.params for name, network in frozen.items()},) if frozen else (),
     )
+    networks = _networks(job, frozen)
+    return dataclasses.replace(
+        job,
+        make_step=functools.partial(make_vae_step, networks=networks),
+        make_held_out=functools.partial(make_vae_held_out, networks=networks),
+    )
+
+
+def _networks(tokenizer: Job, frozen: Mapping[str, Loaded]) -> dict[str, nnx.GraphDef]:
+    """Structures of what the loss of a tokenizer needs, by name."""
+    networks = {name: network.graphdef for name, network in frozen.items()}
+    return networks | {name: _graphdef(build) for name, build in tokenizer.companions.items()}
 
 
 def _graphdef(build: Build) -> nnx.GraphDef:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -143,7 +144,7 @@ class Loop:
                 self._say(self._line(step - len(ahead), progress, self._means()))
             if snaps:
                 assert self._run.snapshots is not None  # or it is not due
-                self._run.snapshots.save(step, state.averages, self._run.meta)
+                self._run.snapshots.save(step, state.averages, self._meta(state))
             if saves:
                 self._save(step, state)
             # Before evaluating, which takes longer than is left; the restart makes up for it.
@@ -194,9 +195,12 @@ class Loop:
             loop["spikes"] = self._spikes.count
         if self._run.snapshots is not None:
             self._run.snapshots.wait()  # or a run that goes on from here would lack some
-        meta = {**self._run.meta, "step": step}
+        meta = {**self._meta(state), "step": step}
         self._run.checkpoints.save(step, state.items(), {"meta": meta, "loop": loop})
         release_freed_memory()  # of the checkpoint before, or of compiling
+
+    def _meta(self, state: TrainState) -> dict[str, Any]:
+        return {**self._run.meta, **self._run.described(state)}
 
     def _drain(self, ahead: RunAhead[Dispatched], *, everything: bool) -> int | None:
         """Reads metrics of finished steps; returns one that asks for a rollback."""
@@ -291,8 +295,9 @@ class Loop:
                 f"{', '.join(sorted(numbers))}"
             )
         weights = {"params": state.params, **state.averages}
+        weights |= {kept: state.companions[kept] for kept in self._run.kept}
         value = float(from_main_process(numbers[name]))
-        if best.offer(step, value, weights, self._run.meta):
+        if best.offer(step, value, weights, self._meta(state)):
             self._say(f"step {step:,}: the best {best.metric} so far")
 
     def _log(self, step: int, writer: MetricWriter | None, progress: Progress) -> None:

@@ -7,20 +7,29 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
+from lightningdit_jax.models.lightningdit import REMAT
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.parallel.multihost import gather_numpy
 from lightningdit_jax.parallel.out_of_memory import is_alike_everywhere
+from lightningdit_jax.parallel.sharding import Rules
 from lightningdit_jax.planning.generator import GeneratorStep
 from lightningdit_jax.planning.hardware import Hardware
+from lightningdit_jax.planning.joint import JointStep
 from lightningdit_jax.planning.plan import Plan, Step, plans, smaller
 from lightningdit_jax.planning.tokenizer import TokenizerStep
-from lightningdit_jax.training.job import abstract_job, fresh_state, state_rules
+from lightningdit_jax.training.companions import TOKENIZER
+from lightningdit_jax.training.job import Job, abstract_job, fresh_state, state_rules
 from lightningdit_jax.training.muon import update_flops
 from lightningdit_jax.training.optimizer import check_named, make_optimizer
+from lightningdit_jax.training.repa import PROJECTOR
+from lightningdit_jax.training.repae import is_joint, tokenizer_remat
 from lightningdit_jax.training.state import TrainState
+
+WHOLE: Rules = ((r"", PartitionSpec()),)  # on every device
 
 
 def training_hardware() -> Hardware:
@@ -36,8 +45,8 @@ def training_plans(config: Config, hardware: Hardware) -> tuple[list[Plan], Trai
     See planning.plan.plans. Raises ValueError as that, for a tokenizer's batch in parts, and as the
     job of the config.
     """
-    parts = config.train.accumulate_steps
-    if config.kind == "vavae" and parts != "auto" and parts > 1:
+    parts, trains_tokenizer = config.train.accumulate_steps, config.kind == "vavae"
+    if (trains_tokenizer or is_joint(config)) and parts != "auto" and parts > 1:
         raise ValueError(
             f"config.train.accumulate_steps is {parts}, but a tokenizer's "
             "loss is of the whole batch (the discriminator's BatchNorm, the adaptive weights) and "
@@ -66,23 +75,38 @@ def train_step(config: Config, hardware: Hardware) -> tuple[Step, TrainState]:
         "hardware": hardware,
     }
     if config.kind == "lightningdit":
-        flops = update_flops(config.optimizer.name, state.params, len(hardware.devices))
-        # What companions have of a token is what their layers put out, twice: a gradient too.
-        kernels = [
-            leaf.shape[-1]
-            for companion in state.companions.values()
-            for leaf in jax.tree.leaves(companion.params)
-            if leaf.ndim > 1
-        ]
+        projector = state.companions[PROJECTOR].params if PROJECTOR in state.companions else {}
+        flops = sum(
+            update_flops(config.optimizer.name, params, len(hardware.devices))
+            for params in (state.params, projector)
+        )
+        # What a projector has of a token is what its layers put out, twice: a gradient too.
+        kernels = [leaf.shape[-1] for leaf in jax.tree.leaves(projector) if leaf.ndim > 1]
         step = GeneratorStep(
             architecture=generator_config(config),
             update_flops=flops,
             aligned=2 * sum(kernels),
             **common,
         )
-        return step, state
+        return (_joint(config, step, job, state) if is_joint(config) else step), state
     tokenizer = tokenizer_config(config)
     return TokenizerStep(architecture=tokenizer, frozen=job.frozen, **common), state
+
+
+def _joint(config: Config, generator: GeneratorStep, job: Job, state: TrainState) -> JointStep:
+    tokenizer = TokenizerStep(
+        architecture=tokenizer_config(config),
+        state=dataclasses.replace(
+            state, params=state.companions[TOKENIZER].params, averages={}, opt_state=()
+        ),
+        rules=WHOLE,
+        batch_size=generator.batch_size,
+        frozen=job.frozen,
+        dtype=generator.dtype,
+        hardware=generator.hardware,
+    )
+    remat = {policy: tokenizer_remat(policy) for policy in REMAT}
+    return JointStep(generator, tokenizer, remat)
 
 
 def next_plans(on_oom: str, plan: Plan, others: Sequence[Plan], reason: str) -> list[Plan]:

@@ -48,14 +48,8 @@ def features_folder(config: Config) -> str:
 def check_repa(config: Config) -> None:
     """Raises ValueError and FileNotFoundError for keys that lead to no features, or no block.
 
-    And for an optimizer that is not for the projector. Reads a record at most.
+    Reads a record at most.
     """
-    if config.optimizer.name.startswith("muon"):
-        raise ValueError(
-            f"config.repa.features is '{config.repa.features}', but config.optimizer.name "
-            f"'{config.optimizer.name}' knows the matrices of a generator alone, and not its "
-            "projector's; expected 'adamw' or 'lion'"
-        )
     depth = generator_config(config).depth
     if config.repa.depth > depth:
         raise ValueError(
@@ -63,7 +57,7 @@ def check_repa(config: Config) -> None:
             f"depth={depth}"
         )
     if config.repa.features == CACHED:
-        _cached(config)
+        cached_teacher(config)
     elif not config.frozen.foundation:
         raise ValueError(
             "config.frozen.foundation is empty, but config.repa.features is 'computed'; set it to "
@@ -81,7 +75,7 @@ def abstract_teacher(config: Config, mesh: Mesh) -> Teacher | None:
         return None
     check_repa(config)
     if config.repa.features == CACHED:
-        return _cached(config)
+        return cached_teacher(config)
     return _computed(config, abstract_functional, mesh)
 
 
@@ -101,7 +95,8 @@ def _computed(config: Config, load: Callable[..., Loaded], mesh: Mesh) -> Teache
     return Teacher(network.config.hidden_size, "", network)
 
 
-def _cached(config: Config) -> Teacher:
+def cached_teacher(config: Config) -> Teacher:
+    """What the record of the cached features says. Raises as check_repa."""
     folder = epath.Path(features_folder(config))
     record = read_record(folder) if folder.is_dir() else None
     made, size = ((record or {}).get(key) for key in ("foundation", "features"))

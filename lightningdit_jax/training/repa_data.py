@@ -1,6 +1,7 @@
 """What REPA's features are, or are computed of, opened beside a generator's latents."""
 
 import numpy as np
+from etils import epath
 
 from lightningdit_jax.assembly.identity import images_identity
 from lightningdit_jax.assembly.images import open_image_batches
@@ -12,7 +13,14 @@ from lightningdit_jax.data.shown import ShownLatents
 from lightningdit_jax.data.sources import SOURCES
 from lightningdit_jax.errors import difference, renamed_key
 from lightningdit_jax.parallel.multihost import print_once
-from lightningdit_jax.training.repa import CACHED, NONE, SHOWN, check_repa, features_folder
+from lightningdit_jax.training.repa import (
+    CACHED,
+    NONE,
+    SHOWN,
+    cached_teacher,
+    check_repa,
+    features_folder,
+)
 
 
 def open_shown(config: Config, latents: LatentBatches) -> LatentBatches:
@@ -28,6 +36,40 @@ def open_shown(config: Config, latents: LatentBatches) -> LatentBatches:
         if config.repa.features == CACHED:
             return ShownLatents(latents, SHOWN, _features(config, latents.shards))
         return ShownLatents(latents, SHOWN, _images(config, latents.shards))
+
+
+def open_shown_held_out(config: Config, latents: LatentBatches) -> LatentBatches:
+    """The same of held-out latents, by repa.valid_path.
+
+    Where that is empty and nothing lies beside the latents they are all that there is, which is
+    said. Raises as open_shown, and ValueError for features of another model than in training.
+    """
+    if config.repa.features == NONE:
+        return latents
+    given, folder = config.repa.valid_path, str(latents.shards.folder)
+    held_out = config.changed(data={"path": folder}, repa={"path": given})
+    if not given and not _are_beside(held_out, latents):
+        print_once(
+            f"held out: no features of the images of {folder}, so repa_loss is of training alone; "
+            "config.repa.valid_path says where they are, or the images"
+        )
+        return latents
+    with renamed_key("repa.path", "repa.valid_path"):
+        if config.repa.features == CACHED:
+            there, here = (cached_teacher(c).identity for c in (held_out, config))
+            if there != here:
+                raise ValueError(
+                    f"{features_folder(held_out)} holds features of another model, {there}, than "
+                    f"those trained on, {here}; extract both with the same"
+                )
+        return open_shown(held_out, latents)
+
+
+def _are_beside(config: Config, latents: LatentBatches) -> bool:
+    if config.repa.features == CACHED:
+        return epath.Path(features_folder(config)).is_dir()
+    source = (latents.shards.record or {}).get("images", {}).get("source")
+    return source in SOURCES and "path" not in SOURCES[source].reads
 
 
 def _features(config: Config, latents: LatentShards) -> LatentShards:

@@ -39,6 +39,11 @@ from lightningdit_jax.training.held_out_data import open_held_out
 from lightningdit_jax.training.init.opening import compare_data, open_init
 from lightningdit_jax.training.init.start import begin
 from lightningdit_jax.training.init.takeover import Takeover, plan_takeover
+from lightningdit_jax.training.init.tokenizer import (
+    begin_with_tokenizer,
+    open_tokenizer,
+    plan_tokenizer,
+)
 from lightningdit_jax.training.job import Job, fresh_state, make_job, open_source, state_rules
 from lightningdit_jax.training.loop import Loop
 from lightningdit_jax.training.optimizer import make_optimizer, on_mesh
@@ -84,6 +89,7 @@ def train(
     hardware = training_hardware()
     check_divides(config, hardware)
     init, scaling = open_init(config, workdir)
+    tokenizer = open_tokenizer(config, workdir)
     source = open_source(config, scaling)
     valid = open_held_out(config, source)
     if init is not None:
@@ -92,6 +98,9 @@ def train(
     takeover = None if init is None else plan_takeover(config, init, shapes)
     if takeover is not None:
         print_once(*takeover.table())
+    of_tokenizer = None if tokenizer is None else plan_tokenizer(config, tokenizer, shapes)
+    if of_tokenizer is not None:
+        print_once(*of_tokenizer.table())
     candidates, on_oom = fitting, config.compute.on_oom
     is_saved = functools.partial(checkpoint.is_saved, workdir)
     with preemption_notice(is_saved) as preempted:
@@ -102,7 +111,9 @@ def train(
             try:
                 evaluator = make_evaluator(planned, scaling)
                 picture = make_picture(planned, scaling, source if valid is None else valid)
-                given = Given(config, source, valid, optimizer, shapes, workdir, takeover)
+                given = Given(
+                    config, source, valid, optimizer, shapes, workdir, takeover, of_tokenizer
+                )
                 return _train(planned, given, evaluator, picture, preempted)
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error):
@@ -124,7 +135,7 @@ class Given:
     """What all plans of a run share: the config as it was given, which checkpoints say too.
 
     valid: held-out examples, None without any. shapes: of the state. takeover: of the weights of a
-    new run, None where it makes its own.
+    new run, None where it makes its own; tokenizer: of that of repae.init likewise.
     """
 
     config: Config
@@ -134,6 +145,7 @@ class Given:
     shapes: TrainState
     workdir: str
     takeover: Takeover | None
+    tokenizer: Takeover | None
 
 
 def _train(
@@ -167,6 +179,9 @@ def _train(
     elif given.takeover is not None:
         init_state, origin = begin(given.takeover, job, config, optimizer, abstract_state, mesh)
         meta["init"] = json.loads(json.dumps(origin))
+    if given.tokenizer is not None:
+        init_state, origin = begin_with_tokenizer(given.tokenizer, init_state, abstract_state, mesh)
+        meta["tokenizer_init"] = json.loads(json.dumps(origin))
     pipeline = make_pipeline(
         job.source,
         global_batch_size=config.train.batch_size,
@@ -211,6 +226,8 @@ def _train(
         evaluator=evaluator,
         held_out=held_out,
         picture=picture,
+        kept=job.kept,
+        described=job.described,
         peak_rate=peak_rate(config, mesh),
         preempted=preempted,
     )
@@ -296,9 +313,9 @@ def _check_same_run(newest: epath.Path, meta: dict) -> None:
     if unsaid:
         print_once(f"not compared with step {step:,}, which does not say them: {', '.join(unsaid)}")
     for key in MEANING:
-        if key in found and found[key] != meta[key]:
+        if key in found and key in meta and found[key] != meta[key]:
             there, wanted = found[key], meta[key]
-            if key == "examples" and meta["kind"] == "vavae":
+            if key == "examples" and "fingerprint" not in wanted:
                 # An image that cannot be decoded may be taken away, as its error advises.
                 print_once(f"other images than at step {step:,}: {difference(there, wanted)}")
                 continue

@@ -50,6 +50,8 @@ class Run:
     processes every train.evaluate_every_steps and at the end, and held_out likewise every
     train.validate_every_steps; best: where the weights with the best train.best_metric go;
     snapshots: where averages go every train.snapshot_every_steps and at the end.
+    described(state): what a checkpoint of a state says of itself besides meta; kept: names of
+    companions without which the model's weights are of no use.
     picture(path, state): a picture, uint8 [H, W, 3], written as PNG by the main process, called on
     all of them every train.picture_every_steps and at the end.
     peak_rate: images a second at the devices' peak, None where it is not known.
@@ -70,6 +72,8 @@ class Run:
     evaluator: Evaluator | None = None
     held_out: Evaluator | None = None
     picture: Picture | None = None
+    kept: Sequence[str] = ()
+    described: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
     peak_rate: float | None = None
     preempted: Callable[[int], bool] = lambda step: False
     say: Callable[[str], None] = print_once

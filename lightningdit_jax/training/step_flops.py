@@ -8,19 +8,31 @@ from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.chips import chip_of
 from lightningdit_jax.training.frozen import abstract_frozen_networks
 from lightningdit_jax.training.repa import abstract_teacher, repa_step_flops
+from lightningdit_jax.training.repae import is_joint
 from lightningdit_jax.training.vae_flops import vae_step_flops
 
 
 def step_flops(config: Config, mesh: Mesh) -> float:
     """FLOPs of a train step per image, as the loss asks for them.
 
-    By forward_flops, repa_step_flops, vae_step_flops. Raises what abstract_frozen_networks and
-    abstract_teacher raise.
+    By forward_flops, repa_step_flops, vae_step_flops. A generator and its tokenizer take both, and
+    a pass through the blocks that are aligned, with its gradient by the latents. Raises what
+    abstract_frozen_networks and abstract_teacher raise.
     """
     if config.kind == "lightningdit":
         teacher = abstract_teacher(config, mesh)
-        flops = 3 * forward_flops(generator_config(config), aux_head=True)
-        return flops if teacher is None else flops + repa_step_flops(config, teacher)
+        architecture = generator_config(config)
+        flops = 3 * forward_flops(architecture, aux_head=True)
+        if teacher is not None:
+            flops += repa_step_flops(config, teacher)
+        if not is_joint(config):
+            return flops
+        flops += 2 * forward_flops(architecture) * config.repa.depth / architecture.depth
+        return flops + _of_tokenizer(config, mesh)
+    return _of_tokenizer(config, mesh)
+
+
+def _of_tokenizer(config: Config, mesh: Mesh) -> float:
     return sum(vae_step_flops(config, abstract_frozen_networks(config, mesh)).values())
 
 

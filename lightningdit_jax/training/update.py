@@ -1,5 +1,6 @@
 """What every train step ends with: apply the gradients, average the weights, guard the state."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lightningdit_jax.averages import average_decays, power_sigmas
+from lightningdit_jax.config import TrainConfig
 from lightningdit_jax.models.float8 import is_scales, remembered
 from lightningdit_jax.training.ema import update_ema, update_power_ema
 from lightningdit_jax.training.spikes import judge
@@ -151,6 +153,43 @@ def apply_gradients(
     powers = {n: update_power_ema(e, guarded.params, step, sigmas[n]) for n, e in powers.items()}
     averages = guarded.averages | powers
     return guarded.replace(step=step, averages=averages, spikes=windows), metrics
+
+
+def apply_to_all(
+    state: TrainState,
+    grads: Any,
+    checked: jax.Array,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    companions: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    *,
+    watched: Mapping[str, jax.Array] = MappingProxyType({}),
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """apply_gradients, with companions that have running statistics.
+
+    checked: has to be finite for the step to enter the state; companions: gradients of all of the
+    state's by name, and stats: what their statistics are afterwards.
+    """
+    new, metrics = apply_gradients(
+        dataclasses.replace(state, companions={}),
+        grads,
+        checked,
+        optimizer,
+        config.ema_decay,
+        config.ema_decays,
+        watched=watched,
+        spike_factor=config.spike_factor,
+        ema_sigmas=config.ema_sigmas,
+    )
+    beside = {
+        name: update_companion(
+            state.step, name, state.companions[name], gradient, stats[name], optimizer
+        )
+        for name, gradient in companions.items()
+    }
+    beside = keep_finite(beside, state.companions, is_taken(metrics))
+    return dataclasses.replace(new, companions=beside), metrics
 
 
 def update_companion(

@@ -37,6 +37,7 @@ class AutoencoderTerms:
     encode(params) -> posterior, decode(params, z) -> images. lpips(images) -> [B].
     discriminate(images) -> (logits, statistics afterwards). alignment(projection, latents) ->
     scalar, of posterior samples, or of the means where aligns_mean; balance: its adaptive weight.
+    through_generator(latents) -> scalar, of posterior samples, which counts generator_weight times.
     encoder_end, decoder_end: pick the kernel of the last layer out of gradients of params.
     """
 
@@ -49,17 +50,21 @@ class AutoencoderTerms:
     alignment: Callable[[Any, jax.Array], jax.Array] | None = None
     aligns_mean: bool = False
     balance: Balance = LIKELIHOOD
+    through_generator: Callable[[jax.Array], jax.Array] | None = None
+    generator_weight: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderGradients:
     """params: gradient of the autoencoder; projection: of the projection, None without one.
 
-    stats: of the discriminator after its pass over the reconstruction, None without one.
+    latents: the posterior samples. stats: of the discriminator after its pass over the
+    reconstruction, None without one.
     """
 
     params: Any
     projection: Any
+    latents: jax.Array
     reconstruction: jax.Array
     stats: Any
     metrics: Metrics
@@ -110,11 +115,13 @@ def autoencoder_gradients(
     if terms.discriminate is not None:
         g_loss, pull_g, stats = jax.vjp(generator_loss, reconstruction, has_aux=True)
         (d_g,) = pull_g(jnp.ones_like(g_loss))
-        d_weight = config.disc_weight * adaptive_ratio(
-            terms.decoder_end(nll_at_decoder),
-            terms.decoder_end(pull_decoder(d_g)[0]),
-            MAX_DISC_RATIO,
-        )
+        d_weight = jnp.float32(config.disc_weight)
+        if config.adaptive_disc:
+            d_weight = config.disc_weight * adaptive_ratio(
+                terms.decoder_end(nll_at_decoder),
+                terms.decoder_end(pull_decoder(d_g)[0]),
+                MAX_DISC_RATIO,
+            )
         weight = d_weight * stage.generator_factor
         d_reconstruction += weight * d_g
         loss += weight * g_loss
@@ -142,9 +149,15 @@ def autoencoder_gradients(
         loss += vf_weight * vf_loss
         metrics |= {"vf_loss": vf_loss, "vf_weight": vf_weight}
 
+    if terms.through_generator is not None:
+        align_loss, pull_align = jax.vjp(terms.through_generator, z)
+        d_z += pull_align(jnp.full_like(align_loss, terms.generator_weight))[0]
+        loss += terms.generator_weight * align_loss
+        metrics |= {"align_loss": align_loss}
+
     gradient = jax.tree.map(jnp.add, gradient, pull_encoder((d_z, d_aligned, d_latent))[0])
     metrics = {"loss": loss, **metrics}
-    return AutoencoderGradients(gradient, d_projection, reconstruction, stats, metrics)
+    return AutoencoderGradients(gradient, d_projection, z, reconstruction, stats, metrics)
 
 
 def discriminator_gradients(

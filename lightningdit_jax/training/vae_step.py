@@ -20,8 +20,8 @@ from lightningdit_jax.training.alignment_losses import alignment_loss_of
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.frozen import FOUNDATION, LPIPS
 from lightningdit_jax.training.schedules import make_schedule
-from lightningdit_jax.training.state import TrainState, keep_finite
-from lightningdit_jax.training.update import apply_gradients, is_taken, update_companion
+from lightningdit_jax.training.state import Companion, TrainState
+from lightningdit_jax.training.update import apply_to_all
 from lightningdit_jax.training.vae_gradients import (
     AutoencoderGradients,
     AutoencoderTerms,
@@ -38,18 +38,36 @@ COMPONENTS = (ENCODER, DECODER, LPIPS, DISCRIMINATOR, FOUNDATION, ALIGNMENT, OPT
 Networks = Mapping[str, nnx.GraphDef]
 
 
-def make_vae_update(
-    graphdef: nnx.GraphDef,
-    config: Config,
-    optimizer: optax.GradientTransformation,
-    networks: Networks,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """update(state, images, noise, lpips, features) -> (state, metrics).
+@dataclasses.dataclass(frozen=True)
+class TokenizerGradients:
+    """What a batch asks of a tokenizer and of the networks trained beside it.
 
-    images: [B, H, W, C] in [-1, 1]; noise: of the posterior sample, [B, h, w, d]; lpips: that
-    network's parameters; features: of the foundation model, [B, h, w, D], or None without an
-    alignment. networks: structures by the names above; one that is absent leaves its term out.
-    optimizer serves both players.
+    autoencoder: its own; companions: gradients by name, and stats: running statistics afterwards.
+    checked: a number that is finite only if all of these are. metrics: of records, `loss` too.
+    """
+
+    autoencoder: AutoencoderGradients
+    companions: dict[str, Any]
+    stats: dict[str, Any]
+    checked: jax.Array
+    metrics: Metrics
+
+    @property
+    def norm(self) -> jax.Array:
+        """Of autoencoder and projection."""
+        return optax.tree.norm((self.autoencoder.params, self.autoencoder.projection))
+
+
+def make_vae_gradients(
+    graphdef: nnx.GraphDef, config: Config, networks: Networks
+) -> Callable[..., TokenizerGradients]:
+    """gradients(params, companions, step, images, noise, lpips, features, through_generator).
+
+    params: of the tokenizer; companions: of the state; images: [B, H, W, C] in [-1, 1]; noise: of
+    the posterior sample, [B, h, w, d]; lpips: that network's parameters; features: of the
+    foundation model, [B, h, w, D], or None without an alignment; through_generator: see
+    AutoencoderTerms, whose weight is repae.weight. networks: structures by the names above; one
+    that is absent leaves its term out.
 
     As in the release, the discriminator's phase sees the reconstruction made before the
     autoencoder's update, and its running statistics move three times a step: by the
@@ -63,10 +81,17 @@ def make_vae_update(
         logits = network(images, train=True)
         return logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
-    def update(
-        state: TrainState, images: jax.Array, noise: jax.Array, lpips: Any, features: Any
-    ) -> tuple[TrainState, Metrics]:
-        stage = stage_at(config.stages, state.step)
+    def gradients_of(
+        params: Any,
+        companions: Mapping[str, Companion],
+        step: jax.Array,
+        images: jax.Array,
+        noise: jax.Array,
+        lpips: Any,
+        features: Any,
+        through_generator: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> TokenizerGradients:
+        stage = stage_at(config.stages, step)
 
         @jax.named_scope(ENCODER)
         def encode(params: Any) -> DiagonalGaussian:
@@ -81,7 +106,7 @@ def make_vae_update(
             return nnx.merge(networks[LPIPS], lpips)(images, reconstruction)
 
         def judge(images: jax.Array) -> tuple[jax.Array, Any]:
-            adversary = state.companions[DISCRIMINATOR]
+            adversary = companions[DISCRIMINATOR]
             return discriminate(adversary.params, adversary.stats, images)
 
         @jax.named_scope(ALIGNMENT)
@@ -99,9 +124,11 @@ def make_vae_update(
             alignment=None if features is None else alignment,
             aligns_mean=way.of_mean,
             balance=way.balance,
+            through_generator=through_generator,
+            generator_weight=0.0 if through_generator is None else config.repae.weight,
         )
-        projection = state.companions[LINEAR_PROJ].params if LINEAR_PROJ in networks else None
-        result = autoencoder_gradients(terms, state.params, projection, images, noise, stage, loss)
+        projection = companions[LINEAR_PROJ].params if LINEAR_PROJ in networks else None
+        result = autoencoder_gradients(terms, params, projection, images, noise, stage, loss)
         metrics = result.metrics
         gradients: dict[str, Any] = {}
         stats: dict[str, Any] = {}
@@ -111,7 +138,7 @@ def make_vae_update(
         if DISCRIMINATOR in networks:
             gradients[DISCRIMINATOR], stats[DISCRIMINATOR], more = discriminator_gradients(
                 discriminate,
-                state.companions[DISCRIMINATOR].params,
+                companions[DISCRIMINATOR].params,
                 result.stats,
                 images,
                 result.reconstruction,
@@ -123,31 +150,41 @@ def make_vae_update(
 
         # A sum is finite only if all of its parts are: one bad network holds back the whole step.
         checked += optax.tree.norm(gradients)
+        return TokenizerGradients(result, gradients, stats, checked, metrics)
+
+    return gradients_of
+
+
+def make_vae_update(
+    graphdef: nnx.GraphDef,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    networks: Networks,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """update(state, images, noise, lpips, features) -> (state, metrics).
+
+    Arguments as of make_vae_gradients; optimizer serves both players.
+    """
+    gradients_of = make_vae_gradients(graphdef, config, networks)
+
+    def update(
+        state: TrainState, images: jax.Array, noise: jax.Array, lpips: Any, features: Any
+    ) -> tuple[TrainState, Metrics]:
+        found = gradients_of(
+            state.params, state.companions, state.step, images, noise, lpips, features
+        )
         with jax.named_scope(OPTIMIZER):
-            new, update_metrics = apply_gradients(
-                dataclasses.replace(state, companions={}),
-                result.params,
-                checked,
+            new, update_metrics = apply_to_all(
+                state,
+                found.autoencoder.params,
+                found.checked,
                 optimizer,
-                config.train.ema_decay,
-                config.train.ema_decays,
-                watched=_watched(state, result, metrics),
-                spike_factor=config.train.spike_factor,
-                ema_sigmas=config.train.ema_sigmas,
+                config.train,
+                found.companions,
+                found.stats,
+                watched=_watched(state, found),
             )
-            companions = {
-                name: update_companion(
-                    state.step, name, state.companions[name], gradient, stats[name], optimizer
-                )
-                for name, gradient in gradients.items()
-            }
-        companions = keep_finite(companions, state.companions, is_taken(update_metrics))
-        grad_norm = optax.tree.norm((result.params, result.projection))
-        return dataclasses.replace(new, companions=companions), {
-            **metrics,
-            **update_metrics,
-            "grad_norm": grad_norm,
-        }
+        return new, {**found.metrics, **update_metrics, "grad_norm": found.norm}
 
     return update
 
@@ -190,9 +227,9 @@ def make_vae_step(
     return step_fn
 
 
-def _watched(state: TrainState, result: AutoencoderGradients, metrics: Metrics) -> Metrics:
+def _watched(state: TrainState, found: TokenizerGradients) -> Metrics:
     """What spikes are looked for in, by name; nothing where none are."""
     if not state.spikes:
         return {}
-    values = {**metrics, "grad_norm": optax.tree.norm((result.params, result.projection))}
+    values = {**found.metrics, "grad_norm": found.norm}
     return {name: values[name] for name in state.spikes}

@@ -23,6 +23,7 @@ RELEASED = VAELossConfig(
     ve_weight=0.0,
     magnitude_weight=0.0,
     disc_weight=0.5,
+    adaptive_disc=True,
     disc_loss="hinge",
     alignment="dinov2",
     alignment_loss="vf",

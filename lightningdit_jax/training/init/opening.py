@@ -7,11 +7,12 @@ from typing import Any
 from lightningdit_jax.checkpoint import newest_of_run, read_meta
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.imagenet_names import in_words
-from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
+from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.errors import difference
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.training.init.source import Source, open_source
+from lightningdit_jax.training.repae import is_joint
 
 
 def open_init(config: Config, workdir: str) -> tuple[Source | None, LatentScaling | None]:
@@ -23,7 +24,7 @@ def open_init(config: Config, workdir: str) -> tuple[Source | None, LatentScalin
     named and for a scaling that no checkpoint says.
     """
     init, is_generator = config.train.init, config.kind == "lightningdit"
-    keeps_scaling = is_generator and config.data.stats == "checkpoint"
+    keeps_scaling = is_generator and not is_joint(config) and config.data.stats == "checkpoint"
     for key in ("train.init_exclude", *(["train.init_labels"] if is_generator else [])):
         if (value := config.value(key)) and not init:
             raise ValueError(
@@ -63,10 +64,12 @@ def compare_data(config: Config, source: Source, data: BatchSource) -> list[str]
     """
     if config.kind != "lightningdit":
         return []
-    latents = typing.cast(LatentBatches, data)
-    lines = _scaling_lines(config.data.stats, source, latents.scaling)
+    if isinstance(data, LatentBatches):
+        lines, names = _scaling_lines(config.data.stats, source, data.scaling), data.shards
+    else:  # of images, whose tokenizer trains too
+        lines, names = [], typing.cast(ImageBatches, data).source
     if not config.train.init_labels:
-        lines += _name_lines(source, latents.shards.class_names)
+        lines += _name_lines(source, names.class_names)
     return lines
 
 

@@ -1,11 +1,13 @@
 """The first state of a run that starts from given weights, and what is remembered of those."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from lightningdit_jax.assembly import companion
 from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.checkpoint import read_arrays
@@ -35,9 +37,12 @@ def begin(
     """
     source = takeover.source
     rules = MODELS[source.kind].rules
-    weights = _read(source, source.item, abstract_on_mesh(source.shapes, mesh, rules))
-    origin = _origin(takeover, weights_fingerprint(weights))
-    companions = {name: _read_companion(source, name, mesh) for name in takeover.companions}
+    weights = read_weights(source, abstract_on_mesh(source.shapes, mesh, rules))
+    origin = origin_of(takeover, weights_fingerprint(weights))
+    companions = {
+        name: tuple(map(_by_name, read_companion(source, name, mesh)))
+        for name in takeover.companions
+    }
     held = [(_by_name(weights), companions)]
 
     def create(params: Arrays, companions: dict[str, tuple[Arrays, Arrays]]) -> TrainState:
@@ -56,29 +61,31 @@ def begin(
     return make_state, origin
 
 
-def _read(source: Source, item: str, abstract: Any) -> Any:
+def read_weights(source: Source, abstract: Any) -> Any:
+    """The source's weights, as `abstract` has them. Raises ValueError where they cannot be read."""
+    with _of_init():
+        return read_arrays(source.checkpoint, source.item, abstract)
+
+
+@contextlib.contextmanager
+def _of_init() -> Iterator[None]:
     try:
-        return read_arrays(source.checkpoint, item, abstract)
+        yield
     except DamagedCheckpointError as error:
         raise ValueError(f"config.train.init: {error}") from error
 
 
-def _read_companion(source: Source, name: str, mesh: Mesh) -> tuple[Arrays, Arrays]:
-    """Parameters and statistics by name, on every device."""
-    whole = NamedSharding(mesh, PartitionSpec())
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-        source.companion(name),
-    )
-    tree = _read(source, name, abstract)
-    return _by_name(tree["params"]), _by_name(tree["stats"])
+def read_companion(source: Source, name: str, mesh: Mesh) -> tuple[Any, Any]:
+    """As companion.read_companion. Raises ValueError where they cannot be read."""
+    with _of_init():
+        return companion.read_companion(source.checkpoint, name, mesh)
 
 
 def _by_name(tree: Any) -> Arrays:
     return dict(named_leaves(tree))
 
 
-def _origin(takeover: Takeover, fingerprint: str) -> dict[str, Any]:
+def origin_of(takeover: Takeover, fingerprint: str) -> dict[str, Any]:
     """Where weights are from, with what their own checkpoint says of that."""
     source = takeover.source
     origin = {
