@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from lightningdit_jax.config import Config
@@ -14,7 +13,7 @@ from lightningdit_jax.training.companions import LATENT_NORM, TOKENIZER
 from lightningdit_jax.training.dit_held_out import held_out_columns, make_held_out_terms
 from lightningdit_jax.training.held_out import INDEX, SEED, Losses
 from lightningdit_jax.training.repa import SHOWN, Alignment
-from lightningdit_jax.training.repae_step import TEACHER, TokenizerPart, given_features
+from lightningdit_jax.training.repae_step import TokenizerPart, features_of, given_features
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.training.vae_held_out import make_vae_held_out
 
@@ -38,9 +37,7 @@ def make_repae_held_out(
         noise = draw_samples(jax.random.normal, SEED, batch[INDEX], posterior.mean.shape[1:])
         z = posterior.mean + posterior.std * noise
         x1, _ = tokenizer.normalize(state.companions[LATENT_NORM].stats, z, train=False)
-        assert alignment.teacher is not None  # as check_repae has it
-        shown = alignment.teacher(frozen[TEACHER], batch["images"])
-        batch = {**batch, SHOWN: jnp.moveaxis(shown, -1, 1)}
+        batch = {**batch, SHOWN: features_of(alignment, frozen, batch["images"])}
         return of_tokenizer.rows(weights, state, batch, frozen) | terms(params, state, x1, batch)
 
     return Losses(rows, lambda indices: held_out_columns(config, indices))

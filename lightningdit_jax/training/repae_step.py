@@ -55,12 +55,18 @@ def given_features(alignment: Alignment) -> Alignment:
     return dataclasses.replace(alignment, teacher=None)
 
 
+def features_of(alignment: Alignment, frozen: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """What that is shown of images [B, H, W, 3] uint8: [B, D, h, w], as cached ones are stored."""
+    assert alignment.teacher is not None  # as check_repae has it
+    return jnp.moveaxis(alignment.teacher(frozen[TEACHER], images), -1, 1)
+
+
 def make_token_alignment(
     graphdef: nnx.GraphDef, config: Config, alignment: Alignment
 ) -> Callable[..., jax.Array]:
-    """loss(params, x1, x0, t, y, shown, frozen) -> [B]: "repa_loss" of make_dit_losses alone.
+    """loss(params, x1, x0, t, y, shown) -> [B]: "repa_loss" of make_dit_losses alone.
 
-    Of the blocks up to repa.depth, the only ones that are computed.
+    Of the blocks up to repa.depth, the only ones that are computed. alignment: of given_features.
     """
     path = get_path(config.flow.path)
 
@@ -71,11 +77,10 @@ def make_token_alignment(
         t: jax.Array,
         y: jax.Array,
         shown: jax.Array,
-        frozen: Any,
     ) -> jax.Array:
         model = nnx.merge(graphdef, params[MODEL])
         tokens = model.tokens_after(path.interpolate(x0, x1, t), t, y, config.repa.depth)
-        return alignment.losses(params[PROJECTOR], tokens, shown, frozen)
+        return alignment.losses(params[PROJECTOR], tokens, shown, None)
 
     return loss
 
@@ -116,8 +121,7 @@ def make_repae_step(
         grid = (height // vae.downsample_factor, width // vae.downsample_factor)
         shape = (count, *grid, vae.embed_dim)
         x0, t, y = draws(key, state.step, shape, labels)
-        assert alignment.teacher is not None  # as check_repae has it
-        shown = jnp.moveaxis(alignment.teacher(frozen[TEACHER], batch["images"]), -1, 1)
+        shown = features_of(alignment, frozen, batch["images"])
         features = None
         if FOUNDATION in tokenizer.networks:
             foundation = nnx.merge(tokenizer.networks[FOUNDATION], frozen[FOUNDATION])
@@ -129,7 +133,7 @@ def make_repae_step(
 
         def through_generator(z: jax.Array) -> jax.Array:
             x1, _ = tokenizer.normalize(stats, z, train=False)
-            return token_alignment(generator, x1, x0, t, labels, shown, None).mean()
+            return token_alignment(generator, x1, x0, t, labels, shown).mean()
 
         found = vae_gradients(
             state.companions[TOKENIZER].params,
