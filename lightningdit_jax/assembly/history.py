@@ -32,9 +32,9 @@ def read_in_training(config: Mapping[str, Any]) -> set[str]:
     config: nested, as JSON gives it back; it may be an older one.
     """
     train = config.get("train", {})
-    within = [train.get(f"{what}_every_steps", 0) > 0 for what in ("evaluate", "picture")]
+    evaluates, pictures = (train.get(f"{w}_every_steps", 0) > 0 for w in ("evaluate", "picture"))
     both = config.get("repae", {}).get("weight", 0) > 0
-    jobs = set(jobs_of("train", "train", config["kind"], *within, both=both))
+    jobs = set(jobs_of("train", "train", config["kind"], evaluates, pictures, both=both))
     return {key for key in key_types(Config) if jobs & set(readers(key))}
 
 

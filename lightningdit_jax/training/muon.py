@@ -59,7 +59,9 @@ def _all_of_two_axes(name: str, ndim: int) -> Matrices | None:
         return Matrices((), (1,), (0,))
     if last != "kernel":
         return None
-    inputs = (1, 2) if name == "blocks/attn/proj/kernel" else (1,) if stacked else (0,)
+    inputs: tuple[int, ...] = (
+        (1, 2) if name == "blocks/attn/proj/kernel" else (1,) if stacked else (0,)
+    )
     if name == "conv/kernel":  # a projector's [kh, kw, in, out]
         inputs = (0, 1, 2)
     return Matrices((0,) if stacked else (), inputs, tuple(range(inputs[-1] + 1, ndim)))

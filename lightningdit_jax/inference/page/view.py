@@ -161,8 +161,13 @@ def open_page(
                     "Advanced guidance", open=is_changed, visible=can_guide, elem_id="advanced"
                 ):
                     with gr.Row():
-                        schedules = {"choices": list(SCHEDULES), "scale": 2}
-                        control(gr.Dropdown, "cfg_schedule", "Strength over time", **schedules)
+                        control(
+                            gr.Dropdown,
+                            "cfg_schedule",
+                            "Strength over time",
+                            choices=list(SCHEDULES),
+                            scale=2,
+                        )
                         number("cfg_power", "Power", 0.5)
                     with gr.Row():
                         control(gr.Checkbox, "cfg_optimized_scale", "CFG-Zero*: optimized scale")

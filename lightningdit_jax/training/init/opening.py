@@ -65,11 +65,12 @@ def compare_data(config: Config, source: Source, data: BatchSource) -> list[str]
     if config.kind != "lightningdit":
         return []
     if isinstance(data, LatentBatches):
-        lines, names = _scaling_lines(config.data.stats, source, data.scaling), data.shards
+        lines = _scaling_lines(config.data.stats, source, data.scaling)
+        names: Sequence[str] = data.shards.class_names
     else:  # of images, whose tokenizer trains too
-        lines, names = [], typing.cast(ImageBatches, data).source
+        lines, names = [], typing.cast(ImageBatches, data).source.class_names
     if not config.train.init_labels:
-        lines += _name_lines(source, names.class_names)
+        lines += _name_lines(source, names)
     return lines
 
 
