@@ -108,7 +108,7 @@ _NOTHING = "nothing is written yet; the same command begins again"
 
 MODES = {
     "train": Mode(
-        "a tokenizer on images, or a generator on latents; goes on where it ended",
+        "a tokenizer, a generator on its latents, or both together; goes on where it ended",
         _train,
         next_command.after_training,
         kept="the same command goes on from the newest checkpoint, or begins again without one",
