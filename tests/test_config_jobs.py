@@ -70,7 +70,7 @@ from lightningdit_jax.report.job import report
 from lightningdit_jax.training import compile as step_compile
 from lightningdit_jax.training.init.opening import open_init
 from lightningdit_jax.training.init.tokenizer import open_tokenizer
-from lightningdit_jax.training.job import abstract_tokenizer_job, make_job
+from lightningdit_jax.training.job import abstract_joint_job, abstract_tokenizer_job, make_job
 from lightningdit_jax.training.run import run_meta, train
 from tests import tiny
 
@@ -226,6 +226,8 @@ def recorded(tmp_path_factory):
             abstract_tokenizer_job(soft_kl, make_mesh(devices=jax.devices()[:1]))
         with recording(seen[COMPILE_BOTH]):
             step_compile.compile_train_step(joint, str(folder), "v5e:1x1")
+            soft_kl = joint.changed(vae_loss={"alignment_loss": "soft_kl"})
+            abstract_joint_job(soft_kl, make_mesh(devices=jax.devices()[:1]))
         with recording(seen[COMPILE_SAMPLER]):
             sampler_compile.compile_sampler(both, str(folder), "v5e:1x1")
     # The training above has no adversary, no frozen networks, no Muon and no alignment: of these it
