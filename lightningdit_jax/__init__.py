@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lightningdit_jax.object_stores import forget_listings
+
 if TYPE_CHECKING:
     from lightningdit_jax.assembly.loading import latent_stats, load
     from lightningdit_jax.assembly.saving import save
@@ -48,6 +50,9 @@ _HOME = {
     "to_uint8": "models.pixels",
     "velocity": "inference.sampling.velocity",
 }
+
+
+forget_listings()  # before the first file of a bucket is asked for
 
 
 def __getattr__(name: str) -> Any:

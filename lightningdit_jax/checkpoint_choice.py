@@ -83,7 +83,10 @@ def newest_complete(folder: epath.Path, before: float = math.inf) -> Found:
 
 def finalized_steps(folder: epath.Path) -> list[epath.Path]:
     """The checkpoints of a run that are finalized, in order; none where there is no folder."""
-    there = folder.iterdir() if folder.is_dir() else ()
+    try:
+        there = list(folder.iterdir())  # a store's is_dir() takes what it refuses for absence
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     return sorted(filter(is_finalized_step, there), key=lambda path: int(path.name))
 
 

@@ -1,6 +1,7 @@
 """Reads the items of a checkpoint directory, and asks whether they are what was saved.
 
-Imports nothing of ours but what digests are, and how the folder of a hub's repository is read.
+Imports nothing of ours but what digests are, how the folder of a hub's repository is read, and
+what a storage refuses.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ from lightningdit_jax.atomic_file import read_json as read_json_file
 from lightningdit_jax.checkpoint_digests import ITEM, ArrayDigests, Digests
 from lightningdit_jax.errors import listed
 from lightningdit_jax.hub import renewal
+from lightningdit_jax.object_stores import refusal_of_store
+from lightningdit_jax.storage_errors import StorageError
 from lightningdit_jax.tree_paths import named_leaves
 from lightningdit_jax.verification import is_verifying
 
@@ -154,6 +157,9 @@ def _asked(checkpoint: epath.Path, item: str, ask: Callable[[], Tree]) -> Tree:
         number = _os_error(error)
         if number is not None and number not in _MISSING:
             raise OSError(number, os.strerror(number), str(checkpoint / item)) from error
+        # A checkpoint that cannot be reached now is not a damaged one, which would be set aside.
+        if refused := refusal_of_store(error.__cause__ or error):
+            raise StorageError(f"{checkpoint / item}: {'; '.join(refused)}") from error
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         reason = reason.partition(" [tensorstore_spec")[0][:200] or type(error).__name__
         why = f"item '{item}' cannot be read ({reason})"

@@ -3,6 +3,7 @@
 Clocks of hosts are not compared: a lease is alive if its content changes while it is watched.
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -60,8 +61,9 @@ class Lease:
         """Removes it, if it is still this one's."""
         self._done.set()
         self._thread.join()
-        if self._is_mine(self._read()):
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # of a store that failed; the lease expires
+            if self._is_mine(self._read()):
+                self._path.unlink(missing_ok=True)
 
     def _alive(self) -> dict[str, Any] | None:
         """What the holder says; None where there is none, or it stays still while watched."""

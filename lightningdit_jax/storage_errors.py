@@ -1,6 +1,6 @@
-"""What a file system refused, as one line that names the path, the cause and what to do.
+"""What a file system or a store refused, as a line that names the path, the cause and what to do.
 
-Imports nothing of ours.
+Imports nothing of ours but how stores say it.
 """
 
 import contextlib
@@ -8,6 +8,8 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+
+from lightningdit_jax.object_stores import refusal_of_store
 
 EXIT_STATUS = 74  # EX_IOERR of sysexits.h
 
@@ -51,7 +53,7 @@ _PATH = re.compile(r"""["']((?:/|\w+://)[^"']+)["']""")
 
 
 class StorageError(OSError):
-    """A file system refused something; the message is one line. Ends the program with EXIT_STATUS.
+    """The storage refused something; the message is one line. Ends the program with EXIT_STATUS.
 
     Whatever was complete before still is.
     """
@@ -59,7 +61,7 @@ class StorageError(OSError):
 
 @contextlib.contextmanager
 def storing(path: object) -> Iterator[None]:
-    """Within it, what a file system refuses becomes StorageError; path: as in storage_error."""
+    """Within it, what the storage refuses becomes StorageError; path: as in storage_error."""
     try:
         yield
     except Exception as error:
@@ -72,7 +74,7 @@ def storing(path: object) -> Iterator[None]:
 def storage_error(
     error: BaseException, path: object = "", otherwise: str = "a file"
 ) -> StorageError | None:
-    """What an exception, or what caused it, says of a file system; None where it says nothing.
+    """What an exception, or what caused it, says of the storage; None where it says nothing.
 
     path: what was to be written, where the exception has no file of its own. otherwise: stands for
     that where its words name none either, as where a limit keeps a pipe from being opened.
@@ -85,6 +87,8 @@ def storage_error(
             where = getattr(link, "filename", None) or path or _path_in(link) or otherwise
             cause = f"{os.strerror(number)} ({errno.errorcode[number]})"
             return StorageError(f"{where}: {cause}; {_ADVICE[number]}")
+        if refused := refusal_of_store(link):
+            return StorageError(f"{path or _path_in(link) or otherwise}: {'; '.join(refused)}")
     return None
 
 

@@ -40,6 +40,7 @@ BASE = {
     "mapped_file",
     "metrics_log",
     "npz_reader",
+    "object_stores",
     "path_patterns",
     "pickle_check",
     "progress",

@@ -6,7 +6,10 @@ The server is a stand-in: permissions, quotas and delays of the real one are not
 import gc
 import os
 import socket
+import subprocess
+import sys
 
+import fsspec.config
 import jax
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from lightningdit_jax.checkpoint import (
     read_meta,
     save_checkpoint,
 )
+from lightningdit_jax.storage_errors import StorageError
 from tests import tiny
 from tests.training import loop_cases, test_loop
 
@@ -41,6 +45,9 @@ def bucket():
         patch.setenv("STORAGE_EMULATOR_HOST", url)
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
         patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
+        # Or gcsfs looks for a machine of Google's to log in by, for a minute.
+        patch.setitem(fsspec.config.conf["gcs"], "token", "anon")
+        patch.setenv("NO_GCE_CHECK", "true")
         yield epath.Path("gs://bucket")
     gc.collect()  # event files are sent when their writers go
     server.stop()
@@ -67,6 +74,41 @@ def test_a_trace_is_copied_there(bucket):
     [trace] = [path for path in day.iterdir() if path.name.endswith(".xplane.pb")]
     assert b"PjitFunction(step)" in trace.read_bytes()
     assert not os.path.exists("gs:"), "something was written to a local folder of this name"
+
+
+def test_what_another_process_writes_is_seen_at_once(bucket):
+    """A lease that another one took, in a folder that was listed before."""
+    path = bucket / "held" / ".train.lock"
+    path.write_text("of this one")
+    assert list(path.parent.iterdir()) == [path]
+    code = "from etils import epath; epath.Path({!r}).write_text({!r})"
+    text = "of another one, which took it since"
+    subprocess.run([sys.executable, "-c", code.format(str(path), text)], check=True)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("granted", [20, 60])
+def test_a_refused_write_is_a_line_and_the_run_goes_on(
+    bucket, tmp_path, monkeypatch, status, granted
+):
+    whole, _ = loop_cases.run(tmp_path)
+    folder, uploads = bucket / f"refused{status}after{granted}", []
+    handle = emulator.Router.handle
+
+    def handled(router, method):
+        if method == "POST" and "upload" in router._request_handler.path:
+            uploads.append(1)
+        if len(uploads) <= granted:
+            return handle(router, method)
+        return router._request_handler.send_error(status)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emulator.Router, "handle", handled)
+        with pytest.raises(StorageError, match=rf"^gs://bucket/.*\(HTTP {status}\)"):
+            loop_cases.run(folder)
+    state, _ = loop_cases.run(folder)
+    loop_cases.assert_same(state, whole)
 
 
 def test_a_config_comes_back_from_a_bucket(bucket):

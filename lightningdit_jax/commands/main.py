@@ -259,8 +259,10 @@ def _print_help(topic: str) -> None:
 def refusal(error: Exception) -> str:
     """What one of our own checks says, as a line that can be printed; "" for another error."""
     from lightningdit_jax.errors import LONGEST_LINE, plain
+    from lightningdit_jax.object_stores import missing_library
 
-    return plain(str(error), LONGEST_LINE) if _is_ours(error) else ""
+    said = str(error) if _is_ours(error) else missing_library(error)
+    return plain(said, LONGEST_LINE)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -186,6 +186,7 @@ def export_file(src: str, dst: str, *, overwrite: bool = False, say: Say = print
     Averaged weights where the checkpoint has them. Raises ValueError for another suffix and for
     weights that are not finite, FileExistsError where something is there.
     """
+    _check_local(dst)
     target = epath.Path(dst)
     if target.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{target} ends in '{target.suffix}'; expected .pt or .safetensors")
@@ -221,6 +222,7 @@ def export_diffusers(
     Raises ValueError for another kind of checkpoint, where diffusers has no such architecture, the
     checkpoint knows its scaling already, or weights are not finite, and FileExistsError.
     """
+    _check_local(dst)
     target = epath.Path(dst)
     weights, settings = target / "diffusion_pytorch_model.safetensors", target / "config.json"
     if weights.exists() or settings.exists() or target.is_file():
@@ -249,6 +251,11 @@ def export_diffusers(
     say(f"  scaled latents: {scaling}")
     if known is None and given is None:
         say("  not known: how its latents are scaled; --latent-stats writes that into config.json")
+
+
+def _check_local(dst: str) -> None:
+    if "://" in dst:
+        raise ValueError(f"{dst} is remote; expected a path on a local disk")
 
 
 def _is_diffusers(folder: epath.Path) -> bool:

@@ -28,6 +28,7 @@ from lightningdit_jax.data.latents_record import (
 from lightningdit_jax.data.shard_header import LATENT_DTYPES, check_header, read_header
 from lightningdit_jax.errors import listed, one_line
 from lightningdit_jax.latent_scaling import LatentScaling
+from lightningdit_jax.object_stores import check_mounted
 from lightningdit_jax.square import REASON
 from lightningdit_jax.torch_reader import read_torch
 from lightningdit_jax.verification import is_verifying
@@ -204,11 +205,12 @@ class LatentShards:
 
     Raises FileNotFoundError if there is no such folder or no shard in it, and ValueError naming
     the file that is truncated, damaged, lacks a tensor, or differs from the others, for a folder
-    that lacks shards which were written to it, and for one whose shards are all empty. The bytes of
-    latents are not compared with their digests: --mode=verify does that.
+    that lacks shards which were written to it, for one whose shards are all empty, and for one in
+    a bucket. The bytes of latents are not compared with their digests: --mode=verify does that.
     """
 
     def __init__(self, folder: epath.PathLike, resident: bool = False):
+        check_mounted(folder)
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(

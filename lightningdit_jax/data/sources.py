@@ -15,6 +15,7 @@ from lightningdit_jax.data.one_picture import OnePicture
 from lightningdit_jax.data.parquet_images import ParquetImages
 from lightningdit_jax.data.tar_images import TarImages
 from lightningdit_jax.data.tfds_images import TFDSImages
+from lightningdit_jax.object_stores import check_mounted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +78,15 @@ def open_images(
 ) -> ImageSource:
     """Opens the images of a row of SOURCES.
 
-    Raises ValueError for another source, and what the row raises: FileNotFoundError for a folder
-    that is not there.
+    Raises ValueError for another source and for a path in a bucket, which only TFDS reads, and what
+    the row raises: FileNotFoundError for a folder that is not there.
     """
     if source not in SOURCES:
         raise ValueError(
             f"config.data.source is '{source}'; images come from {', '.join(map(repr, SOURCES))}"
         )
+    if source != "tfds":
+        check_mounted(path)
     return SOURCES[source].open(
         path=path, split=split, size=size, tfds_name=tfds_name, labels=labels
     )
