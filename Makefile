@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --constraints=constraints.txt \
 	--generate-hashes --no-annotate --no-header
 
-.PHONY: setup requirements demo docs test fast-tests test-slow test-faults fuzz bench lint style types clean
+.PHONY: setup requirements demo docs test fast-tests test-slow test-gcs test-faults fuzz bench lint style types clean
 
 setup: .venv/installed
 
@@ -70,6 +70,14 @@ fast-tests: setup
 
 test-slow: .venv/parity
 	$(BIN)/python -m pytest -m slow
+
+# A stand-in for Google Cloud Storage, docs/reliability.md.
+.venv/gcs: .venv/installed
+	$(INSTALL) -c constraints.txt -e '.[gcs]' gcp-storage-emulator
+	@touch $@
+
+test-gcs: .venv/gcs
+	$(BIN)/python -m pytest -n0 -m slow tests/test_object_store.py
 
 # More than 10,000 inputs, docs/reliability.md; SEED=1 tries others.
 fuzz: setup
