@@ -21,7 +21,7 @@ _LIBRARIES = (
     "s3fs.",
 )
 # What TensorStore adds to the words of a server, and of a connection.
-_TENSORSTORE = re.compile(r" \[(?:http_response_code='(\d+)'|http_response_body=|curl_code=)")
+_TENSORSTORE = re.compile(r" \[(?:http_response_code|http_response_body|curl_code)=")
 _TENSORSTORE_STATUS = re.compile(r"\[http_response_code='(\d+)'\]")
 _MESSAGE = re.compile(r'"message": "([^"]+)"')
 _UPLOAD = re.compile(r"https?://\S*/upload/")
@@ -52,7 +52,7 @@ def refusal_of_store(error: BaseException) -> tuple[str, str] | None:
     text, status = str(error), 0
     if found := _TENSORSTORE.search(text):
         code = _TENSORSTORE_STATUS.search(text)
-        status, said = int(code[1]) if code else 0, text[: found.start()]
+        status, said = int(code[1]) if code else 0, text[: found.start()]  # its cause is last
     elif type(error) is OSError and text.startswith("Forbidden: "):
         status, said = 403, text.partition("\n")[2]
     elif isinstance(error, FileNotFoundError) and _UPLOAD.match(text):
@@ -63,7 +63,7 @@ def refusal_of_store(error: BaseException) -> tuple[str, str] | None:
         said = found[1] if (found := _MESSAGE.search(text)) else text
     else:
         return None
-    said = " ".join(said.split())[-_LONGEST:] or type(error).__name__  # TensorStore's cause is last
+    said = " ".join(said.split())[-_LONGEST:] or type(error).__name__
     cause = f"{said} (HTTP {status})" if status else said
     return cause, _ADVICE.get(status, _AGAIN)
 
