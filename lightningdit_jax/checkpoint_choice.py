@@ -83,8 +83,11 @@ def newest_complete(folder: epath.Path, before: float = math.inf) -> Found:
 
 def finalized_steps(folder: epath.Path) -> list[epath.Path]:
     """The checkpoints of a run that are finalized, in order; none where there is no folder."""
+    # A store's is_dir() takes what it refuses for absence.
+    if "://" not in str(folder) and not folder.is_dir():
+        return []
     try:
-        there = list(folder.iterdir())  # a store's is_dir() takes what it refuses for absence
+        there = list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(filter(is_finalized_step, there), key=lambda path: int(path.name))

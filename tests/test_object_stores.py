@@ -173,6 +173,9 @@ def test_a_folder_that_a_store_does_not_show_is_no_empty_one():
     """The run would begin again. is_dir() of a store is False whatever is refused."""
 
     class Folder:
+        def __str__(self):
+            return "gs://bucket/checkpoints"
+
         def is_dir(self):
             return False
 
