@@ -12,6 +12,7 @@ from benchmarks.tokenizer_variants import DIGITS, PHOTOGRAPHS, digits_configs, p
 from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.posterior import DiagonalGaussian
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAE
 from tests import tiny
 
@@ -90,7 +91,7 @@ def test_a_scaled_tokenizer_encodes_to_unit_latents_and_decodes_the_same():
         "encoder": {"kernel": jnp.ones(3)},
     }
     architecture = tokenizer_config(tiny.config("digits_vavae"))
-    vae = nnx.eval_shape(lambda: VAVAE(architecture, rngs=nnx.Rngs(0)))
+    vae = nnx.eval_shape(lambda: VAVAE(architecture, rngs=CountedRngs(0)))
     assert params.keys() <= nnx.to_pure_dict(nnx.state(vae, nnx.Param)).keys()
 
     def through(params, name, x):

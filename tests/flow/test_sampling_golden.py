@@ -17,6 +17,7 @@ from lightningdit_jax.flow.predictions import to_velocity
 from lightningdit_jax.flow.sde import SDEOptions, integrate_sde, sde_grid
 from lightningdit_jax.flow.timesteps import time_grid
 from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.rngs import CountedRngs
 from tests import golden
 
 FIXED = [
@@ -55,7 +56,7 @@ def model_of(weights: str, dtype: str = "float32"):
     config, params = params_from_torch("lightningdit", golden.load_file(golden.GOLDEN / weights))
     params = jax.tree.map(lambda p: p.astype(dtype), params)
     graphdef = nnx.graphdef(
-        nnx.eval_shape(lambda: LightningDiT(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: LightningDiT(config, dtype=jnp.dtype(dtype), rngs=CountedRngs(0)))
     )
     return lambda x, t, y: nnx.merge(graphdef, params)(x, jnp.full(len(x), t), y)
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import params_from_torch, torch_shapes
 from lightningdit_jax.models.inception import Inception, InceptionConfig, resize_tf1
+from lightningdit_jax.models.rngs import CountedRngs
 from tests import golden
 from tests.models.inception_weights import draw_images, draw_weights
 
@@ -34,7 +35,7 @@ def shapes():
 def test_features(want, shapes):
     weights = draw_weights(shapes) | {"Conv2d_1a_3x3.bn.num_batches_tracked": np.array(0)}
     config, params = params_from_torch("inception", weights)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Inception(config, rngs=nnx.Rngs(0))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Inception(config, rngs=CountedRngs(0))))
     got = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))(params, draw_images())
     golden.assert_close(got.pool, want["pool"], TOLERANCE)
     golden.assert_close(got.spatial, want["spatial"], TOLERANCE)
@@ -62,6 +63,6 @@ def test_other_types_and_shapes_are_refused():
         InceptionConfig(num_classes=0)
     with pytest.raises(ValueError, match="bfloat16; metrics are defined in float32"):
         Inception(InceptionConfig(), dtype="bfloat16", rngs=nnx.Rngs(0))
-    network = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=CountedRngs(0)))
     with pytest.raises(ValueError, match=r"shape \(2, 3, 40, 48\); expected \[B, H, W, 3\]"):
         network(np.zeros((2, 3, 40, 48), np.uint8))

@@ -19,6 +19,7 @@ from lightningdit_jax.models.layers import modulated
 from lightningdit_jax.models.lightningdit import REMAT, LightningDiT
 from lightningdit_jax.models.lightningdit_config import VARIANTS, LightningDiTConfig, variant_dims
 from lightningdit_jax.models.matmul_flops import matmul_flops
+from lightningdit_jax.models.rngs import CountedRngs
 from tests import golden, tiny
 
 FORWARD = [
@@ -52,7 +53,9 @@ def golden_model(name):
 
 
 def graphdef_of(config, **options):
-    return nnx.graphdef(nnx.eval_shape(lambda: LightningDiT(config, **options, rngs=nnx.Rngs(0))))
+    return nnx.graphdef(
+        nnx.eval_shape(lambda: LightningDiT(config, **options, rngs=CountedRngs(0)))
+    )
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from flax import nnx
 
 from lightningdit_jax.convert.convert import params_from_torch
 from lightningdit_jax.models.lpips import LPIPS, LPIPSConfig
+from lightningdit_jax.models.rngs import CountedRngs
 from tests import golden
 
 NAME = "lpips_tiny"
@@ -19,7 +20,9 @@ NAME = "lpips_tiny"
 def model():
     config, params = params_from_torch("lpips", golden.load_weights(NAME))
     assert config.channels == tuple(golden.index()[NAME]["config"]["channels"])
-    return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: LPIPS(config, rngs=nnx.Rngs(0)))), params)
+    return nnx.merge(
+        nnx.graphdef(nnx.eval_shape(lambda: LPIPS(config, rngs=CountedRngs(0)))), params
+    )
 
 
 @pytest.fixture(scope="module")

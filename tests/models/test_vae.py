@@ -13,6 +13,7 @@ from flax import nnx
 import lightningdit_jax as ldj
 from lightningdit_jax.convert.convert import params_from_torch
 from lightningdit_jax.models.pixels import to_model_range, to_uint8
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import (
     VAVAE,
     DiagonalGaussian,
@@ -37,7 +38,7 @@ TOLERANCE = golden.index()["vae"]["tolerance"]
 
 @functools.cache
 def abstract(config, dtype=jnp.float32):
-    return nnx.split(nnx.eval_shape(lambda: VAVAE(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: VAVAE(config, dtype=dtype, rngs=CountedRngs(0))))
 
 
 def merged(config, params, dtype=jnp.float32):
@@ -294,7 +295,7 @@ def test_what_is_no_image_is_refused():
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
 def test_pixels_are_no_input_of_the_encoder(dtype):
     """They used to give latents of nonsense."""
-    model = nnx.eval_shape(lambda: VAVAE(TINY, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: VAVAE(TINY, rngs=CountedRngs(0)))
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), dtype)
     with pytest.raises(ValueError, match=r"expected floats in \[-1, 1\], which .*to_model_range"):
         jax.eval_shape(lambda x: model.encode(x).mean, images)

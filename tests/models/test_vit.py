@@ -13,6 +13,7 @@ from flax import nnx
 from lightningdit_jax.convert.convert import infer_config, params_from_torch
 from lightningdit_jax.convert.keymap import Hints
 from lightningdit_jax.convert.vit_names import timm_names
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vit import (
     ViT,
     resample_positions,
@@ -33,7 +34,7 @@ def model(name, kind):
     assert config.hidden_size == given["embed_dim"]
     assert config.layer_scale == (given["init_values"] is not None)
     assert config.pos_embed_grid == given["img_size"] // given["patch_size"]
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=CountedRngs(0))))
     return nnx.merge(graphdef, params)
 
 
@@ -189,7 +190,7 @@ def test_gated_mlps_of_dinov2_s_giant_equal_their_definition():
     images = np.random.default_rng(1).normal(size=(1, 6, 6, 3)).astype(np.float32)
     config, params = params_from_torch("dinov2", timm_names(weights), hints=Hints(2))
     assert (config.use_swiglu, config.mlp_hidden) == (True, 10)
-    vit = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0)))), params)
+    vit = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: ViT(config, rngs=CountedRngs(0)))), params)
     want = gated_reference(weights, images, 2)
     np.testing.assert_allclose(vit(images), want, rtol=1e-4, atol=1e-4)
 

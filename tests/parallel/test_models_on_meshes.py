@@ -13,6 +13,7 @@ from lightningdit_jax.convert.convert import abstract_params, params_from_torch
 from lightningdit_jax.flow.losses import flow_loss
 from lightningdit_jax.models.lightningdit import LightningDiT
 from lightningdit_jax.models.lightningdit_config import VARIANTS, variant_dims
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAEConfig
 from lightningdit_jax.parallel.mesh import AXES, batch_sharding, make_mesh
 from lightningdit_jax.parallel.sharding import constrain_tokens, tree_shardings
@@ -78,7 +79,7 @@ def loss_and_gradients(mesh):
     config, params = params_from_torch("lightningdit", weights)
     graphdef = nnx.graphdef(
         nnx.eval_shape(
-            lambda: LightningDiT(config, rngs=nnx.Rngs(0), constrain=constrain_tokens(mesh))
+            lambda: LightningDiT(config, rngs=CountedRngs(0), constrain=constrain_tokens(mesh))
         )
     )
     shardings = tree_shardings(params, mesh, LIGHTNINGDIT_RULES)

@@ -9,6 +9,7 @@ from flax import nnx
 from lightningdit_jax.assembly.models import tokenizer_config
 from lightningdit_jax.assembly.registry import MODELS, abstract_model
 from lightningdit_jax.models.matmul_flops import matmul_flops
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAE, ResnetBlock
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.compile import compile_train_step
@@ -111,7 +112,7 @@ def test_remat_changes_no_gradient(remat, repeated):
 def test_every_residual_block_is_rematerialized():
     config = tokenizer_config(whole_loss())
     graphdef, params = nnx.split(
-        nnx.eval_shape(lambda: VAVAE(config, remat="block", rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: VAVAE(config, remat="block", rngs=CountedRngs(0)))
     )
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     trace = jax.make_jaxpr(lambda p, x: nnx.merge(graphdef, p).encode(x).mean)(params, images)

@@ -9,6 +9,7 @@ from flax import nnx
 from lightningdit_jax.config import OptimizerConfig
 from lightningdit_jax.convert.convert import params_from_torch, params_to_torch
 from lightningdit_jax.models.lightningdit import LightningDiT
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.training.dit_step import make_dit_loss
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.state import create_state
@@ -24,7 +25,7 @@ def run(case, ema_decay):
     entry, data = golden.index()[case], golden.load(case)
     settings = entry["config"]["optimizer"]
     config, params = params_from_torch("lightningdit", weights(case, "init"))
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: LightningDiT(config, rngs=nnx.Rngs(0))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: LightningDiT(config, rngs=CountedRngs(0))))
     optimizer = make_optimizer(
         OptimizerConfig(
             name="adamw",

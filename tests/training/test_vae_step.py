@@ -13,6 +13,7 @@ from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.convert.convert import params_from_torch, params_to_torch
 from lightningdit_jax.models.linear_proj import LinearProjConfig
 from lightningdit_jax.models.posterior import DiagonalGaussian
+from lightningdit_jax.models.rngs import CountedRngs
 from lightningdit_jax.models.vae import VAVAE
 from lightningdit_jax.training.companions import DISCRIMINATOR, LINEAR_PROJ
 from lightningdit_jax.training.frozen import LPIPS
@@ -124,7 +125,7 @@ def run_trace():
     weights = golden.load_file(golden.GOLDEN / entry["weights"]["autoencoder"])
     architecture, params = params_from_torch("vavae", weights)
     graphdef = nnx.graphdef(
-        nnx.eval_shape(lambda: Float64VAVAE(architecture, dtype=np.float64, rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: Float64VAVAE(architecture, dtype=np.float64, rngs=CountedRngs(0)))
     )
     kernel = data["in.linear_proj.weight"][:, :, 0, 0].T
     projection, _ = abstract_model("linear_proj", LinearProjConfig(*kernel.shape), np.float64)

@@ -12,6 +12,7 @@ from lightningdit_jax.convert import lpips as lpips_table
 from lightningdit_jax.convert.keymap import Hints, KeyMap, StateShapes
 from lightningdit_jax.models.discriminator import Discriminator
 from lightningdit_jax.models.lpips import LPIPS
+from lightningdit_jax.models.rngs import CountedRngs
 from tests import golden
 
 RELEASED = VAELossConfig(
@@ -65,7 +66,7 @@ def _network(table, module, name, options):
     weights = golden.load_file(golden.GOLDEN / name)
     shapes = StateShapes({key: tuple(value.shape) for key, value in weights.items()})
     config = table.infer(shapes, Hints())
-    abstract = nnx.eval_shape(lambda: module(config, **options, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: module(config, **options, rngs=CountedRngs(0)))
     graphdef, state = nnx.split(abstract, (nnx.Param, nnx.BatchStat))
     keymap = table.keymap(config)
     state = keymap.from_torch(weights, nnx.to_pure_dict(state))
