@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.arguments import need_demo
 from lightningdit_jax import config as configs
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.atomic_file import write_json
@@ -133,6 +134,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", default="outputs/benchmarks/float8_study.json")
     options = parser.parse_args()
+    if options.what == "digits":
+        need_demo(parser, options.latents)
     result = accuracy() if options.what == "accuracy" else digits(options)
     write_json(options.output, {options.what: result})
 

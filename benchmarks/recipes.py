@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.arguments import need_demo
 from benchmarks.recipe_results import FLOPS, NUMBERS, STEPS, gains, of_seeds, plot, summary, table
 from benchmarks.recipe_runs import judge, sampling_flops, train_together, training_flops
 from benchmarks.recipe_switches import BASELINE, SIGMAS, SWITCHES, Switch, combined
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--samples", type=int, default=200)
     options = parser.parse_args()
+    need_demo(parser, options.demo / "tokenizer", options.demo / "foundation")
     jax.config.update("jax_compilation_cache_dir", str(options.output / "compiled"))
     make_latents(options)
     study, baseline = Study(options), Switch(BASELINE, "", {})

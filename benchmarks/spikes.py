@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.arguments import names
+from benchmarks.arguments import names, need_demo
 from lightningdit_jax import config as configs
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=5000, help="steps that count false alarms")
     parser.add_argument("--output", default="outputs/benchmarks/spikes.json")
     options = parser.parse_args()
+    need_demo(parser, options.latents, options.tokenizer)
     base = _base(options)
     if options.seeds:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from benchmarks import tokenizer_pictures
+from benchmarks.arguments import need_demo
 from benchmarks.tokenizer_results import plot_correlations, plot_measures, report
 from benchmarks.tokenizer_runs import run
 from benchmarks.tokenizer_variants import (
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
+    need_demo(parser, options.foundation)
     jax.config.update("jax_compilation_cache_dir", str(options.output / "compiled"))
     path = options.output / "study.json"
     study: dict[str, Any] = {"steps": options.steps, "digits": {}, "photographs": {}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import recipe_results
+from benchmarks import recipe_results, recipes
 from benchmarks.recipe_results import FLOPS, STEPS
 from benchmarks.recipe_runs import sampling_flops, train_together, training_flops
 from benchmarks.recipe_switches import BASELINE, SWITCHES, Switch, combined
@@ -88,6 +88,16 @@ def test_every_switch_changes_the_baseline_and_is_of_a_name_of_its_own(baseline)
         assert config != baseline, switch.name
         kept = dataclasses.replace(config, sample=baseline.sample)
         assert (kept != baseline) == switch.trains, switch.name
+
+
+def test_without_the_demo_a_line_says_what_makes_it(tmp_path, monkeypatch, capsys):
+    arguments = [f"--demo={tmp_path}", f"--output={tmp_path / 'out'}"]
+    monkeypatch.setattr("sys.argv", ["recipes", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        recipes.main()
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    line = f"error: {tmp_path / 'tokenizer'}: no such folder; `make demo` makes it\n"
+    assert capsys.readouterr().err == line
 
 
 def test_equal_flops_are_equal(baseline):
