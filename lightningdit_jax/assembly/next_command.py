@@ -1,18 +1,26 @@
 """What is done next with what lies somewhere, as a command. Capitals are the user's to fill in."""
 
+import functools
+
 from etils import epath
 
 from lightningdit_jax.assembly.registry import Role, model_of
 from lightningdit_jax.assembly.workdir import CONFIG_FILE
 from lightningdit_jax.command_text import command
-from lightningdit_jax.configs import digits_dit, dit_xl
+from lightningdit_jax.configs import digits_dit, dit_xl, dit_xl_512, dit_xl_sdvae, photos_64
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.latents_record import read_record
 from lightningdit_jax.hub import is_address
 from lightningdit_jax.hub_folder import is_hub_folder
 
 _TOKENIZER = ("--config=vavae_f16d32", "--workdir=WORKDIR")
 _GENERATOR = ("--config=dit_xl", "--workdir=WORKDIR")
+_GENERATORS = {
+    "dit_xl": dit_xl.get_config,
+    "dit_xl_512": dit_xl_512.get_config,
+    "dit_xl_sdvae": dit_xl_sdvae.get_config,
+    "digits_dit": digits_dit.get_config,
+    "photos_64:generator": functools.partial(photos_64.get_config, "generator"),
+}
 
 
 def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
@@ -44,14 +52,17 @@ def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
 
 
 def with_latents(shards: LatentShards) -> list[str]:
-    """The training of a generator on a folder of latents: what is not as published is said."""
-    record = read_record(epath.Path(shards.folder)) or {}
-    digits = record.get("images", {}).get("source") == "digits"
-    name, of = ("digits_dit", digits_dit) if digits else ("dit_xl", dit_xl)
+    """The training of a generator on a folder of latents, by the config of their shape.
+
+    Of no config's shape, the published one with what differs.
+    """
     height, _, channels = shards.shape
+    shape = {"in_channels": channels, "input_size": height}
+    models = {name: make().model for name, make in _GENERATORS.items()}
+    fitting = [name for name, m in models.items() if all(m[k] == v for k, v in shape.items())]
+    name = fitting[0] if fitting else "dit_xl"
     classes = len(shards.class_names) or int(shards.labels.max()) + 1
-    defaults = of.get_config().model
-    found = {"in_channels": channels, "input_size": height, "num_classes": classes}
+    defaults, found = models[name], {**shape, "num_classes": classes}
     changed = [f"--config.model.{k}={v}" for k, v in found.items() if v != defaults[k]]
     data = f"--config.data.path={shards.folder}"
     return [command(f"--config={name}", "--workdir=WORKDIR", data, *changed)]

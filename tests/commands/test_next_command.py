@@ -73,9 +73,23 @@ def test_latents_are_trained_on_as_they_are(asked, tmp_path):
         ("XL/1", 16, 8, 5)
     )
     LatentShards(tmp_path / "l").check(model.in_channels, model.input_size, model.num_classes)
-    write_json(tmp_path / "l" / "extraction.json", {"images": {"source": "digits", "count": 3}})
-    (command,) = with_latents(LatentShards(tmp_path / "l"))
-    assert asked(command)[0].model.hidden_size == 96
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "config", "width"),
+    [
+        (32, 16, "dit_xl", 1152),
+        (8, 8, "photos_64:generator", 256),
+        (8, 4, "digits_dit", 96),
+        (4, 32, "dit_xl_sdvae", 1152),
+    ],
+)
+def test_latents_are_trained_on_by_the_config_of_their_shape(asked, channels, side, config, width):
+    rows = np.zeros((2, 1, side, side, channels), np.float32)
+    write_shard(epath.Path("l"), 0, 0, *rows, np.zeros(1, np.int64))
+    (command,) = with_latents(LatentShards(epath.Path("l")))
+    assert f"--config={config} " in command and "in_channels" not in command
+    assert asked(command)[0].model.hidden_size == width
 
 
 @pytest.mark.parametrize(
