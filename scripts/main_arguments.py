@@ -17,6 +17,14 @@ def check_arguments(arguments: Sequence[str]) -> str:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     try:
+        return _checked(arguments)
+    except KeyboardInterrupt as interrupt:  # imports take seconds
+        print(f"ended by {str(interrupt) or 'SIGINT'}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _checked(arguments: Sequence[str]) -> str:
+    try:
         from lightningdit_jax.commands import main
         from lightningdit_jax.commands.named_configs import config_file
     except ImportError as error:

@@ -63,6 +63,16 @@ def test_arguments_are_checked_before_anything_is_rented(scripts, script, argume
 
 
 @pytest.mark.parametrize("script", [KEEP, GKE])
+def test_checks_that_are_interrupted_end_with_a_line(scripts, script, monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt("SIGTERM")
+
+    monkeypatch.setattr(main, "parse_flags", interrupted)
+    assert scripts.main(*script, "--", *FILE) == 130
+    assert capsys.readouterr().err == "ended by SIGTERM\n"
+
+
+@pytest.mark.parametrize("script", [KEEP, GKE])
 @pytest.mark.parametrize("workdir", ["runs/dit", "w"])
 def test_a_workdir_that_goes_with_the_machine_is_refused(scripts, script, workdir):
     refused = scripts.main(*script, "--", FILE[0], f"--workdir={workdir}")
