@@ -166,6 +166,7 @@ def check_number(key: str, value: Any) -> None:
             wanted = expected or "a whole number"
             raise ValueError(f"config.{key} is {value!r:.80}; expected {wanted}, below 2^63")
         if not math.isfinite(number):
-            raise ValueError(f"config.{key} is {value}; expected {expected or 'a finite number'}")
+            wanted = f"a finite number, {expected}" if expected else "a finite number"
+            raise ValueError(f"config.{key} is {value}; expected {wanted}")
         if expected and not expected.holds(number):
             raise ValueError(f"config.{key} is {value}; expected {expected}")

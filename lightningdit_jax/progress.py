@@ -73,15 +73,15 @@ class Progress:
     ) -> str:
         """The line for a rate, with more numbers before (terms) and behind it (shares).
 
-        The last has no time left.
+        The last has no time left, and without a rate nobody knows it.
         """
         parts = [f"{self._verb} {done:,}/{self._total:,}", f"{rate:,.{self._decimals}f} images/s"]
         if terms:
             parts.insert(1, terms)
         if shares:
             parts.append(shares)
-        if not last:
-            seconds = (self._total - done) * self._images / max(rate, 1e-9)
+        if rate > 0 and not last:
+            seconds = (self._total - done) * self._images / rate
             parts.append(f"{duration(seconds)} left")
         return "  ".join(parts)
 

@@ -54,6 +54,10 @@ def test_steps_of_several_images(clock):
     assert shown.line(1_150, rate, "loss 0.385") == line
 
 
+def test_without_a_rate_nobody_knows_what_is_left(clock):
+    assert Progress("rebuilt", 7).line(0, 0.0) == "rebuilt 0/7  0.0 images/s"
+
+
 def test_durations():
     said = {45.4: "45s", 750: "12m30s", 3_599.6: "1h00m", 11_520: "3h12m"}
     assert {seconds: duration(seconds) for seconds in said} == said
