@@ -20,6 +20,7 @@ from lightningdit_jax.training.init.start import origin_of, read_companion, read
 from lightningdit_jax.training.init.takeover import Takeover, plan_takeover
 from lightningdit_jax.training.repae import is_joint
 from lightningdit_jax.training.state import TrainState
+from lightningdit_jax.tree_paths import map_named, named_leaves
 
 
 def open_tokenizer(config: Config, workdir: str) -> Source | None:
@@ -72,7 +73,9 @@ def begin_with_tokenizer(
         weights, beside = held.pop()
         taken = {TOKENIZER: dataclasses.replace(state.companions[TOKENIZER], params=weights)}
         for name, (params, stats) in beside.items():
-            taken[name] = dataclasses.replace(state.companions[name], params=params, stats=stats)
+            fresh = state.companions[name]
+            params, stats = _shaped(params, fresh.params), _shaped(stats, fresh.stats)
+            taken[name] = dataclasses.replace(fresh, params=params, stats=stats)
         if scaling is not None:
             norm = state.companions[LATENT_NORM]
             stats = _placed(_statistics(scaling, norm.stats), norm.stats)
@@ -93,6 +96,12 @@ def _statistics(scaling: LatentScaling, like: Any) -> Any:
     mean = jnp.zeros_like(like["mean"]) if scaling.mean is None else jnp.asarray(scaling.mean)
     std = jnp.ones_like(mean) if scaling.std is None else jnp.asarray(scaling.std)
     return {"mean": mean, "var": jnp.square(std / scaling.multiplier)}
+
+
+def _shaped(tree: Any, like: Any) -> Any:
+    """The same leaves by name in the structure of `like`: a checkpoint has text for its indices."""
+    leaves = dict(named_leaves(tree))
+    return map_named(lambda name, leaf: leaves[name], like)
 
 
 def _placed(tree: Any, like: Any) -> Any:
