@@ -1,6 +1,8 @@
 """What is done next with what lies somewhere, as a command. Capitals are the user's to fill in."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 
@@ -14,7 +16,8 @@ from lightningdit_jax.hub_folder import is_hub_folder
 
 _TOKENIZER = ("--config=vavae_f16d32", "--workdir=WORKDIR")
 _GENERATOR = ("--config=dit_xl", "--workdir=WORKDIR")
-_GENERATORS = {
+# By the shapes of latents that they are made for.
+_GENERATORS: dict[str, Callable[[], Any]] = {
     "dit_xl": dit_xl.get_config,
     "dit_xl_512": dit_xl_512.get_config,
     "dit_xl_sdvae": dit_xl_sdvae.get_config,

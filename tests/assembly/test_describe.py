@@ -158,7 +158,7 @@ def test_latents_are_described(tmp_path):
     ):
         assert re.search(said, text), said
     assert lines[-1].startswith(
-        "next: lightningdit --config=dit_xl --workdir=WORKDIR --config.data"
+        "next: lightningdit --config=digits_dit --workdir=WORKDIR --config.data"
     )
     (folder / "latents_stats.safetensors").unlink()
     (folder / "extraction.rank00.json").unlink()

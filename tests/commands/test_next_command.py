@@ -76,20 +76,22 @@ def test_latents_are_trained_on_as_they_are(asked, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "config", "width"),
+    ("channels", "side", "config"),
     [
-        (32, 16, "dit_xl", 1152),
-        (8, 8, "photos_64:generator", 256),
-        (8, 4, "digits_dit", 96),
-        (4, 32, "dit_xl_sdvae", 1152),
+        (32, 16, "dit_xl"),
+        (32, 32, "dit_xl_512"),
+        (4, 32, "dit_xl_sdvae"),
+        (8, 4, "digits_dit"),
+        (8, 8, "photos_64:generator"),
     ],
 )
-def test_latents_are_trained_on_by_the_config_of_their_shape(asked, channels, side, config, width):
+def test_latents_are_trained_on_by_the_config_of_their_shape(asked, channels, side, config):
     rows = np.zeros((2, 1, side, side, channels), np.float32)
     write_shard(epath.Path("l"), 0, 0, *rows, np.zeros(1, np.int64))
     (command,) = with_latents(LatentShards(epath.Path("l")))
     assert f"--config={config} " in command and "in_channels" not in command
-    assert asked(command)[0].model.hidden_size == width
+    model = asked(command)[0].model
+    assert (model.in_channels, model.input_size, model.num_classes) == (channels, side, 1)
 
 
 @pytest.mark.parametrize(
