@@ -27,6 +27,8 @@ from lightningdit_jax.storage_errors import storage_error
 from tests import tiny
 from tests.training import loop_cases, test_loop
 
+# Of a bucket gcsfs asks by gRPC which kind it is, which a stand-in does not answer, for a minute.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 pytest.importorskip("gcsfs", reason="needs the extra `gcs`")
 emulator = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
 

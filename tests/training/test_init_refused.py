@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from lightningdit_jax.assembly.models import tokenizer_config
+from lightningdit_jax.data.pipeline import LatentBatches
 from lightningdit_jax.training.init.opening import compare_data, open_init
 from lightningdit_jax.training.init.takeover import plan_takeover
 from lightningdit_jax.training.job import open_source
@@ -203,7 +204,7 @@ def test_classes_of_other_names_are_said(source):
     wanted = config(train__init=source)
     init, _ = open_init(wanted, "nothing")
     shards = types.SimpleNamespace(class_names=("a", "c", "b", "d"))
-    data = types.SimpleNamespace(scaling=init.scaling, shards=shards)
+    data = LatentBatches(shards, init.scaling)
     [line] = compare_data(wanted, init, data)
     assert "2 have other names, such as 1: 'b' in the source, 'c' here" in line
     listed = wanted.changed(train={"init_labels": "a,c,b,d"})

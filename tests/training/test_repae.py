@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from flax import nnx
 
 import lightningdit_jax as ldj
+from lightningdit_jax.checkpoint import save_checkpoint
 from lightningdit_jax.inference.extraction.job import extract
 from lightningdit_jax.inference.sampling.job import sample
 from lightningdit_jax.models.latent_norm import LatentNorm, latent_scaling_of
@@ -20,12 +22,18 @@ from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.projector import Projector, ProjectorConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.training.init.tokenizer import (
+    begin_with_tokenizer,
+    open_tokenizer,
+    plan_tokenizer,
+)
 from lightningdit_jax.training.job import abstract_job, make_job, open_source
 from lightningdit_jax.training.repa import Alignment
 from lightningdit_jax.training.repae_step import TokenizerPart, make_repae_step
 from lightningdit_jax.training.run import train
 from lightningdit_jax.training.state import create_state
 from tests import tiny
+from tests.training.init_cases import job_of, random_tree
 
 # One worker has the programs of the module.
 pytestmark = pytest.mark.xdist_group(__name__)
@@ -338,3 +346,31 @@ def test_the_step_takes_images_and_its_checkpoint_says_a_tokenizer(tmp_path):
         said = job.description["companions"]["tokenizer"]
         assert said["kind"] == "vavae" and said["architecture"]["embed_dim"] == 8
         assert "latents" not in job.description  # which every checkpoint says for itself
+
+
+def test_a_discriminator_is_taken_in_the_structure_of_the_state(tmp_path):
+    """A checkpoint has text for the indices of its layers."""
+    path = tmp_path / "source"
+    vit = tiny.write_network(tmp_path / "vit", ViT, tiny.VIT, "vit")
+    small = {"discriminator__ndf": 4, "discriminator__num_layers": 1}
+    chosen = config(
+        frozen__foundation=vit, repae__init=str(path), vae_loss__disc_weight=0.5, **small
+    )
+    job, _, abstract, _ = job_of(chosen.changed(kind="vavae"))
+    given = abstract.companions["discriminator"]
+    discriminator = random_tree({"params": given.params, "stats": given.stats}, 1)
+    arrays = {"params": random_tree(abstract.params, 0), "discriminator": discriminator}
+    meta = {"format_version": 1, "kind": "vavae", "step": 3, **job.description}
+    save_checkpoint(str(path), arrays, {"meta": json.loads(json.dumps(meta))})
+
+    *_, abstract, mesh = job_of(chosen)
+    takeover = plan_tokenizer(chosen, open_tokenizer(chosen, str(tmp_path / "new")), abstract)
+
+    def fresh():
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+
+    state = begin_with_tokenizer(takeover, fresh, abstract, mesh)[0]()
+    assert jax.tree.structure(state) == jax.tree.structure(abstract)
+    taken = state.companions["discriminator"]
+    chex.assert_trees_all_equal({"params": taken.params, "stats": taken.stats}, discriminator)
+    chex.assert_trees_all_equal(state.companions["tokenizer"].params, arrays["params"])

@@ -10,7 +10,7 @@ import pytest
 
 from lightningdit_jax.averages import average_decays
 from lightningdit_jax.parallel.mesh import batch_sharding, make_mesh
-from lightningdit_jax.training import dit_step, vae_step
+from lightningdit_jax.training import dit_step, update
 from lightningdit_jax.training.ema import update_ema
 from lightningdit_jax.training.job import abstract_generator_job, abstract_tokenizer_job
 from lightningdit_jax.training.optimizer import make_optimizer
@@ -162,8 +162,8 @@ def test_off_the_program_is_the_one_without_a_detector(kind, monkeypatch):
         on, state = text(train__spikes="skip")
         assert on != off and "spikes" in state.items()
     monkeypatch.setattr(dit_step, "apply_gradients", without_detector)
-    monkeypatch.setattr(vae_step, "apply_gradients", without_detector)
-    monkeypatch.setattr(vae_step, "is_taken", lambda metrics: metrics["finite"])
+    monkeypatch.setattr(update, "apply_gradients", without_detector)
+    monkeypatch.setattr(update, "is_taken", lambda metrics: metrics["finite"])
     assert text()[0] == off
 
 
