@@ -128,7 +128,7 @@ def test_half_a_checkpoint_is_none(bucket):
         path = bucket / "half" / "checkpoints" / str(step)
         save_checkpoint(str(path), {"params": weights}, {"meta": {"format_version": 1}})
     assert find_checkpoint("gs://bucket/half").name == "2"
-    meta = {"format_version": 1, "items": ["meta", "params"]}
+    meta = {"format_version": 1, "items": ["meta", "params"], "digests": 1}
     assert read_meta(find_checkpoint("gs://bucket/half")) == meta
     assert item_names(find_checkpoint("gs://bucket/half")) == {"params", "meta"}
     (path / "commit_success.txt").unlink()
