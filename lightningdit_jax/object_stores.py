@@ -30,6 +30,8 @@ _ADVICE = {
     403: "get the permission (roles/storage.objectUser), or choose another bucket",
     404: "see whether the bucket is still there",
 }
+# Of google.auth, where a token has expired and cannot be had anew: what answers 401.
+_LOGIN = ("RefreshError", "DefaultCredentialsError", "InvalidOperation")
 _LONGEST = 200
 _AGAIN = "see whether the store can be reached, and try again"
 
@@ -60,6 +62,8 @@ def refusal_of_store(error: BaseException) -> tuple[str, str] | None:
     elif type(error).__module__.startswith(_LIBRARIES):
         code = getattr(error, "code", None)
         status = code if isinstance(code, int) else 0
+        if type(error).__module__.startswith("google.auth.") and type(error).__name__ in _LOGIN:
+            status = 401
         said = found[1] if (found := _MESSAGE.search(text)) else text
     else:
         return None

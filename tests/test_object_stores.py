@@ -52,9 +52,9 @@ def refused_read(monkeypatch):
     return raised.value
 
 
-def of_library(module, code=None, text="refused"):
+def of_library(module, code=None, text="refused", name="HttpError"):
     """An exception of a library that need not be installed."""
-    error = type("HttpError", (Exception,), {"__module__": module})(text)
+    error = type(name, (Exception,), {"__module__": module})(text)
     error.code = code
     return error
 
@@ -71,6 +71,8 @@ UPLOAD = "https://storage.googleapis.com/upload/storage/v1/b/bucket/o?name=x"
         (of_library("gcsfs.retry", 401), r"refused \(HTTP 401\); log in again"),
         (of_library("gcsfs.retry", 503), r"refused \(HTTP 503\); see whether the store can"),
         (of_library("aiohttp.client_exceptions"), "refused; see whether the store can be reached"),
+        (of_library("google.auth.exceptions", name="RefreshError"), "log in again"),
+        (of_library("google.auth.exceptions", name="TransportError"), "refused; see whether"),
         # As the client of TensorBoard's events raises it.
         (
             of_library("google.api_core.exceptions", 429, 'POST x: {"message": "slow down"}: (1,)'),
