@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 from orbax.checkpoint.options import AsyncOptions
 
 from lightningdit_jax import checkpoint_digests
+from lightningdit_jax.atomic_file import flush_to_disk
 from lightningdit_jax.checkpoint_choice import (
     Found,
     decided,
@@ -48,6 +49,7 @@ from lightningdit_jax.storage_errors import StorageError, storage_error, storing
 
 FORMAT_VERSION = 1
 CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"  # folders of a workdir
+UNFINISHED = ".orbax-checkpoint-tmp"  # in Orbax's names of what is not complete
 # Seconds that Orbax gives a save, by the wall clock: one that is set forward by its 1,200 failed
 # the save (findings/orbax_timeout_by_wall_clock.sh). Processes that are gone are noticed elsewhere.
 _NO_LIMIT = 10**9
@@ -73,7 +75,7 @@ class TrainingCheckpoints:
     STEP.damaged, with a line: the run is going to reach their steps again. Raises what
     `newest_of_run` raises; `anew` says that the run may begin without damaged ones. All processes
     must make it, and the main one decides which are damaged. What was never finished is removed.
-    Whatever writes raises StorageError.
+    One has its name, and older ones go, when it is on disk. Whatever writes raises StorageError.
     """
 
     def __init__(
@@ -97,9 +99,17 @@ class TrainingCheckpoints:
                     create=True,
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
-                    async_options=AsyncOptions(timeout_secs=_NO_LIMIT),
+                    async_options=AsyncOptions(
+                        timeout_secs=_NO_LIMIT, post_finalization_callback=self._flush
+                    ),
                 ),
             )
+
+    def _flush(self) -> None:
+        # Orbax calls it when all is written, before it gives the name; of its files only those
+        # that TensorStore writes are on disk then.
+        for unfinished in self.directory.glob(f"*{UNFINISHED}*"):
+            flush_to_disk(unfinished)
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, as `find_checkpoint` finds it."""
@@ -172,6 +182,7 @@ def save_checkpoint(path: str, arrays: Mapping[str, Tree], json: Mapping[str, di
     handlers, args = of_host(arrays, json)
     with storing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
         writer.save(absolute(path), args=args)
+        flush_to_disk(absolute(path))
 
 
 def find_checkpoint(path: str) -> epath.Path:

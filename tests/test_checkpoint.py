@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.checkpoint import (
     TrainingCheckpoints,
     find_checkpoint,
@@ -21,6 +22,7 @@ from lightningdit_jax.checkpoint import (
 )
 from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.storage_errors import StorageError
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 
 STEPS = (10, 20, 30)
@@ -282,3 +284,70 @@ def test_copies_on_the_devices_of_one_process_are_saved_without_compiling(tmp_pa
     restored = checkpoints.restore({"params": abstract}, ("meta",)).arrays["params"]
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, restored, tree)
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """Sizes by path of what the system is asked to bring to the disk, as it is called then."""
+    sizes, fsync = {}, os.fsync
+
+    def watched(file):
+        sizes[os.readlink(f"/proc/self/fd/{file}")] = os.fstat(file).st_size
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return sizes
+
+
+def sizes_below(folder):
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*")}
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path, flushed):
+    with TrainingCheckpoints(str(tmp_path), keep=1) as checkpoints:
+        for step in (1, 2):
+            meta = {"format_version": 1, "step": step}
+            checkpoints.save(step, {"params": {"w": jnp.ones(2)}}, {"meta": meta})
+    (left,) = (tmp_path / "checkpoints").iterdir()
+    marker = "/2.orbax-checkpoint-tmp/"
+    before = {p.partition(marker)[2]: size for p, size in flushed.items() if marker in p}
+    # Orbax writes these two later, and nothing is read from them.
+    late = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    there = sizes_below(left)
+    assert left.name == "2" and late < there.keys()
+    assert {p: before.get(p) for p in there.keys() - late} == {
+        p: there[p] for p in there.keys() - late
+    }
+    for name in late:
+        (left / name).write_bytes(b"")
+    assert defect(find_checkpoint(str(tmp_path))) is None
+
+
+def test_a_disk_that_refuses_at_last_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    checkpoints = TrainingCheckpoints(str(tmp_path), keep=1)
+    state = {"params": {"w": jnp.ones(2)}}
+    checkpoints.save(1, state, {"meta": {"format_version": 1, "step": 1}})
+    checkpoints.wait()
+
+    def refuse(file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    checkpoints.save(2, state, {"meta": {"format_version": 1, "step": 2}})
+    with pytest.raises(StorageError, match=r"/checkpoints/2\.orbax-.*\(EIO\); look at the disk"):
+        checkpoints.wait()
+    assert find_checkpoint(str(tmp_path)).name == "1"
+
+
+def test_a_converted_checkpoint_is_on_disk_when_it_is_said_to_be(tmp_path, flushed):
+    path = tmp_path / "c"
+    save_checkpoint(str(path), {"params": {"w": np.ones(2)}}, {"meta": {"format_version": 1}})
+    there = {
+        p.removeprefix(f"{path}/"): size for p, size in flushed.items() if p.startswith(f"{path}/")
+    }
+    assert there == sizes_below(path)
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, flushed):
+    write_json(tmp_path / "x.json", [1])
+    assert flushed == {f"{tmp_path}/.x.json.tmp": (tmp_path / "x.json").stat().st_size}

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import pathlib
 import sys
 
 import chex
@@ -270,6 +272,22 @@ def test_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="ENOSPC"):
         ldj.save_for_hub(str(run[0]), str(tmp_path / "dit"))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_there_is_put_back_where_a_name_is_refused(run, copied, monkeypatch):
+    before = (copied / "model.safetensors").read_bytes()
+    rename = pathlib.Path.rename
+
+    def refuse(path, target):
+        if path.name.endswith(".new"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(StorageError, match="EIO"):
+        ldj.save_for_hub(str(run[0]), str(copied), use_ema=False, overwrite=True, say=print)
+    assert (copied / "model.safetensors").read_bytes() == before
+    assert [path.name for path in copied.parent.iterdir()] == [copied.name]
 
 
 def test_weights_that_are_not_finite_are_not_published(run, tmp_path):

@@ -5,10 +5,8 @@ from collections.abc import Callable
 
 from etils import epath
 
-from lightningdit_jax.checkpoint import item_names, read_meta
+from lightningdit_jax.checkpoint import UNFINISHED, item_names, read_meta
 from lightningdit_jax.checkpoint_choice import defect
-
-_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 def check_replaceable(target: epath.Path, overwrite: bool) -> None:
@@ -58,9 +56,7 @@ def _remove(target: epath.Path, *folders: epath.Path) -> None:
     """These folders, and what Orbax did not finish under their names or the target's."""
     names = [path.name for path in (target, *folders)]
     there = target.parent.iterdir() if target.parent.exists() else ()
-    unfinished = [
-        p for p in there if is_unfinished(p) and p.name.partition(_UNFINISHED)[0] in names
-    ]
+    unfinished = [p for p in there if is_unfinished(p) and p.name.partition(UNFINISHED)[0] in names]
     for path in [*folders, *unfinished]:
         with contextlib.suppress(FileNotFoundError):
             path.rmtree()
@@ -68,7 +64,7 @@ def _remove(target: epath.Path, *folders: epath.Path) -> None:
 
 def is_unfinished(path: epath.Path) -> bool:
     """Whether it is a checkpoint that Orbax did not live to finish."""
-    return _UNFINISHED in path.name
+    return UNFINISHED in path.name
 
 
 def _beside(target: epath.Path, which: str) -> epath.Path:

@@ -21,6 +21,7 @@ from lightningdit_jax.assembly.fingerprint import weights_fingerprint
 from lightningdit_jax.assembly.loading import check_average, model_meta
 from lightningdit_jax.assembly.registry import abstract_model, architecture, model_of
 from lightningdit_jax.assembly.synthesis import plan_synthesis, read_synthesis
+from lightningdit_jax.atomic_file import flush_to_disk
 from lightningdit_jax.averages import WEIGHTS, power_name, weights_item
 from lightningdit_jax.checkpoint import (
     architecture_fields,
@@ -109,17 +110,21 @@ def save_for_hub(
             )
     fresh, former = (target.with_name(f".{target.name}.{which}") for which in ("new", "former"))
     with storing(target):
-        for rest in (fresh, former):
-            shutil.rmtree(rest, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
             line = _write(checkpoint, epath.Path(fresh), _UNKNOWN, average, license)
+            flush_to_disk(epath.Path(fresh))
             if target.exists():
+                shutil.rmtree(former, ignore_errors=True)
                 target.rename(former)
             fresh.rename(target)
         finally:
-            for rest in (fresh, former):
-                shutil.rmtree(rest, ignore_errors=True)
+            shutil.rmtree(fresh, ignore_errors=True)
+            if target.exists():
+                shutil.rmtree(former, ignore_errors=True)
+            elif former.exists():  # of a command that was ended between two names, too
+                former.rename(target)
     say(f"{line} in {target}")
 
 
