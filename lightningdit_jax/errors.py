@@ -51,6 +51,11 @@ def one_line(error: BaseException, length: int = 200) -> str:
     return " ".join(str(said).split())[:length] or type(error).__name__
 
 
+def counted(number: int, what: str, plural: str = "") -> str:
+    """A number of things: `1 image`, `2,000 images`. plural: where it is not `what` with an s."""
+    return f"{number:,} {what if number == 1 else plural or f'{what}s'}"
+
+
 def listed(names: Sequence[str], shown: int = 3, separator: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = len(names) - shown

@@ -22,7 +22,7 @@ import sys
 from keep_slices import Keeper
 from launch_states import NO_REQUEST
 from log_in import check_log_in
-from main_arguments import check_arguments, check_lasting
+from main_arguments import check_arguments, check_lasting, refuse
 from slice_commands import ROOT, RUNTIMES, CommandFailed, Slices
 
 
@@ -35,20 +35,20 @@ def check_is_sent(config: str) -> None:
     git = ["git", "-C", str(ROOT)]
     tracked = [*git, "cat-file", "-e", f"HEAD:{config}"]
     if "://" not in config and pathlib.Path(config).is_dir():
-        sys.exit(
-            f"error: --config={config} is a folder of this machine, which the hosts do not have; "
+        refuse(
+            f"--config={config} is a folder of this machine, which the hosts do not have; "
             "give a workdir in gs:// or a config file"
         )
     if "://" not in config and subprocess.run(tracked, check=False, capture_output=True).returncode:
-        sys.exit(
-            f"error: --config={config} is not in the last commit of {ROOT}, and only that is "
+        refuse(
+            f"--config={config} is not in the last commit of {ROOT}, and only that is "
             "sent to the hosts; commit it"
         )
     done = subprocess.run(
         [*git, "diff", "--name-only", "HEAD"], check=False, capture_output=True, text=True
     )
     if done.returncode:
-        sys.exit(f"error: {ROOT} is no clone of the repository, and a commit of it is sent")
+        refuse(f"{ROOT} is no clone of the repository, and a commit of it is sent")
     changed = done.stdout.split()
     if changed:
         print(f"not sent, as not committed: changes of {', '.join(changed)}", file=sys.stderr)

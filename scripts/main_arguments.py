@@ -4,6 +4,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -28,8 +29,8 @@ def _checked(arguments: Sequence[str]) -> str:
         from lightningdit_jax.commands import main
         from lightningdit_jax.commands.named_configs import config_file
     except ImportError as error:
-        sys.exit(
-            f"error: main.py's arguments cannot be checked here: {error}; run this script with "
+        refuse(
+            f"main.py's arguments cannot be checked here: {error}; run this script with "
             "the Python that `make setup` installs into, .venv/bin/python"
         )
     try:
@@ -37,13 +38,13 @@ def _checked(arguments: Sequence[str]) -> str:
         main.checked(main.parse_flags(argv))
         given = main.read_arguments(argv)[0].removeprefix("--config=")
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        refuse(str(error))
     except Exception as error:  # a bucket that cannot be read, which has errors of many kinds
         if not any("://" in argument for argument in arguments):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        sys.exit(
-            "error: the workdir's config.json is needed to check main.py's arguments, and cannot "
+        refuse(
+            "the workdir's config.json is needed to check main.py's arguments, and cannot "
             f"be read from here: {reason}; for gs:// install the extra `gcs`"
         )
     path = given if "://" in given else given.partition(":")[0]
@@ -57,7 +58,13 @@ def check_lasting(machine: str) -> None:
 
     workdir = main.WORKDIR.value
     if "://" not in workdir and not pathlib.Path(workdir).is_absolute():
-        sys.exit(
-            f"error: --workdir={workdir} would lie on the disks of {machine}, and go with them; "
+        refuse(
+            f"--workdir={workdir} would lie on the disks of {machine}, and go with them; "
             "expected gs://BUCKET/FOLDER, or the absolute path of a folder that is mounted there"
         )
+
+
+def refuse(reason: str) -> NoReturn:
+    """Ends with one line and main.py's status for a command that is refused."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)

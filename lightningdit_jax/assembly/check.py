@@ -12,6 +12,7 @@ from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.inspection import SIDES, Inspection, inspect, names_of
+from lightningdit_jax.errors import counted
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.progress import Progress
 
@@ -53,13 +54,13 @@ def check(config: Config, workdir: str, say: Callable[[str], None] = print_once)
         pairs = trained.shared(found["held out"])
         shared = [[trained.name(a), found["held out"].name(b)] for a, b in pairs]
         report["held_out_and_trained_on"] = _cut(shared)
-        say(f"held out and trained on, byte for byte: {len(shared):,} images")
+        say(f"held out and trained on, byte for byte: {counted(len(shared), 'image')}")
         for line in _some([" = ".join(pair) for pair in shared]):
             say(line)
     write_json(epath.Path(workdir) / "check.json", report)
     damaged = sum(len(inspection.damaged) for inspection in found.values())
     total = sum(len(inspection.digests) for inspection in found.values())
-    verdict = f"all {total:,} images are whole"
+    verdict = "the one image is whole" if total == 1 else f"all {total:,} images are whole"
     if damaged:
         verdict = (
             f"{damaged:,} of {total:,} damaged: take them out, or go on without them by "
@@ -103,7 +104,7 @@ def _facts(found: Inspection) -> dict[str, Any]:
 
 def _lines(found: Inspection) -> list[str]:
     classes = class_line(list(found.classes()), list(found.classes().values()))
-    lines = [f"{len(found.digests):,} images, {classes}"]
+    lines = [f"{counted(len(found.digests), 'image')}, {classes}"]
     if found.whole.any():
         sides, short = found.sides[found.whole], found.short_sides()
         (width, height), (widest, highest) = sides.min(0), sides.max(0)
@@ -119,12 +120,12 @@ def _lines(found: Inspection) -> list[str]:
             lines.append(f"{what}: {', '.join(f'{n:,} {k}' for k, n in kinds.most_common())}")
     same = found.same()
     extra = sum(len(group) - 1 for group in same)
-    lines.append(f"there again, byte for byte: {extra:,} images")
+    lines.append(f"there again, byte for byte: {counted(extra, 'image')}")
     lines += _some([" = ".join(names_of(found, group)) for group in same])
     if apart := _apart(found):
         lines.append(f"the same image in several classes: {len(apart):,}")
         lines += _some([" = ".join(names_of(found, group)) for group in apart])
-    lines.append(f"damaged: {len(found.damaged):,} images")
+    lines.append(f"damaged: {counted(len(found.damaged), 'image')}")
     return lines + _some([why for _, why in found.damaged])
 
 

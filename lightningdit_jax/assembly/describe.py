@@ -22,6 +22,7 @@ from lightningdit_jax.checkpoint_reading import array_metadata
 from lightningdit_jax.data.class_names import class_line
 from lightningdit_jax.data.latents import LatentShards, load_stats
 from lightningdit_jax.data.latents_record import read_record
+from lightningdit_jax.errors import counted
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.hub import is_address
 from lightningdit_jax.hub_folder import is_hub_folder
@@ -130,7 +131,7 @@ def _run(folder: epath.Path) -> list[str]:
         lines.append(row(SNAPSHOTS, said))
     if (path := folder / RECORDS).exists():
         records, _ = read_log(path)
-        lines.append(row(RECORDS, f"{len(records):,} records"))
+        lines.append(row(RECORDS, counted(len(records), "record")))
         lines += [row("last record", _numbers(json.loads(records[-1][1])))] if records else []
     return [*lines, *_checkpoint(str(folder))]
 

@@ -20,7 +20,7 @@ from lightningdit_jax.data.latents_record import read_record
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.data.sample_parts import SamplePart, find_parts
 from lightningdit_jax.data.shard_header import check_header, read_header
-from lightningdit_jax.errors import listed
+from lightningdit_jax.errors import counted, listed
 from lightningdit_jax.hub import is_address
 from lightningdit_jax.hub_folder import fetch_folder, is_hub_folder
 from lightningdit_jax.metrics_log import RECORDS, STARTS, read_log
@@ -122,7 +122,7 @@ def _checkpoint(path: epath.Path) -> str:
         leaves = jax.tree.leaves(arrays)
         size, count = size + sum(leaf.nbytes for leaf in leaves), count + len(leaves)
     step = f"step {meta['step']:,}, " if "step" in meta else ""
-    return f"whole ({step}{count} arrays of {size / 2**20:,.1f} MiB)"
+    return f"whole ({step}{counted(count, 'array')} of {size / 2**20:,.1f} MiB)"
 
 
 def _json(path: epath.Path, kind: type = dict) -> str:
@@ -135,12 +135,13 @@ def _log(path: epath.Path) -> str:
     if damaged:
         numbers = listed([str(number) for number in damaged])
         raise ValueError(f"lines that are no records: {numbers}; a run that goes on drops them")
-    return f"whole ({len(records):,} records)"
+    return f"whole ({counted(len(records), 'record')})"
 
 
 def _part(part: SamplePart) -> str:
     part.read(verify=True)
-    return f"whole ({part.count} samples)" if part.digest else f"readable, but {NOT_VERIFIED}"
+    whole = f"whole ({counted(part.count, 'sample')})"
+    return whole if part.digest else f"readable, but {NOT_VERIFIED}"
 
 
 def _samples(path: epath.Path) -> str:
@@ -153,14 +154,14 @@ def _samples(path: epath.Path) -> str:
         raise ValueError(f"{file} holds other samples than it describes")
     for _ in images.batches(256, 0, len(images)):  # to the end, where the checksum is compared
         pass
-    return f"whole, and so is {file.name} ({len(images):,} samples)"
+    return f"whole, and so is {file.name} ({counted(len(images), 'sample')})"
 
 
 def _folder(folder: epath.Path) -> str:
     """What is known before the bytes of latents are read, as a training asks it."""
     read_record(folder)
     shards = LatentShards(folder)
-    return "; ".join([f"{len(shards):,} latents", *shards.notes])
+    return "; ".join([counted(len(shards), "latent"), *shards.notes])
 
 
 def _latents_file(path: epath.Path) -> str:

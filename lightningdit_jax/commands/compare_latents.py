@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from lightningdit_jax.commands.option_names import in_options
+from lightningdit_jax.errors import counted
 
 BLOCK = 1_000
 
@@ -32,10 +33,11 @@ def main() -> None:
         print(f"error: {in_options(error, path='FOLDER')}", file=sys.stderr)
         sys.exit(2)
     if len(a) != len(b) or a.shape != b.shape:
-        print(f"different: {len(a):,} latents {a.shape} and {len(b):,} latents {b.shape}")
+        both = [f"{counted(len(shards), 'latent')} {shards.shape}" for shards in (a, b)]
+        print(f"different: {' and '.join(both)}")
         sys.exit(1)
     labels = int((a.labels != b.labels).sum())
-    print(f"{len(a):,} latents {a.shape} in both, {labels:,} labels differ")
+    print(f"{counted(len(a), 'latent')} {a.shape} in both, {labels:,} labels differ")
     largest = np.inf if labels else 0.0
     for name, flipped in (("latents", False), ("latents_flip", True)):
         worst, total = 0.0, 0.0

@@ -40,7 +40,7 @@ from lightningdit_jax.convert.torch_io import save_torch
 from lightningdit_jax.convert.training import convert_training
 from lightningdit_jax.convert.vae import DIFFUSERS_SIGN, diffusers_names
 from lightningdit_jax.data.latents import save_stats
-from lightningdit_jax.errors import ConversionError, listed
+from lightningdit_jax.errors import ConversionError, counted, listed
 from lightningdit_jax.file_digest import file_sha256
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.tree_paths import not_finite
@@ -104,7 +104,7 @@ def convert_files(
         settings.check(config)
         latents = settings.scaling(config)
     names = ", ".join(source.name for source in read)
-    say(f"{names}: {kind}, {len(tensors)} tensors from {read[0].weights}")
+    say(f"{names}: {kind}, {counted(len(tensors), 'tensor')} from {read[0].weights}")
     for source in read:
         for note in source.notes:
             say(f"  {note}")
@@ -129,7 +129,7 @@ def convert_files(
     if settings is not None and (unread := settings.unread(config)):
         say(f"  {settings.path.name}: keys that are not known here: {', '.join(unread)}")
     for reason, count in left_out.items():
-        say(f"  left out: {count} tensors, {reason}")
+        say(f"  left out: {counted(count, 'tensor')}, {reason}")
     paths = [path for source in read for path in source.files]
     paths += [settings.path] if settings else []
     with _progress("SHA-256", sum(path.stat().length for path in paths)) as bar:

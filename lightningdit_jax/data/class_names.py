@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lightningdit_jax.data.image_listing import printable
 from lightningdit_jax.data.imagenet_names import in_words
-from lightningdit_jax.errors import plain, unknown_name
+from lightningdit_jax.errors import counted, plain, unknown_name
 
 _ALL_UP_TO = 10
 _NUMBER = re.compile(r"-?[0-9]+")
@@ -27,8 +27,7 @@ def class_line(names: Sequence[str], counts: Sequence[int] = ()) -> str:
         shown[3:-1] = ["..."]
         if len(counts):
             between = f" ({min(counts):,} to {max(counts):,} each)"
-    what = "class" if len(names) == 1 else "classes"
-    return f"{len(names):,} {what}: {', '.join(shown)}{between}"
+    return f"{counted(len(names), 'class', 'classes')}: {', '.join(shown)}{between}"
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lightningdit_jax.data.image_listing import FORMATS, ImageListing, printable
-from lightningdit_jax.errors import one_line
+from lightningdit_jax.errors import counted, one_line
 
 _PILLOW_FORMATS = tuple(sorted(set(FORMATS.values())))
 # What a file may claim before it is decoded; deflate makes nothing smaller than a thousandth.
@@ -132,8 +132,9 @@ class ImageFolder(ImageFiles):
             classes = {folder.resolve().name: listing.loose}
         elif listing.loose:
             first = printable(os.path.basename(listing.loose[0]))
+            beside = counted(len(listing.classes), "class", "classes")
             raise ValueError(
-                f"{folder}: images lie beside the folders of {len(listing.classes):,} classes "
+                f"{folder}: images lie beside the folders of {beside} "
                 f"({len(listing.loose):,}, the first is {first}) and so have no class; "
                 "move them into the folder of one, or away"
             )

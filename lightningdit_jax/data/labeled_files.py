@@ -12,7 +12,7 @@ import numpy as np
 from lightningdit_jax.data.image_listing import FORMATS, ImageListing, printable
 from lightningdit_jax.data.images import ImageFiles
 from lightningdit_jax.data.labels import ONE_CLASS, number_labels
-from lightningdit_jax.errors import listed, one_line, plain
+from lightningdit_jax.errors import counted, listed, one_line, plain
 
 LABEL_FILES = ("labels.csv", "labels.txt")
 _HEADS = (
@@ -80,12 +80,12 @@ def label_file_in(folder: str | os.PathLike) -> str:
 def _compare(labels: str, folder: pathlib.Path, named: set[str], there: set[str]) -> None:
     if absent := sorted(named - there):
         raise ValueError(
-            f"{labels} names {len(absent):,} images that are not in {folder}: "
+            f"{labels} names {counted(len(absent), 'image')} not in {folder}: "
             f"{listed([plain(name) for name in absent])}; correct their names, or take them out"
         )
     if unnamed := sorted(there - named):
         raise ValueError(
-            f"{len(unnamed):,} images of {folder} have no label in {labels}: "
+            f"{labels} has no label of {counted(len(unnamed), 'image')} in {folder}: "
             f"{listed([printable(name) for name in unnamed])}; add them to it, or move them away"
         )
 

@@ -15,6 +15,7 @@ from lightningdit_jax.data.one_picture import OnePicture
 from lightningdit_jax.data.parquet_images import ParquetImages
 from lightningdit_jax.data.tar_images import TarImages
 from lightningdit_jax.data.tfds_images import TFDSImages
+from lightningdit_jax.errors import counted
 from lightningdit_jax.object_stores import check_mounted
 
 
@@ -98,7 +99,7 @@ def describe_images(images: ImageSource) -> list[str]:
     And what of it was left out, a line each.
     """
     return [
-        f"{len(images):,} images, {class_line(images.class_names, counts(images))}",
+        f"{counted(len(images), 'image')}, {class_line(images.class_names, counts(images))}",
         *images.notes,
     ]
 

@@ -11,7 +11,7 @@ from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.parquet_images import ParquetImages
 from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
 from lightningdit_jax.data.sources import SOURCES
-from lightningdit_jax.errors import renamed_key
+from lightningdit_jax.errors import counted, renamed_key
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.training.repa_data import open_shown_held_out
 
@@ -65,7 +65,7 @@ def _open_latents(config: Config, trained: LatentBatches) -> LatentBatches:
             f"{shards.folder} names its classes otherwise than {there.folder} does, so their "
             "numbers are of other classes; extract both from images with the same class folders"
         )
-    print_once(*shards.notes, f"held out: {len(shards):,} latents in {shards.folder}")
+    print_once(*shards.notes, f"held out: {counted(len(shards), 'latent')} in {shards.folder}")
     return open_shown_held_out(config, LatentBatches(shards, trained.scaling))
 
 

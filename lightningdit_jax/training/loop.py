@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lightningdit_jax.config import HELD_OUT
+from lightningdit_jax.errors import counted
 from lightningdit_jax.host_memory import release_freed_memory
 from lightningdit_jax.interruption import INTERRUPTION
 from lightningdit_jax.parallel.ending import Preempted
@@ -68,7 +69,7 @@ class Loop:
             )
             return state
         total = duration(time.perf_counter() - began)
-        self._say(f"trained {num_steps:,} steps in {total}")
+        self._say(f"trained {counted(num_steps, 'step')} in {total}")
         return state
 
     def _writer(self, step: int) -> MetricWriter:

@@ -11,7 +11,7 @@ from lightningdit_jax.data.latents_record import RECORD
 from lightningdit_jax.data.pipeline import ImageBatches, LatentBatches
 from lightningdit_jax.data.shown import ShownLatents
 from lightningdit_jax.data.sources import SOURCES
-from lightningdit_jax.errors import difference, renamed_key
+from lightningdit_jax.errors import counted, difference, renamed_key
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.training.repa import (
     CACHED,
@@ -87,7 +87,8 @@ def _features(config: Config, latents: LatentShards) -> LatentShards:
             f"{len(latents):,} latents, or in another order; go on with --mode=extract, which "
             "writes what is missing of either"
         )
-    print_once(*features.notes, f"features of {len(features):,} images in {features.folder}")
+    said = f"features of {counted(len(features), 'image')} in {features.folder}"
+    print_once(*features.notes, said)
     return features
 
 

@@ -21,7 +21,7 @@ from lightningdit_jax.checkpoint_reading import DamagedCheckpointError
 from lightningdit_jax.config import HELD_OUT, Config
 from lightningdit_jax.config_jobs import MEANING
 from lightningdit_jax.data.pipeline import BatchSource, make_pipeline
-from lightningdit_jax.errors import difference, unknown_name
+from lightningdit_jax.errors import counted, difference, unknown_name
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.ending import preemption_notice
@@ -206,7 +206,7 @@ def _train(
     snapshots = Snapshots(workdir) if every else None
     num_params = parameter_overview.count_parameters(abstract_state.params)
     print_once(
-        f"{config.kind}: {num_params:,} parameters, {len(job.source):,} examples, "
+        f"{config.kind}: {num_params:,} parameters, {counted(len(job.source), 'example')}, "
         f"mesh {dict(mesh.shape)}, {jax.devices()[0].device_kind}"
     )
     if every:

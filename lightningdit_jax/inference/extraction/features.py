@@ -17,6 +17,7 @@ from lightningdit_jax.assembly.teacher import make_teacher, open_teacher
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.pipeline import ImageBatches
+from lightningdit_jax.errors import counted
 from lightningdit_jax.inference.extraction.record import check_record, make_record
 from lightningdit_jax.inference.extraction.shard_pass import Encoder, write_shards
 from lightningdit_jax.parallel.multihost import print_once
@@ -49,8 +50,8 @@ def write_features(
     check_record(folder, make_record(config, made, source.source, resolution, dtype), "features")
     size = 2 * len(source) * grid**2 * width * jnp.dtype(dtype).itemsize
     print_once(
-        f"features of {width} channels in {grid}x{grid} patches, of {len(source):,} images and "
-        f"their mirror images as {dtype}: {size / 2**30:,.1f} GiB in {folder}"
+        f"features of {width} channels in {grid}x{grid} patches, of {counted(len(source), 'image')} "
+        f"and as many mirrored as {dtype}: {size / 2**30:,.1f} GiB in {folder}"
     )
     features = make_teacher(teacher, grid)
 
@@ -66,4 +67,4 @@ def write_features(
         "extract.features_dtype",
     )
     write_shards(config, encoder, source, resolution, folder, mesh)
-    print_once(f"features of {len(LatentShards(folder)):,} images in {folder}")
+    print_once(f"features of {counted(len(LatentShards(folder)), 'image')} in {folder}")

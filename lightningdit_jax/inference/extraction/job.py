@@ -15,6 +15,7 @@ from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.assembly.teacher import FEATURES
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats
+from lightningdit_jax.errors import counted
 from lightningdit_jax.inference.extraction.features import open_features, write_features
 from lightningdit_jax.inference.extraction.record import check_record, make_record
 from lightningdit_jax.inference.extraction.shard_pass import Encoder, write_shards
@@ -71,8 +72,8 @@ def extract(config: Config, workdir: str) -> epath.Path:
         latents = LatentShards(folder)
         save_stats(folder, compute_stats(latents, options.stats_images or None))
         unreadable = len(source) - len(latents)
-        left_out = f", {unreadable:,} unreadable images left out" if unreadable else ""
-        print(f"{len(latents):,} latents and their statistics in {folder}{left_out}")
+        left_out = f", {counted(unreadable, 'unreadable image')} left out" if unreadable else ""
+        print(f"{counted(len(latents), 'latent')} and their statistics in {folder}{left_out}")
     multihost_utils.sync_global_devices("statistics written")
     if teacher is not None:
         write_features(config, teacher, grid, source, resolution, folder / FEATURES, mesh)

@@ -16,6 +16,7 @@ from lightningdit_jax.assembly.workdir import write_config
 from lightningdit_jax.atomic_file import write_json
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import short_names
+from lightningdit_jax.errors import counted
 from lightningdit_jax.inference.page.settings import requested, requested_labels
 from lightningdit_jax.inference.pictures import save_png
 from lightningdit_jax.inference.sampling.job import describe_samples
@@ -125,7 +126,7 @@ class Drawer:
         program = (sampling.method(), sampling.num_steps, min(count, sampler.batch_size))
         known = program in self._compiled
         first = "" if known else "; compiling first, minutes where a network is large"
-        yield Drawn(f"drawing {count:,} images{each}{first}")
+        yield Drawn(f"drawing {counted(count, 'image')}{each}{first}")
 
         description = {"seed": asked.seed, **describe_samples(asked, sampler, self._weights)}
         folder = self._folder / f"{next(self._numbers):04d}"

@@ -12,6 +12,7 @@ from lightningdit_jax.assembly.synthesis import plan_synthesis
 from lightningdit_jax.atomic_file import read_json, write_json
 from lightningdit_jax.checkpoint import find_checkpoint
 from lightningdit_jax.config import Config, SampleConfig, SweepConfig
+from lightningdit_jax.errors import counted
 from lightningdit_jax.flow.solver import look_up
 from lightningdit_jax.flow.solvers import SOLVERS
 from lightningdit_jax.inference.quality.metrics import make_quality
@@ -92,7 +93,7 @@ def sweep(config: Config, workdir: str) -> list[Row]:
                 write_json(path, rows)
     if main:
         plot_sweep(done, varied(config.sweep), path.with_name("sweep.png"))
-        print(f"{len(done)} rows in {path}, a picture in {path.with_name('sweep.png')}")
+        print(f"{counted(len(done), 'row')} in {path}, a picture in {path.with_name('sweep.png')}")
     return done
 
 
