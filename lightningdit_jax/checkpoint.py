@@ -10,6 +10,7 @@ its best evaluation as WORKDIR/best/STEP, and averages alone as WORKDIR/snapshot
 checkpoint is one such directory alone.
 """
 
+import contextlib
 import copy
 import dataclasses
 import re
@@ -190,8 +191,8 @@ def find_checkpoint(path: str) -> epath.Path:
 
     path: a checkpoint directory, a workdir, or its `checkpoints` folder; the folder of a hub's
     repository (hub_folder), or its address, hf://OWNER/NAME. Newer ones that are damaged are named
-    in a line. Raises FileNotFoundError, which says what is missing, and of an address as
-    fetch_folder.
+    in a line. Raises FileNotFoundError, which says what is missing, StorageError where that cannot
+    be known (permissions, a store that refuses), and of an address as fetch_folder.
     """
     root = fetch_folder(path) if is_address(path) else absolute(path)
     if root.exists() and not root.is_dir():
@@ -200,6 +201,7 @@ def find_checkpoint(path: str) -> epath.Path:
             f"python convert_torch_weights.py --src {path} --dst FOLDER"
         )
     if not root.is_dir():
+        _check_absent(root)
         advice = ""
         if re.fullmatch(r"[\w-]+/[\w.-]+", str(path)):
             advice = (
@@ -228,6 +230,14 @@ def find_checkpoint(path: str) -> epath.Path:
         "'checkpoints/STEP', or what ldj.save_for_hub writes; train first, or convert weights with "
         "convert_torch_weights.py"
     )
+
+
+def _check_absent(folder: epath.Path) -> None:
+    """Raises StorageError where a folder is not seen because it is not shown; exists() takes that
+    for absence.
+    """
+    with storing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        next(iter(folder.iterdir()), None)
 
 
 def use_checkpoint(path: str, use: Callable[[epath.Path], Result]) -> Result:

@@ -288,6 +288,13 @@ def test_slurm():
     assert "#SBATCH --cpus-per-task=16\n" in script and "#SBATCH --requeue\n" in script
 
 
+def test_a_slurm_job_ends_as_main_py_does(tmp_path):
+    """srun's status is that of its task: of arguments that are refused, with their one line."""
+    stand_ins(tmp_path, srun='shift 2; exec "$@"')
+    done = slurm("--config=none", "--workdir=w", path=tmp_path, SLURM_GPUS_ON_NODE="4")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'none'" in done.stderr
+
+
 @pytest.mark.parametrize("gpus", ["", "0", "a100:4"])
 def test_a_slurm_job_without_gpus_is_refused(gpus):
     done = slurm("--dry-run", *TRAIN, SLURM_GPUS_ON_NODE=gpus)

@@ -36,6 +36,19 @@ def commands(scripts):
     return scripts.slice_commands
 
 
+@pytest.fixture
+def refusal(scripts, capsys):
+    """The one line that a script refuses its arguments with, as main.py would: with status 2."""
+
+    def run(*argv):
+        assert scripts.main(*argv) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
+        return said.err
+
+    return run
+
+
 KEEP = ["launch_tpu_vm", "keep", "--name=dit", "--zone=z"]
 TRAIN = ["launch_tpu_vm", "train", "--name=dit", "--zone=z"]
 GKE = ["launch_gke", "create", "--name=d", "--zone=z", "--cluster=c"]
@@ -57,9 +70,8 @@ FILE = ["--config=configs/dit_xl.py", "--workdir=gs://b/w"]
         ([FILE[0], "--workdir=no://b/w", "--config.sample.checkpoint=C"], "be read from"),
     ],
 )
-def test_arguments_are_checked_before_anything_is_rented(scripts, script, arguments, message):
-    refused = scripts.main(*script, "--", *arguments)
-    assert refused.startswith("error: ") and message in refused and "\n" not in refused
+def test_arguments_are_checked_before_anything_is_rented(refusal, script, arguments, message):
+    assert message in refusal(*script, "--", *arguments)
 
 
 @pytest.mark.parametrize("script", [KEEP, GKE])
@@ -74,8 +86,8 @@ def test_checks_that_are_interrupted_end_with_a_line(scripts, script, monkeypatc
 
 @pytest.mark.parametrize("script", [KEEP, GKE])
 @pytest.mark.parametrize("workdir", ["runs/dit", "w"])
-def test_a_workdir_that_goes_with_the_machine_is_refused(scripts, script, workdir):
-    refused = scripts.main(*script, "--", FILE[0], f"--workdir={workdir}")
+def test_a_workdir_that_goes_with_the_machine_is_refused(refusal, script, workdir):
+    refused = refusal(*script, "--", FILE[0], f"--workdir={workdir}")
     assert refused.startswith(f"error: --workdir={workdir} would lie on the disks of the ")
 
 
@@ -93,27 +105,28 @@ def test_a_config_may_be_given_by_name(scripts, monkeypatch):
     assert sent == ["configs/dit_xl.py", "configs/dit_xl.py", "configs/paper.py"]
 
 
-def test_the_config_of_a_local_workdir_is_not_sent(scripts, tmp_path, capsys):
+def test_the_config_of_a_local_workdir_is_not_sent(refusal, tmp_path):
     write_config(tiny.config("digits_dit"), str(tmp_path))
-    refused = scripts.main(*KEEP, "--dry-run", "--", f"--config={tmp_path}", "--workdir=gs://b/w")
-    assert capsys.readouterr().out == "" and "\n" not in refused
+    refused = refusal(*KEEP, "--dry-run", "--", f"--config={tmp_path}", "--workdir=gs://b/w")
     assert f"--config={tmp_path} is a folder of this machine" in refused
 
 
-def test_a_config_that_is_not_committed_is_not_sent(scripts, tmp_path):
-    with pytest.raises(SystemExit, match="is not in the last commit"):
+def test_a_config_that_is_not_committed_is_not_sent(scripts, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
         scripts.launch_tpu_vm.check_is_sent(str(tmp_path / "config.py"))
+    assert "is not in the last commit" in capsys.readouterr().err
 
 
 def test_the_config_of_a_bucket_needs_no_commit(scripts):
     scripts.launch_tpu_vm.check_is_sent("gs://b/w")
 
 
-def test_what_is_no_clone_is_one_line(scripts, monkeypatch, tmp_path):
+def test_what_is_no_clone_is_one_line(scripts, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scripts.launch_tpu_vm, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(SystemExit, match="is no clone of the repository"):
+    with pytest.raises(SystemExit, match="2"):
         scripts.launch_tpu_vm.check_is_sent("gs://b/w")
+    assert "is no clone of the repository" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

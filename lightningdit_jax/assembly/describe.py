@@ -86,14 +86,14 @@ def _checkpoint(path: str) -> list[str]:
     if beside := companion_of(checkpoint, meta, Role.TOKENIZER):
         lines.append(row("trained beside it", beside))
     lines.append(row("training goes on from it", "yes" if "opt_state" in items else "no"))
-    if config := meta.get("config"):
+    config = meta.get("config", {})
+    if config:
         lines += _recipe(meta, config)
     if held != WEIGHTS:
         return lines
-    tokenizer = _said(meta.get("config", {}), "sample", "tokenizer") or ""
-    if beside:
-        tokenizer = path
-    return lines + _next(with_weights(path, meta["kind"], str(tokenizer)))
+    tokenizer = path if beside else _said(config, "sample", "tokenizer") or ""
+    latents = _said(config, "data", "path") or ""
+    return lines + _next(with_weights(path, meta["kind"], str(tokenizer), str(latents)))
 
 
 def _recipe(meta: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

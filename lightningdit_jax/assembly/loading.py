@@ -226,11 +226,34 @@ def check_average(use_ema: bool, ema_decay: float, ema_sigma: float) -> None:
         )
 
 
+def check_kind(path: str, expect: Role | str) -> None:
+    """Raises what load_functional would, of a checkpoint that is missing or of another kind.
+
+    By what it says of itself: reads no array, and builds no model.
+    """
+    _meta_of(find_checkpoint(path), expect)
+
+
 def abstract_functional(
     path: str, mesh: Mesh, *, expect: Role | str | None = None, compute: ComputeConfig
 ) -> Loaded:
     """As load_functional, without reading an array."""
     return _abstract(find_checkpoint(path), mesh, expect=expect, compute=compute)
+
+
+def _meta_of(checkpoint: epath.Path, expect: Role | str | None) -> tuple[dict, str]:
+    """What is said of the model that is expected, and its name where it lies beside another."""
+    meta, beside = model_meta(checkpoint), ""
+    if expect is not None and expect not in (meta["kind"], model_of(meta["kind"]).role):
+        beside = companion_of(checkpoint, meta, expect)
+        meta = companion_meta(meta, beside) if beside else meta
+    kind = meta["kind"]
+    if expect is not None and expect not in (kind, model_of(kind).role):
+        wanted = expect
+        if isinstance(expect, Role):
+            wanted = f"{expect.value} ({', '.join(kinds_of(expect))})"
+        raise WrongKindError(f"{checkpoint} holds a {kind}; expected a {wanted}")
+    return meta, beside
 
 
 def _abstract(
@@ -241,16 +264,8 @@ def _abstract(
     expect: Role | str | None,
     compute: ComputeConfig | None,
 ) -> Loaded:
-    meta, beside = model_meta(checkpoint), ""
-    if expect is not None and expect not in (meta["kind"], model_of(meta["kind"]).role):
-        beside = companion_of(checkpoint, meta, expect)
-        meta = companion_meta(meta, beside) if beside else meta
+    meta, beside = _meta_of(checkpoint, expect)
     kind, model = meta["kind"], model_of(meta["kind"])
-    if expect is not None and expect not in (kind, model.role):
-        wanted = expect
-        if isinstance(expect, Role):
-            wanted = f"{expect.value} ({', '.join(kinds_of(expect))})"
-        raise WrongKindError(f"{checkpoint} holds a {kind}; expected a {wanted}")
     config = architecture(kind, architecture_fields(meta))
     options = {"dtype": dtype} if compute is None else compute_options(kind, config, compute, mesh)
     graphdef, abstract = abstract_model(kind, config, **options)

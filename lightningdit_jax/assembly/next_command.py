@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.assembly.latents import is_tokenizer, tokenizer_of
 from lightningdit_jax.assembly.registry import Role, model_of
 from lightningdit_jax.assembly.workdir import CONFIG_FILE
 from lightningdit_jax.command_text import command
@@ -26,16 +27,20 @@ _GENERATORS: dict[str, Callable[[], Any]] = {
 }
 
 
-def with_weights(path: str, kind: str, tokenizer: str = "") -> list[str]:
+def with_weights(path: str, kind: str, tokenizer: str = "", latents: str = "") -> list[str]:
     """What is done with a checkpoint, or the newest of a workdir, of this kind.
 
-    tokenizer: that the run's config names.
+    tokenizer: that the run's config names, or `path` where it lies there; latents: the folder that
+    it trained on.
     """
     role = model_of(kind).role
     of_run = not is_address(path) and (epath.Path(path) / CONFIG_FILE).exists()
     of_run = of_run and not is_hub_folder(epath.Path(path))
     if role is Role.GENERATOR:
-        decoder = [] if tokenizer else ["--config.sample.tokenizer=TOKENIZER"]
+        known = tokenizer if tokenizer == path or (tokenizer and is_tokenizer(tokenizer)) else ""
+        known = known or tokenizer_of(latents) or tokenizer or "TOKENIZER"
+        said = known == path or (of_run and known == tokenizer)
+        decoder = [] if said else [f"--config.sample.tokenizer={known}"]
         if of_run:
             return [command(f"--config={path}", "--mode=sample", *decoder)]
         taken = f"--config.sample.checkpoint={path}"

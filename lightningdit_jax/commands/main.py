@@ -20,6 +20,7 @@ from lightningdit_jax.commands.config_argument import (
     defaults,
     given_config,
 )
+from lightningdit_jax.commands.model_source import check_model, model_source
 from lightningdit_jax.commands.modes import MODES
 from lightningdit_jax.commands.request import Request
 from lightningdit_jax.interruption import INTERRUPTION
@@ -77,9 +78,11 @@ def main(asked: Sequence[str], argv: list[str]) -> None:
     else:
         jax.config.update("jax_platforms", "cpu")  # a TPU may be another program's
     with failing_together(), verifying(VERIFY.value == "on"), _sole_writer(config):
-        if path := _checkpoint_path(config):
-            check_taken(config, given, jobs[0], path, multihost.print_once)
         given_file = given_config(read_arguments(list(asked))) or ""
+        path, key = model_source(MODE.value, config, WORKDIR.value)
+        if path:
+            check_model(path, key, MODE.value, config, given_file)
+            check_taken(config, given, jobs[0], path, multihost.print_once)
         request = Request(config, WORKDIR.value, TOPOLOGY.value, TARGET.value, given_file)
         mode.run(request)
         if mode.next and logging.get_verbosity() >= logging.WARNING:
@@ -142,17 +145,6 @@ def _sole_writer(config: "Config") -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
     # Numbers of a workdir that cannot be written are printed all the same.
     return sole_writer(folder, mode, f"--mode={mode}", needed=mode != "evaluate")
-
-
-def _checkpoint_path(config: "Config") -> str:
-    """What a mode takes its model from; empty where that is the config."""
-    evaluates, tokenizer = MODE.value == "evaluate", config.kind == "vavae"
-    draws = evaluates and not tokenizer and config.evaluate.seeds
-    if MODE.value in ("sample", "sweep", "page") or draws:
-        return config.sample.checkpoint or WORKDIR.value
-    if MODE.value == "extract" or (evaluates and tokenizer):
-        return config.extract.checkpoint or WORKDIR.value
-    return ""
 
 
 def read_arguments(argv: list[str]) -> list[str]:

@@ -10,7 +10,8 @@ def after_training(request: Request) -> list[str]:
 
     config = request.config
     own = request.workdir if config.repae.weight > 0 else ""  # trained beside it
-    return with_weights(request.workdir, config.kind, config.sample.tokenizer or own)
+    tokenizer = config.sample.tokenizer or own
+    return with_weights(request.workdir, config.kind, tokenizer, config.data.path)
 
 
 def after_extraction(request: Request) -> list[str]:

@@ -11,7 +11,7 @@ from lightningdit_jax.atomic_file import field_of, read_json
 
 RECORD = "extraction.json"
 # These change neither latents nor their order.
-_INDIFFERENT = {"shard_size", "processes", "class_names"}
+_INDIFFERENT = {"shard_size", "processes", "class_names", "tokenizer_path"}
 
 
 def read_record(folder: epath.Path) -> dict[str, Any] | None:
@@ -26,7 +26,8 @@ def read_record(folder: epath.Path) -> dict[str, Any] | None:
     names = record.get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} is damaged: class_names are {names!r:.50}; expected names")
-    field_of(path, record, "tokenizer", str, "")
+    for name in ("tokenizer", "tokenizer_path"):
+        field_of(path, record, name, str, "")
     field_of(path, field_of(path, record, "images", dict, {}), "count", int, 0)
     return record
 

@@ -1,7 +1,8 @@
 """The training loop of generator and tokenizer alike: step, log, checkpoint, resume exactly."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -101,7 +102,7 @@ class Loop:
             profile.before(step + 1, list(ahead))
             # Before next(): this position names the batch, should its step not be finite.
             position = feed.iterator.get_state()
-            with progress.waiting():
+            with progress.waiting(), self._saving(step, state, ahead):
                 batch = next(feed.iterator)
             batch = feed.to_device(batch)
             # All that a step needs lies on the devices now. What it would fetch or send behind our
@@ -155,11 +156,30 @@ class Loop:
                 self._say(f"saved step {step:,} and ending, as {asked} asks; restart to go on")
                 raise Preempted(step)
             # After saving: no step is lost with an evaluation that fails.
-            for prefix in evaluates:
-                self._evaluate(prefix, step, state, writer, progress)
-            if pictured:
-                self._draw(step, state, writer, progress)
+            with self._saving(step, state, ahead):
+                for prefix in evaluates:
+                    self._evaluate(prefix, step, state, writer, progress)
+                if pictured:
+                    self._draw(step, state, writer, progress)
         return state
+
+    @contextlib.contextmanager
+    def _saving(self, step: int, state: TrainState, ahead: RunAhead[Dispatched]) -> Iterator[None]:
+        """Saves the last step, as SIGTERM would, before an error within ends the run.
+
+        What cannot be read (a damaged image, dead workers, a disk) takes no step with it. Of
+        several processes one alone may meet it, and the others would not save with it.
+        """
+        try:
+            yield
+        except Exception:
+            saved = self._run.checkpoints.latest_step() or 0
+            alone = jax.process_count() == 1
+            if alone and step > saved and self._drain(ahead, everything=True) is None:
+                self._save(step, state)
+                self._run.checkpoints.wait()
+                self._say(f"saved step {step:,}, the last before an error")
+            raise
 
     def _start(self) -> tuple[TrainState, int]:
         if self._run.checkpoints.latest_step() is not None:

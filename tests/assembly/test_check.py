@@ -115,7 +115,7 @@ def test_what_is_there_is_found(tmp_path, source, capsys):
         "there again, byte for byte: 2 images",
         "the same image in several classes: 1",
         "damaged: 2 images",
-        "held out and trained on, byte for byte: 1 images",
+        "held out and trained on, byte for byte: 1 image",
         "2 of 10 damaged",
     ):
         assert line in said

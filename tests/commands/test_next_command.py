@@ -16,7 +16,9 @@ from lightningdit_jax.commands import main
 from lightningdit_jax.commands.modes import MODES
 from lightningdit_jax.commands.request import Request
 from lightningdit_jax.data.latents import LatentShards, compute_stats, save_stats, write_shard
+from lightningdit_jax.data.latents_record import RECORD
 from tests import tiny
+from tests.inference.tiny_tokenizer import save_tokenizer
 
 
 @pytest.fixture
@@ -61,6 +63,46 @@ def test_a_trained_model_is_used(asked, kind):
 def test_a_generator_without_a_tokenizer_is_asked_for_it(asked):
     write_config(tiny.config("dit_xl"), "w")
     assert asked(after("train", "dit_xl", "w", "dit_xl"))[0].sample.tokenizer == "TOKENIZER"
+
+
+@pytest.fixture
+def extracted():
+    """Where a tokenizer lies, and latents that say which made them, elsewhere and beside it."""
+    save_tokenizer("a tok/checkpoints/1")
+    for folder, named in (("l", "a tok"), ("gone", "nowhere"), ("a tok/latents", "nowhere")):
+        tiny.write_latents(epath.Path(folder), count=2)
+        write_json(epath.Path(folder) / RECORD, {"tokenizer": "0", "tokenizer_path": named})
+
+
+@pytest.mark.parametrize(
+    ("latents", "in_config", "said"),
+    [
+        ("l", "", "a tok"),
+        ("a tok/latents", "", "a tok"),
+        ("gone", "", "TOKENIZER"),
+        ("l", "gone", "a tok"),  # what the config names is not there
+        ("l", "a tok", None),
+        ("gone", "outputs/later", None),
+    ],
+)
+def test_the_tokenizer_is_named_where_the_latents_tell_it(
+    asked, extracted, latents, in_config, said
+):
+    config = tiny.config("dit_xl", data__path=latents, sample__tokenizer=in_config)
+    write_config(config, "w")
+    command = after(
+        "train", "dit_xl", "w", "dit_xl", **{"data__path": latents, "sample__tokenizer": in_config}
+    )
+    assert ("sample.tokenizer=" in command) == (said is not None)
+    assert asked(command)[0].sample.tokenizer == (said or in_config)
+
+
+def test_one_checkpoint_is_sampled_with_the_tokenizer_of_its_latents(asked, extracted):
+    (command,) = with_weights("runs/w/checkpoints/5", "lightningdit", "", "l")
+    options = asked(command)[0].sample
+    assert (options.checkpoint, options.tokenizer) == ("runs/w/checkpoints/5", "a tok")
+    (command,) = with_weights("runs/w/checkpoints/5", "lightningdit", "a tok", "")
+    assert asked(command)[0].sample.tokenizer == "a tok"
 
 
 def test_latents_are_trained_on_as_they_are(asked, tmp_path):

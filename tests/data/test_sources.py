@@ -12,7 +12,7 @@ from lightningdit_jax.assembly.choices import source_choice
 from lightningdit_jax.assembly.workdir import check_command_line
 from lightningdit_jax.config_jobs import EXTRACT, TRAIN_TOKENIZER
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.sources import SOURCES, Source, open_images
+from lightningdit_jax.data.sources import SOURCES, Source, describe_images, open_images
 from lightningdit_jax.inference.extraction.job import extract
 from tests import tiny
 from tests.inference.tiny_tokenizer import save_tokenizer
@@ -89,3 +89,19 @@ def test_another_name_is_refused():
         ValueError, match="source is 'latents'; images come from 'digits', 'folder'"
     ):
         open_images("latents", path="", split="", size=8, tfds_name="")
+
+
+def folder_of(path):
+    return open_images("folder", path=str(path), split="", size=8, tfds_name="")
+
+
+def test_a_file_that_is_no_image_is_refused_when_it_is_opened(tmp_path):
+    picture = tmp_path / "picture"  # of whatever suffix
+    Image.new("RGB", (9, 8)).save(picture, "PNG")
+    assert describe_images(folder_of(picture)) == ["1 image, 1 class: picture 1"]
+    text, cut = tmp_path / "labels.txt", tmp_path / "cut.png"
+    text.write_text("a.png,cat\n")
+    cut.write_bytes(picture.read_bytes()[:-20])
+    for file in (text, cut):
+        with pytest.raises(ValueError, match=rf"{file.name} cannot be decoded .* or 'webdataset'"):
+            folder_of(file)

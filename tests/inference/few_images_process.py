@@ -53,6 +53,7 @@ def use_distance(monkeypatch) -> None:
         return Loaded(graphdef, nnx.to_pure_dict(params), {"kind": "lpips", "step": 0})
 
     monkeypatch.setattr(tokenizer_networks, "load_functional", load_stand_in)
+    monkeypatch.setattr(tokenizer_networks, "check_kind", lambda path, kind: None)
 
 
 def run(tokenizer: str, images: str, folder: pathlib.Path) -> dict:

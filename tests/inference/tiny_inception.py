@@ -7,6 +7,7 @@ from flax import nnx
 
 from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.inference.quality import features as feature_network
+from lightningdit_jax.inference.quality import inception
 from lightningdit_jax.models.inception import InceptionFeatures
 
 
@@ -41,3 +42,4 @@ def use(monkeypatch) -> None:
         return Loaded(graphdef, nnx.to_pure_dict(params), {"kind": "inception"})
 
     monkeypatch.setattr(feature_network, "load_functional", load_stand_in)
+    monkeypatch.setattr(inception, "check_kind", lambda path, kind: None)

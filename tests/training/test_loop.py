@@ -19,6 +19,7 @@ from lightningdit_jax.checkpoint import (
     item_names,
     read_meta,
 )
+from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
@@ -272,6 +273,38 @@ def test_sigterm_saves_that_step_and_a_restart_goes_on(whole, tmp_path, step):
     assert lines[0].startswith(f"resumed from step {step} ")
     assert_same(state, whole[0])
     assert records(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize(
+    ("step", "nan_at", "saved"),
+    # Of the batch that is asked for while a step is unread that step is judged first.
+    [(0, (), None), (3, (), 3), (5, (), 5), (8, (7,), 6)],
+)
+def test_a_batch_that_cannot_be_read_takes_no_step_with_it(whole, tmp_path, step, nan_at, saved):
+    class Damaged(Counter):
+        def __next__(self):
+            if self.next == step:
+                raise UnreadableImageError("x.png cannot be decoded")
+            return super().__next__()
+
+    lines = []
+    error = NonFiniteError if nan_at else UnreadableImageError
+    with pytest.raises(error):
+        run(tmp_path, iterator=Damaged(nan_at), lines=lines)
+    assert TrainingCheckpoints(tmp_path, keep=2).latest_step() == saved
+    told = [line for line in lines if line.startswith("saved")]
+    assert told == (
+        [f"saved step {step}, the last before an error"] if step % 3 and not nan_at else []
+    )
+    if not nan_at:
+        assert_same(run(tmp_path)[0], whole[0])
+        assert records(tmp_path) == whole[1]
+
+
+def test_an_evaluation_that_fails_takes_no_step_with_it(tmp_path):
+    with pytest.raises(ValueError, match="best_metric"):
+        run(tmp_path, evaluator=Scores(SCORES), evaluate_every_steps=5, best_metric="fdi")
+    assert TrainingCheckpoints(tmp_path, keep=2).latest_step() == 5
 
 
 def test_what_is_saved_is_what_was_given(tmp_path):

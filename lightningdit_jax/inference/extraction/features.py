@@ -5,6 +5,7 @@ foundation model's features of the image and of its mirror image, row for row th
 beside which they lie; extraction.json says of which model, instead of a tokenizer.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,10 +24,11 @@ from lightningdit_jax.inference.extraction.shard_pass import Encoder, write_shar
 from lightningdit_jax.parallel.multihost import print_once
 
 
-def open_features(config: Config, mesh: Mesh) -> Loaded:
-    """The vision model of extract.features. Raises ValueError naming the key, as open_teacher."""
-    path = config.extract.features
-    return open_teacher(load_functional, path, "extract.features", mesh, config.compute)
+def open_features(
+    config: Config, mesh: Mesh, load: Callable[..., Loaded] = load_functional
+) -> Loaded:
+    """The vision model of extract.features. load and what is raised: as for open_teacher."""
+    return open_teacher(load, config.extract.features, "extract.features", mesh, config.compute)
 
 
 def write_features(
@@ -50,8 +52,8 @@ def write_features(
     check_record(folder, make_record(config, made, source.source, resolution, dtype), "features")
     size = 2 * len(source) * grid**2 * width * jnp.dtype(dtype).itemsize
     print_once(
-        f"features of {width} channels in {grid}x{grid} patches, of {counted(len(source), 'image')} "
-        f"and as many mirrored as {dtype}: {size / 2**30:,.1f} GiB in {folder}"
+        f"{dtype} features of {width} channels in {grid}x{grid} patches, of "
+        f"{counted(len(source), 'image')} and as many mirrored: {size / 2**30:,.1f} GiB in {folder}"
     )
     features = make_teacher(teacher, grid)
 

@@ -10,7 +10,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lightningdit_jax.assembly.images import open_image_batches
-from lightningdit_jax.assembly.loading import load_functional
+from lightningdit_jax.assembly.loading import abstract_functional, load_functional
 from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.assembly.teacher import FEATURES
 from lightningdit_jax.config import Config
@@ -44,18 +44,17 @@ def extract(config: Config, workdir: str) -> epath.Path:
         )
     mesh = inference_mesh(config.mesh)
     check_batch_size(options.batch_size, mesh, jax.process_count())
-    loaded = load_functional(
-        options.checkpoint or workdir,
-        mesh,
-        expect=Role.TOKENIZER,
-        compute=config.compute,
-    )
-    tokenizer = loaded.as_tokenizer()
+    path = options.checkpoint or workdir
+    if options.features:
+        open_features(config, mesh, abstract_functional)  # whether it is there
+    found = abstract_functional(path, mesh, expect=Role.TOKENIZER, compute=config.compute)
+    tokenizer = found.as_tokenizer()
     resolution = image_resolution(options, tokenizer)
     source = open_image_batches(config, config.data.split, resolution)
+    loaded = load_functional(path, mesh, expect=Role.TOKENIZER, compute=config.compute)
     grid = options.features_grid or resolution // tokenizer.downsample_factor
     teacher = open_features(config, mesh) if options.features else None
-    made = {"tokenizer": loaded.fingerprint, "seed": config.seed}
+    made = {"tokenizer": loaded.fingerprint, "tokenizer_path": path, "seed": config.seed}
     check_record(
         folder, make_record(config, made, source.source, resolution, options.dtype), "latents"
     )

@@ -41,13 +41,14 @@ def make_record(
 def check_record(folder: epath.Path, record: dict[str, Any], what: str) -> None:
     """Writes the record of a new folder; that of one that is there has to be the same.
 
-    Names of classes are not compared: those of a folder of images are in its fingerprint.
+    Names of classes are not compared: those of a folder of images are in its fingerprint. Nor is
+    where the tokenizer lies.
     what: is in the folder, latents or features. All processes must call it. Raises ValueError
     naming what differs, and for latents without a record.
     """
     path, found = folder / RECORD, read_record(folder)
     if found is not None:
-        compared = [key for key in record if key != "class_names"]
+        compared = [key for key in record if key not in ("class_names", "tokenizer_path")]
         there, here = ({key: r.get(key) for key in compared} for r in (found, record))
         if changes := difference(there, here):
             raise ValueError(

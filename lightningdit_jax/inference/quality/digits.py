@@ -175,4 +175,12 @@ def real_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return digits_to_8x8(images), digits.labels
 
 
-METRICS = {"digits": Metric(evaluate_digits, _stream, ("digits_fid", "recognised_share"), _judge)}
+METRICS = {
+    "digits": Metric(
+        evaluate_digits,
+        _stream,
+        ("digits_fid", "recognised_share"),
+        _judge,
+        check=lambda config, class_names: check_digits(class_names),
+    )
+}

@@ -15,6 +15,10 @@ from lightningdit_jax.data.picture_folder import PictureFolder
 from lightningdit_jax.evaluation.error_bars import fixed_labels, jackknife_blocks
 from lightningdit_jax.evaluation.frechet import Moments, distance_from
 from lightningdit_jax.evaluation.inception_score import inception_score
+from lightningdit_jax.evaluation.reference_moments import (
+    moments_from_npz,
+    network_moments_from_npz,
+)
 from lightningdit_jax.inference.quality.adm_numbers import AdmNumbers
 from lightningdit_jax.inference.quality.distances import Distances, number_names
 from lightningdit_jax.inference.quality.evaluated_file import (
@@ -30,7 +34,13 @@ from lightningdit_jax.inference.quality.features import (
 )
 from lightningdit_jax.inference.quality.inception import InceptionNetwork
 from lightningdit_jax.inference.quality.metric import Judge, Judgment, Metric, Quality, check_blocks
-from lightningdit_jax.inference.quality.networks import POOL, network_of, open_networks
+from lightningdit_jax.inference.quality.networks import (
+    NETWORKS,
+    POOL,
+    names_of,
+    network_of,
+    open_networks,
+)
 from lightningdit_jax.inference.quality.reference import open_reference
 from lightningdit_jax.npz_reader import read_npz
 from lightningdit_jax.planning.mesh import inference_mesh
@@ -177,6 +187,21 @@ def _stream(config: Config, mesh: Mesh, class_names: Sequence[str]) -> Quality:
     return quality
 
 
+def _check(config: Config, class_names: Sequence[str]) -> None:
+    options = config.evaluate
+    check_options(options)
+    names = names_of(options.networks, options.inception)
+    if options.inception:
+        InceptionNetwork.check(options.inception)
+    if options.inception or "inception" in names:
+        moments_from_npz(options.reference)
+    for name in names:
+        if name != "inception" and not NETWORKS[name].is_of_cmmd:
+            network_moments_from_npz(options.reference, name)
+    if names:
+        NpzImages(options.reference)
+
+
 def _stream_names(config: Config) -> tuple[str, ...]:
     options = config.evaluate
     networks = number_names([network_of(path) for path in options.networks])
@@ -202,5 +227,6 @@ METRICS = {
         _stream_names,
         _judge,
         reads=("inception", "networks", "reference", "batch_size"),
+        check=_check,
     )
 }

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+from etils import epath
+
 from lightningdit_jax.config import HELD_OUT, Config
+from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.errors import unknown_name
 from lightningdit_jax.inference.quality.metrics import make_quality, metric_of
 from lightningdit_jax.inference.sampling.in_training import TrainingSampler, Weights
@@ -30,6 +33,7 @@ def make_training_evaluator(
     best, names = config.train.best_metric, metric_of(config).names_of_stream(config)
     if best and not best.startswith(HELD_OUT) and best not in names:
         raise ValueError(unknown_name("number of config.train.best_metric", best, names))
+    metric_of(config).check(config, class_names(read_record(epath.Path(config.data.path))))
     count, key = config.evaluate.train_samples, "evaluate_every_steps"
     sampler = TrainingSampler(config, scaling, count, what="evaluation", key=key)
     quality = make_quality(config, sampler.mesh, sampler.class_names)

@@ -3,6 +3,7 @@
 import jax
 from jax.sharding import Mesh
 
+from lightningdit_jax.assembly.loading import check_kind
 from lightningdit_jax.inference.quality.features import FeatureNetwork
 from lightningdit_jax.inference.quality.network import EvaluationNetwork
 from lightningdit_jax.models.inception import SIDE, Inception
@@ -22,6 +23,11 @@ class InceptionNetwork(FeatureNetwork):
 
     path, batch_size and what is raised: as for FeatureNetwork.
     """
+
+    @staticmethod
+    def check(path: str) -> None:
+        """Raises what the constructor would for a checkpoint of another kind or none, unread."""
+        check_kind(path, "inception")
 
     def __init__(self, path: str, batch_size: int, mesh: Mesh):
         super().__init__(

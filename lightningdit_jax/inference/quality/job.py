@@ -44,7 +44,9 @@ def evaluate(config: Config, workdir: str) -> dict[str, float]:
         over, more = SEEDS, {"seeds": seeds}
         judgment = mean_of_seeds({seed: each.numbers for seed, each in judgments.items()})
     else:
-        judgment, of = metric_of(config).file(config, workdir)
+        metric = metric_of(config)
+        metric.check(config, ())
+        judgment, of = metric.file(config, workdir)
     for name, value in judgment.numbers.items():
         if not math.isfinite(value) and (name, value) != ("reconstruction_psnr", math.inf):
             raise FloatingPointError(

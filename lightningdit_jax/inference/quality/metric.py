@@ -53,6 +53,7 @@ class Metric:
     judge(config, mesh, class_names): a Judge, who says of images in memory what `file` says of a
         file that holds them, and what it compares them with. None where `stream` says all of it.
     reads: the keys of config.evaluate that it needs, its network's checkpoint among them.
+    check(config, class_names): asked before any network is loaded; its files are there and fit.
     All raise ValueError or FileNotFoundError for what is missing or does not fit.
     """
 
@@ -61,6 +62,7 @@ class Metric:
     stream_names: tuple[str, ...] | Callable[[Config], tuple[str, ...]]
     judge: Callable[[Config, Mesh, Sequence[str]], tuple[Judge, dict[str, Any]]] | None = None
     reads: tuple[str, ...] = ()
+    check: Callable[[Config, Sequence[str]], None] = lambda config, class_names: None
 
     def names_of_stream(self, config: Config) -> tuple[str, ...]:
         """Of the numbers of a stream by this config."""

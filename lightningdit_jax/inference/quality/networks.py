@@ -47,6 +47,28 @@ def network_of(path: str) -> str:
     )
 
 
+def names_of(paths: Sequence[str], inception: str = "") -> dict[str, str]:
+    """Converted checkpoints by the name of their network, in order; no array is read.
+
+    inception: the checkpoint of config.evaluate.inception. Raises ValueError for two checkpoints of
+    one network, and as network_of.
+    """
+    names: dict[str, str] = {}
+    for path in paths:
+        name = network_of(path)
+        if name in names:
+            raise ValueError(
+                f"{names[name]} and {path} are both of {name}; give one checkpoint a network"
+            )
+        if inception and name == "inception" and path != inception:
+            raise ValueError(
+                f"config.evaluate.networks has {path} and config.evaluate.inception "
+                f"{inception}, both of inception; give one checkpoint a network"
+            )
+        names[name] = path
+    return names
+
+
 def features_in(name: str) -> Callable[[Any, jax.Array], jax.Array]:
     """The row's features(module, images), with products as exact as on any other device."""
 
@@ -83,27 +105,13 @@ def open_networks(
     """Converted checkpoints by the name of their network, in order.
 
     inception: the path of an InceptionNetwork, and it, where there is one already. Raises
-    ValueError for two checkpoints of one network, and as open_network.
+    ValueError as names_of and open_network.
     """
-    networks: dict[str, FeatureNetwork] = {}
-    path_of: dict[str, str] = {}
-    for path in paths:
-        name = network_of(path)
-        if name in networks:
-            raise ValueError(
-                f"{path_of[name]} and {path} are both of {name}; give one checkpoint a network"
-            )
-        path_of[name] = path
-        if inception is not None and name == "inception":
-            if path != inception[0]:
-                raise ValueError(
-                    f"config.evaluate.networks has {path} and config.evaluate.inception "
-                    f"{inception[0]}, both of inception; give one checkpoint a network"
-                )
-            networks[name] = inception[1]
-        else:
-            networks[name] = open_network(path, batch_size, mesh)[1]
-    return networks
+    path, opened = inception or ("", None)
+    return {
+        name: opened if opened and name == "inception" else open_network(of, batch_size, mesh)[1]
+        for name, of in names_of(paths, path).items()
+    }
 
 
 def fd_scale(name: str, network: FeatureNetwork) -> float | None:

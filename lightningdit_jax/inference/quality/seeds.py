@@ -7,9 +7,9 @@ import numpy as np
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.inference.quality.metric import Judgment, check_blocks
-from lightningdit_jax.inference.quality.metrics import make_judge
+from lightningdit_jax.inference.quality.metrics import make_judge, metric_of
 from lightningdit_jax.inference.sampling.job import describe_samples
-from lightningdit_jax.inference.sampling.opening import open_sampler
+from lightningdit_jax.inference.sampling.opening import find_sampler
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.inference.sampling.sampler import Sampler
 from lightningdit_jax.parallel.multihost import print_once
@@ -24,8 +24,11 @@ def evaluate_seeds(config: Config, workdir: str) -> tuple[dict[int, Judgment], d
     """
     options = config.sample
     check_blocks(config, options.num_samples)
-    sampler, weights = open_sampler(config, workdir, options.num_samples)
-    sampling = sampler.structure.fitted(Sampling.of(options))
+    found = find_sampler(config, workdir)
+    sampling = found.structure.fitted(Sampling.of(options))
+    found.check_labels(options.labels)
+    metric_of(config).check(config, found.class_names)
+    sampler, weights = found.load(options.num_samples)
     judge, compared_with = make_judge(config, sampler.mesh, sampler.class_names)
     judgments, seeds = {}, list(dict.fromkeys(config.evaluate.seeds))
     for number, seed in enumerate(seeds, 1):

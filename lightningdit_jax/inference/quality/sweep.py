@@ -15,11 +15,11 @@ from lightningdit_jax.config import Config, SampleConfig, SweepConfig
 from lightningdit_jax.errors import counted
 from lightningdit_jax.flow.solver import look_up
 from lightningdit_jax.flow.solvers import SOLVERS
-from lightningdit_jax.inference.quality.metrics import make_quality
+from lightningdit_jax.inference.quality.metrics import make_quality, metric_of
 from lightningdit_jax.inference.quality.records import SEEDS, error_bars, mean_of_seeds
 from lightningdit_jax.inference.quality.seeds import draw
 from lightningdit_jax.inference.quality.sweep_plot import plot_sweep
-from lightningdit_jax.inference.sampling.opening import chosen_average, open_sampler, with_average
+from lightningdit_jax.inference.sampling.opening import chosen_average, find_sampler, with_average
 from lightningdit_jax.inference.sampling.options import Sampling
 from lightningdit_jax.parallel.multihost import from_main_process, is_main_process
 from lightningdit_jax.sampling_options import OF_GUIDANCE, SamplingOptions
@@ -34,15 +34,18 @@ def sweep(config: Config, workdir: str) -> list[Row]:
     All have the same labels and noise, and the same weights, which are loaded once, but for the
     averages of config.sweep.ema_sigma. With sweep.seeds a row has the numbers of each seed, their
     means and error bars. WORKDIR/sweep.json grows with every seed of a row, and what is there is
-    not made again; sweep.png shows the metric. Nothing else is written. Raises what open_sampler,
+    not made again; sweep.png shows the metric. Nothing else is written. Raises what find_sampler,
     make_quality and plan_synthesis raise, and ValueError for settings that do not fit, before
     anything is drawn.
     """
     asked, options = sweep_points(config.sample, config.sweep), config.sweep
     averages = sweep_averages(config)
-    sampler, weights = open_sampler(averages[0], workdir, config.sweep.num_samples)
-    points = [sampler.structure.fitted(sampling) for sampling in asked]
+    found = find_sampler(averages[0], workdir)
+    points = [found.structure.fitted(sampling) for sampling in asked]
+    found.check_labels(config.sample.labels)
     check_averages(averages, workdir)
+    metric_of(config).check(config, found.class_names)
+    sampler, weights = found.load(config.sweep.num_samples)
     quality = make_quality(config, sampler.mesh, sampler.class_names)
     common = {
         "num_samples": options.num_samples,

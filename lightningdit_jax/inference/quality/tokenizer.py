@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.identity import images_identity, weights_identity
 from lightningdit_jax.assembly.images import open_image_batches
-from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.assembly.loading import Loaded, abstract_functional, load_functional
 from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageSource
@@ -30,7 +30,7 @@ from lightningdit_jax.inference.quality.reconstruction_picture import Reconstruc
 from lightningdit_jax.inference.quality.tokenizer_measure import Given
 from lightningdit_jax.inference.quality.tokenizer_measures import check_measures, measure
 from lightningdit_jax.inference.quality.tokenizer_neighbors import open_neighbors
-from lightningdit_jax.inference.quality.tokenizer_networks import Judges, open_judges
+from lightningdit_jax.inference.quality.tokenizer_networks import Judges, check_judges, open_judges
 from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors
 from lightningdit_jax.inference.reconstruct import make_reconstructor
 from lightningdit_jax.parallel.batch_function import jit_batches
@@ -56,14 +56,11 @@ def evaluate_tokenizer(config: Config, workdir: str) -> tuple[Judgment, dict[str
     options = config.evaluate
     check_batch_size(options.batch_size, mesh, jax.process_count())
     path = config.extract.checkpoint or workdir
-    tokenizer = load_functional(
-        path,
-        mesh,
-        expect=Role.TOKENIZER,
-        compute=config.compute,
-    )
-    resolution = image_resolution(config.extract, tokenizer.as_tokenizer())
+    found = abstract_functional(path, mesh, expect=Role.TOKENIZER, compute=config.compute)
+    resolution = image_resolution(config.extract, found.as_tokenizer())
+    check_judges(options)
     source = open_image_batches(config, options.split, resolution)
+    tokenizer = load_functional(path, mesh, expect=Role.TOKENIZER, compute=config.compute)
     reconstruct = jit_batches(make_reconstructor(tokenizer.graphdef, config.seed), mesh)
     networks = open_judges(options, mesh)
     compare = _Comparison(networks, options.jackknife_blocks)

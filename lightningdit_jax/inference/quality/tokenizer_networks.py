@@ -10,13 +10,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.identity import weights_identity
-from lightningdit_jax.assembly.loading import Loaded, load_functional
+from lightningdit_jax.assembly.loading import Loaded, check_kind, load_functional
 from lightningdit_jax.config import EvaluateConfig
 from lightningdit_jax.data.digits import Digits, digits_to_8x8
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows
 from lightningdit_jax.inference.quality.digits import digits_judge
-from lightningdit_jax.inference.quality.networks import NETWORKS, features_in, network_of
+from lightningdit_jax.inference.quality.networks import NETWORKS, features_in, names_of
 from lightningdit_jax.models.pixels import to_model_range
 from lightningdit_jax.parallel.batch_function import jit_batches
 
@@ -51,18 +51,31 @@ class Judges:
         return dataclasses.replace(self, features=_of_digits, prefix="digits_")
 
 
+def check_judges(options: EvaluateConfig) -> None:
+    """Raises ValueError or FileNotFoundError unless open_judges can load them; reads no array.
+
+    For a checkpoint that is missing or of another kind, for two of one network, and for one that
+    only samples are judged by.
+    """
+    for path, kind in ((options.lpips, "lpips"), (options.inception, "inception")):
+        if path:
+            check_kind(path, kind)
+    for name, path in names_of(options.networks).items():
+        if NETWORKS[name].is_of_cmmd:
+            raise ValueError(
+                f"config.evaluate.networks has {path}, a network of CMMD, which is of samples "
+                "and not of reconstructions; leave it out"
+            )
+
+
 def open_judges(options: EvaluateConfig, mesh: Mesh) -> Judges:
     """The converted checkpoints of evaluate.lpips, evaluate.inception and evaluate.networks.
 
-    Raises ValueError for two of one network, and for one that only samples are judged by.
+    Which check_judges has looked at.
     """
     networks: dict[str, tuple[str, Loaded]] = {}
 
     def opened(name: str, path: str, kind: str, function: Callable) -> Rows:
-        if name in networks:
-            raise ValueError(
-                f"{networks[name][0]} and {path} are both of {name}; give one checkpoint a network"
-            )
         loaded = load_functional(path, mesh, expect=kind)
         networks[name] = (path, loaded)
         return _rows_of(name, loaded, function, mesh)
@@ -78,13 +91,7 @@ def open_judges(options: EvaluateConfig, mesh: Mesh) -> Judges:
     if options.inception:
         features = opened("Inception", options.inception, "inception", features_in("inception"))
     others = {}
-    for path in options.networks:
-        name = network_of(path)
-        if NETWORKS[name].is_of_cmmd:
-            raise ValueError(
-                f"config.evaluate.networks has {path}, a network of CMMD, which is of samples "
-                "and not of reconstructions; leave it out"
-            )
+    for name, path in names_of(options.networks).items():
         others[f"fd_{name}"] = opened(name, path, NETWORKS[name].kind, features_in(name))
     return Judges(
         distance,

@@ -23,7 +23,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.latents_record import class_names, read_record
 from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.sampling.fitting import GeneratorMeaning
-from lightningdit_jax.inference.sampling.opening import load_companions
+from lightningdit_jax.inference.sampling.opening import find_companions, load_companions
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.inference.sampling.plan import plan_sampler
 from lightningdit_jax.inference.sampling.sampler import Sampler, Structure
@@ -70,6 +70,11 @@ class TrainingSampler:
         record = read_record(epath.Path(config.data.path))
         made_by = (record or {}).get("tokenizer")
         meaning = GeneratorMeaning(generator, flow, scaling)
+        self.class_names = class_names(record)
+        self.labels = choose_labels(
+            options.labels, count, generator.num_classes, config.seed, self.class_names
+        )
+        find_companions(config, self.mesh, meaning)
         loaded = load_companions(config, self.mesh, meaning, made_by)
         self._structure = Structure(
             dit=abstract_model(
@@ -87,10 +92,6 @@ class TrainingSampler:
         # Not the float32 weights, which may go.
         self._tokenizer = nnx.merge(self._structure.vae, self._others["vae"])
         self._sampling = self._structure.fitted(Sampling.of(options))
-        self.class_names = class_names(record)
-        self.labels = choose_labels(
-            options.labels, count, generator.num_classes, config.seed, self.class_names
-        )
 
     def draw(self, state: Weights) -> Iterator[np.ndarray]:
         """Batches of images, uint8 [b, H, W, 3]. All processes have to call it."""

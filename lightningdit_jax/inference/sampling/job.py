@@ -12,7 +12,7 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import short_names
 from lightningdit_jax.data.npz_images import NpzImages
 from lightningdit_jax.inference.pictures import image_grid, save_png
-from lightningdit_jax.inference.sampling.opening import chosen_average, open_sampler
+from lightningdit_jax.inference.sampling.opening import chosen_average, find_sampler
 from lightningdit_jax.inference.sampling.options import Sampling, choose_labels
 from lightningdit_jax.inference.sampling.sampler import Sampler
 from lightningdit_jax.inference.sampling.store import SampleStore
@@ -35,12 +35,12 @@ def sample(config: Config, workdir: str) -> epath.Path:
     samples.
     """
     options, asked = config.sample, Sampling.of(config.sample)
-    sampler, weights = open_sampler(config, workdir, config.sample.num_samples)
-    sampling = sampler.structure.fitted(asked)
-    num_classes = sampler.structure.config.num_classes
+    found = find_sampler(config, workdir)
+    sampling, num_classes = found.structure.fitted(asked), found.structure.config.num_classes
     labels = choose_labels(
-        options.labels, options.num_samples, num_classes, config.seed, sampler.class_names
+        options.labels, options.num_samples, num_classes, config.seed, found.class_names
     )
+    sampler, weights = found.load(options.num_samples)
     description = {"seed": config.seed, **describe_samples(config, sampler, weights)}
     outputs = _OUTPUTS[options.output]
     folder, main = epath.Path(workdir), is_main_process()
