@@ -103,7 +103,7 @@ def test_old_checkpoints_and_foreign_latents_are_not_verified(tmp_path):
     path = tmp_path / "old"
     arrays = {"params": {"w": np.ones(2, np.float32)}}
     save_checkpoint(str(path), arrays, {"meta": {"format_version": 1}})
-    assert lines_of(path) == (0, [f"{path}: whole (1 arrays of 0.0 MiB)", SUMMARY.format(1, 0, 0)])
+    assert lines_of(path) == (0, [f"{path}: whole (1 array of 0.0 MiB)", SUMMARY.format(1, 0, 0)])
     (path / "digests" / "process_0.json").unlink()
     assert lines_of(path)[0] == 1
     shutil.rmtree(path / "digests")

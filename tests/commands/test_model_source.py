@@ -14,8 +14,8 @@ from tests.inference.tiny_tokenizer import save_tokenizer
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    save_tokenizer(folder / "tok" / "checkpoints" / "1")
-    path = folder / "gen" / "checkpoints" / "1"
+    save_tokenizer(folder / "tok" / "checkpoints" / "0")
+    path = folder / "gen" / "checkpoints" / "0"
     save_generator(path, random_generator(), flow=Flow(), scaling=LatentScaling())
     for name, kind in (("tok", "digits_vavae"), ("gen", "digits_dit")):
         write_config(tiny.config(kind), str(folder / name))

@@ -68,7 +68,7 @@ def test_a_generator_without_a_tokenizer_is_asked_for_it(asked):
 @pytest.fixture
 def extracted():
     """Where a tokenizer lies, and latents that say which made them, elsewhere and beside it."""
-    save_tokenizer("a tok/checkpoints/1")
+    save_tokenizer("a tok/checkpoints/0")
     for folder, named in (("l", "a tok"), ("gone", "nowhere"), ("a tok/latents", "nowhere")):
         tiny.write_latents(epath.Path(folder), count=2)
         write_json(epath.Path(folder) / RECORD, {"tokenizer": "0", "tokenizer_path": named})

@@ -56,7 +56,7 @@ def test_numbers_stay_what_they_are(folder, tmp_path):
 def test_a_list_in_a_folder_without_folders_is_found(folder):
     """With folders in it the folders are the classes, and the list is named as a file not read."""
     (folder / "labels.csv").write_text("a.png,cat\nb c.jpg,dog\n")
-    with pytest.raises(ValueError, match=r"images lie beside the folders of 1 classes"):
+    with pytest.raises(ValueError, match=r"images lie beside the folders of 1 class \("):
         opened(folder)
     (folder / "sub" / "d.png").unlink()
     (folder / "sub").rmdir()

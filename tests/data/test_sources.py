@@ -101,7 +101,7 @@ def test_a_file_that_is_no_image_is_refused_when_it_is_opened(tmp_path):
     assert describe_images(folder_of(picture)) == ["1 image, 1 class: picture 1"]
     text, cut = tmp_path / "labels.txt", tmp_path / "cut.png"
     text.write_text("a.png,cat\n")
-    cut.write_bytes(picture.read_bytes()[:-20])
+    cut.write_bytes(picture.read_bytes()[:50])
     for file in (text, cut):
         with pytest.raises(ValueError, match=rf"{file.name} cannot be decoded .* or 'webdataset'"):
             folder_of(file)

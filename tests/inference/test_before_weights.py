@@ -126,7 +126,7 @@ def test_within_a_training(folder, unread, monkeypatch, changes, message):
 
 
 def test_a_forgotten_tokenizer_is_named_where_the_latents_tell_it(folder, tmp_path):
-    save_tokenizer(tmp_path / "tok" / "checkpoints" / "1")
+    save_tokenizer(tmp_path / "tok" / "checkpoints" / "0")
     tiny.write_latents(tmp_path / "tok" / "latents", count=2)
     data = {"config": {"data": {"path": str(tmp_path / "tok" / "latents")}}}
     dit = random_generator()
