@@ -102,7 +102,9 @@ def act(args: argparse.Namespace, arguments: list[str]) -> None:
         elif args.action == "train":
             slices.train(arguments)
         elif args.action == "status":
-            print(slices.state())
+            state = slices.state()
+            if not args.dry_run:
+                print(state)
         else:
             getattr(slices, args.action)()
     except CommandFailed as failure:
