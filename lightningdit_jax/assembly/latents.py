@@ -38,6 +38,12 @@ def tokenizer_of(latents: str) -> str:
     return next((p for p in (named, str(folder.parent)) if p and is_tokenizer(p)), "")
 
 
+def its_checkpoint(latents: str) -> str:
+    """What config.sample.tokenizer is to be set to, in words, with its path where that is known."""
+    made_by = tokenizer_of(latents)
+    return f"the tokenizer's checkpoint{f', {made_by}' if made_by else ''}"
+
+
 def is_tokenizer(path: str) -> bool:
     """Whether a checkpoint or a workdir is there and can be sampled with; the hub is not asked."""
     if is_address(path):

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from lightningdit_jax.assembly.latents import scaling_of
+from lightningdit_jax.assembly.latents import its_checkpoint, scaling_of
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.assembly.registry import abstract_model, compute_options
 from lightningdit_jax.averages import (
@@ -57,7 +57,7 @@ class TrainingSampler:
         if not options.tokenizer:
             raise ValueError(
                 f"config.sample.tokenizer is empty; {what} within training decodes its samples: "
-                f"set it to the tokenizer's checkpoint, or train.{key} to 0"
+                f"set it to {its_checkpoint(config.data.path)}, or train.{key} to 0"
             )
         self._config, self._count = config, count
         # Before training.

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from lightningdit_jax.assembly.companion import companion_of
 from lightningdit_jax.assembly.identity import weights_identity
-from lightningdit_jax.assembly.latents import tokenizer_of
+from lightningdit_jax.assembly.latents import its_checkpoint
 from lightningdit_jax.assembly.loading import (
     Loaded,
     abstract_functional,
@@ -65,11 +65,8 @@ def find_sampler(config: Config, workdir: str) -> FoundSampler:
     tokenizer = config.sample.tokenizer or own_tokenizer(path)
     if not tokenizer:
         data = dit.meta.get("config", {}).get("data", {})
-        made_by = tokenizer_of(str(data.get("path", "")))
-        said = f", which is {made_by}" if made_by else ""
-        raise ValueError(
-            f"config.sample.tokenizer is empty; set it to the tokenizer's checkpoint{said}"
-        )
+        needed = its_checkpoint(str(data.get("path", "")))
+        raise ValueError(f"config.sample.tokenizer is empty; set it to {needed}")
     config = config.changed(sample={"tokenizer": tokenizer})
     meaning = _meaning(path, dit)
     found = {"dit": dit, **find_companions(config, mesh, meaning)}
