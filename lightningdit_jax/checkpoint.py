@@ -10,7 +10,6 @@ its best evaluation as WORKDIR/best/STEP, and averages alone as WORKDIR/snapshot
 checkpoint is one such directory alone.
 """
 
-import contextlib
 import copy
 import dataclasses
 import re
@@ -46,7 +45,7 @@ from lightningdit_jax.checkpoint_reading import (
 from lightningdit_jax.checkpoint_writing import device_handlers, of_devices, of_host
 from lightningdit_jax.hub import is_address, renewal
 from lightningdit_jax.hub_folder import INDEX_FILE, WEIGHTS_FILE, fetch_folder, is_hub_folder
-from lightningdit_jax.storage_errors import StorageError, storage_error, storing
+from lightningdit_jax.storage_errors import StorageError, check_absent, storage_error, storing
 
 FORMAT_VERSION = 1
 CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"  # folders of a workdir
@@ -201,7 +200,7 @@ def find_checkpoint(path: str) -> epath.Path:
             f"python convert_torch_weights.py --src {path} --dst FOLDER"
         )
     if not root.is_dir():
-        _check_absent(root)
+        check_absent(root)
         advice = ""
         if re.fullmatch(r"[\w-]+/[\w.-]+", str(path)):
             advice = (
@@ -230,14 +229,6 @@ def find_checkpoint(path: str) -> epath.Path:
         "'checkpoints/STEP', or what ldj.save_for_hub writes; train first, or convert weights with "
         "convert_torch_weights.py"
     )
-
-
-def _check_absent(folder: epath.Path) -> None:
-    """Raises StorageError where a folder is not seen because it is not shown; exists() takes that
-    for absence.
-    """
-    with storing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        next(iter(folder.iterdir()), None)
 
 
 def use_checkpoint(path: str, use: Callable[[epath.Path], Result]) -> Result:

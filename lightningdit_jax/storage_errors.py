@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from etils import epath
+
 from lightningdit_jax.object_stores import refusal_of_store
 
 EXIT_STATUS = 74  # EX_IOERR of sysexits.h
@@ -69,6 +71,15 @@ def storing(path: object) -> Iterator[None]:
         if refused is None:
             raise
         raise refused from error
+
+
+def check_absent(path: epath.PathLike) -> None:
+    """Raises StorageError where what exists() does not see may be there, and is not shown.
+
+    For want of a permission, by a store that refuses: exists() takes that for absence.
+    """
+    with storing(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        next(iter(epath.Path(path).iterdir()), None)
 
 
 def storage_error(

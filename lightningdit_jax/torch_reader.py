@@ -17,6 +17,7 @@ from etils import epath
 
 from lightningdit_jax.mapped_file import MappedFile
 from lightningdit_jax.pickle_check import UnreadableError
+from lightningdit_jax.storage_errors import check_absent
 from lightningdit_jax.torch_pickle import TorchUnpickler
 
 _MAX_INFLATION = 16  # of a compressed archive; weights hardly shrink
@@ -43,6 +44,7 @@ def read_torch(path: epath.PathLike, mapped: MappedFile | None = None) -> Any:
     """
     path = epath.Path(path)
     if not path.is_file():
+        check_absent(path)
         raise FileNotFoundError(f"{path}: no such file")
     size = path.stat().length
     if size == 0:

@@ -2,13 +2,57 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from lightningdit_jax.assembly.describe import describe
 from lightningdit_jax.atomic_file import replacing, write_json
+from lightningdit_jax.checkpoint import find_checkpoint
+from lightningdit_jax.convert.folders import find_weights
+from lightningdit_jax.data.images import ImageFolder
+from lightningdit_jax.data.labeled_files import LabeledFiles
+from lightningdit_jax.data.latents import LatentShards
+from lightningdit_jax.data.npz_images import NpzImages
+from lightningdit_jax.evaluation.reference_moments import moments_from_npz
+from lightningdit_jax.inference.quality.comparison import read_evaluations
 from lightningdit_jax.storage_errors import StorageError, storage_error
+from lightningdit_jax.torch_reader import read_torch
+
+READERS = {
+    "a checkpoint": find_checkpoint,
+    "a run that is described": describe,
+    "a folder of latents": LatentShards,
+    "a folder of images": ImageFolder,
+    "a labeled folder": lambda path: LabeledFiles(path, "labels.csv"),
+    "samples": NpzImages,
+    "a reference": moments_from_npz,
+    "evaluations": read_evaluations,
+    "weights of PyTorch": read_torch,
+    "a source of weights": find_weights,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_not_shown_is_not_called_missing(tmp_path, reader):
+    """As another user where this is root, who is shown everything."""
+    folder, is_root = tmp_path / "closed", os.geteuid() == 0
+    folder.mkdir(mode=0o000)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(
+            StorageError, match=r"x: Permission denied \(EACCES\); get the permission"
+        ):
+            READERS[reader](str(folder / "x"))
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+    with pytest.raises(FileNotFoundError, match=r"no such"):
+        READERS[reader](str(folder / "x"))
 
 
 @pytest.mark.parametrize(

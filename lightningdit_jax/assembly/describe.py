@@ -28,6 +28,7 @@ from lightningdit_jax.hub import is_address
 from lightningdit_jax.hub_folder import is_hub_folder
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.metrics_log import RECORDS, read_log
+from lightningdit_jax.storage_errors import check_absent
 
 _DRAWN = ("num_samples", "solver", "num_steps", "cfg_scale", "seed")  # of samples.json
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -46,6 +47,7 @@ def describe(path: str) -> list[str]:
         return [path, *_checkpoint(path)]
     folder = epath.Path(path)
     if not folder.is_dir():
+        check_absent(folder)
         raise FileNotFoundError(f"--workdir={path}: there is no such folder")
     if (folder / "meta").is_dir() or is_hub_folder(folder):
         return [_title("checkpoint", folder), *_checkpoint(path)]

@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         compute(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {in_options(error)}", file=sys.stderr)
         sys.exit(2)
 

@@ -8,6 +8,7 @@ from etils import epath
 
 from lightningdit_jax.hub import is_address, open_repository
 from lightningdit_jax.hub_folder import CONFIG_FILE, is_hub_folder
+from lightningdit_jax.storage_errors import check_absent
 
 INDEX_SUFFIX = ".index.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # the better ones first
@@ -37,6 +38,7 @@ def find_weights(path: str | epath.Path) -> epath.Path:
     if path.is_file():
         return path
     if not path.is_dir():
+        check_absent(path)
         raise FileNotFoundError(f"{path}: no such file or folder")
     if is_hub_folder(path):
         raise ValueError(_NOTHING_TO_CONVERT.format(path))

@@ -8,6 +8,7 @@ from etils import epath
 
 from lightningdit_jax.atomic_file import replacing
 from lightningdit_jax.npz_reader import DamagedNpzError, member, opened_npz
+from lightningdit_jax.storage_errors import check_absent
 
 
 class NpzImages:
@@ -20,6 +21,7 @@ class NpzImages:
     def __init__(self, path: epath.PathLike, name: str = "arr_0"):
         self.path = epath.Path(path)
         if not self.path.is_file():
+            check_absent(self.path)
             raise FileNotFoundError(f"{self.path}: there is no such .npz file of images")
         with opened_npz(self.path) as archive:
             if f"{name}.npy" not in archive.namelist():

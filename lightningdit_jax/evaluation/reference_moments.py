@@ -10,6 +10,7 @@ from etils import epath
 
 from lightningdit_jax.evaluation.frechet import Gaussian
 from lightningdit_jax.npz_reader import npz_names, read_npz
+from lightningdit_jax.storage_errors import check_absent
 
 Extractor = dict[str, str]  # what computed features, by field: a network's identity
 _ADM_NAMES = ("mu", "sigma", "mu_s", "sigma_s")
@@ -97,6 +98,7 @@ def _read(
     Raises as moments_from_npz.
     """
     if not epath.Path(path).exists():
+        check_absent(path)
         raise FileNotFoundError(f"{path}: there is no such file; {advice}")
     try:
         read = read_npz(path, (*names, extractor_name))

@@ -14,6 +14,7 @@ from lightningdit_jax.evaluation.frechet_errors import INFINITY
 from lightningdit_jax.inference.quality.metric import Numbers
 from lightningdit_jax.inference.quality.networks import NETWORKS
 from lightningdit_jax.inference.quality.sweep import read_rows
+from lightningdit_jax.storage_errors import check_absent
 
 COUNTS = ("num_samples", "num_images")
 SMALLER, LARGER, UNKNOWN = (
@@ -84,6 +85,7 @@ def read_evaluations(path: epath.PathLike) -> list[Evaluation]:
     """
     path = epath.Path(path)
     if not path.exists():
+        check_absent(path)
         raise FileNotFoundError(
             f"{path}: there is no such file; give WORKDIR/evaluation.json of --mode=evaluate, or "
             "WORKDIR/sweep.json of --mode=sweep"
