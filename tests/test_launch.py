@@ -288,6 +288,11 @@ def test_slurm():
     assert "#SBATCH --cpus-per-task=16\n" in script and "#SBATCH --requeue\n" in script
 
 
+def test_a_dry_run_of_a_question_has_no_answer(printed):
+    [command] = printed("launch_tpu_vm", "status", *PLACE)
+    assert command[:5] == ["gcloud", "compute", "tpus", "queued-resources", "describe"]
+
+
 def test_a_slurm_job_ends_as_main_py_does(tmp_path):
     """srun's status is that of its task: of arguments that are refused, with their one line."""
     stand_ins(tmp_path, srun='shift 2; exec "$@"')

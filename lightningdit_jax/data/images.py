@@ -14,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 
 from lightningdit_jax.data.image_listing import FORMATS, ImageListing, printable
 from lightningdit_jax.errors import counted, one_line
-from lightningdit_jax.storage_errors import check_absent
 
 _PILLOW_FORMATS = tuple(sorted(set(FORMATS.values())))
 # What a file may claim before it is decoded; deflate makes nothing smaller than a thousandth.
@@ -122,7 +121,6 @@ class ImageFolder(ImageFiles):
     def __init__(self, folder: str | os.PathLike):
         self._folder = folder = pathlib.Path(folder)
         if not folder.is_dir():
-            check_absent(folder)
             raise FileNotFoundError(
                 f"{folder}: no such folder of images. Set config.data.path to a folder with one "
                 "folder of images per class, or to a folder of images"

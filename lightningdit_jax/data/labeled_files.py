@@ -13,7 +13,6 @@ from lightningdit_jax.data.image_listing import FORMATS, ImageListing, printable
 from lightningdit_jax.data.images import ImageFiles
 from lightningdit_jax.data.labels import ONE_CLASS, number_labels
 from lightningdit_jax.errors import counted, listed, one_line, plain
-from lightningdit_jax.storage_errors import check_absent
 
 LABEL_FILES = ("labels.csv", "labels.txt")
 _HEADS = (
@@ -36,7 +35,6 @@ class LabeledFiles(ImageFiles):
     def __init__(self, folder: str | os.PathLike, labels: str):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
-            check_absent(folder)
             raise FileNotFoundError(f"{folder}: no such folder of images; set config.data.path")
         listing = ImageListing(folder)
         self.notes = listing.left_out()
@@ -100,7 +98,6 @@ def _alike(labels: Sequence[str]) -> list[int | str]:
 def _read(path: pathlib.Path) -> dict[str, str]:
     """Labels by name of file, as a path begins in the folder."""
     if not path.is_file():
-        check_absent(path)
         raise FileNotFoundError(f"{path}: no such file of labels; set config.data.labels to one")
     found: dict[str, str] = {}
     try:

@@ -30,7 +30,6 @@ from lightningdit_jax.errors import listed, one_line
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.object_stores import check_mounted
 from lightningdit_jax.square import REASON
-from lightningdit_jax.storage_errors import check_absent
 from lightningdit_jax.torch_reader import read_torch
 from lightningdit_jax.verification import is_verifying
 
@@ -214,7 +213,6 @@ class LatentShards:
         check_mounted(folder)
         folder = pathlib.Path(folder)
         if not folder.is_dir():
-            check_absent(folder)
             raise FileNotFoundError(
                 f"{folder}: no such folder of latents. Set config.data.path to a local or mounted "
                 "(gcsfuse) folder that --mode=extract wrote"
