@@ -48,7 +48,8 @@ def describe(path: str) -> list[str]:
     folder = epath.Path(path)
     if not folder.is_dir():
         check_absent(folder)
-        raise FileNotFoundError(f"--workdir={path}: there is no such folder")
+        what = "it is a file, no folder" if folder.exists() else "there is no such folder"
+        raise FileNotFoundError(f"--workdir={path}: {what}")
     if (folder / "meta").is_dir() or is_hub_folder(folder):
         return [_title("checkpoint", folder), *_checkpoint(path)]
     if any(_is_shard(file) for file in folder.iterdir()):
