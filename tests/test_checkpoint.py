@@ -22,6 +22,7 @@ from lightningdit_jax.checkpoint import (
 )
 from lightningdit_jax.checkpoint_choice import defect
 from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.storage_errors import StorageError
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 
 STEPS = (10, 20, 30)

@@ -124,8 +124,8 @@ def _pairs(path: pathlib.Path) -> Iterator[tuple[int, tuple[str, str]]]:
             continue
         if len(cells) != count:
             raise ValueError(
-                f"line {number} has {len(cells)} parts, {plain(repr(cells), 60)}; expected "
-                f"{count}: 'file,label', a name with a comma in double quotes"
+                f"line {number} has {counted(len(cells), 'part')}, {plain(repr(cells), 60)}; "
+                f"expected {count}: 'file,label', a name with a comma in double quotes"
             )
         yield number, (cells[columns[0]], cells[columns[1]])
 

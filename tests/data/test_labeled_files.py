@@ -88,7 +88,7 @@ def test_all_images_as_one_class(folder):
         ("a.png,cat\na.png,dog", r"line 2: a second label for a\.png"),
         ("a.png,cat\nb c.jpg,", r"line 2: b c\.jpg has none; expected a label"),
         ("a.png,cat,dog", r"line 1 has 3 parts, .*; expected 2"),
-        ("a.png,cat\nb c.jpg", r"line 2 has 1 parts"),
+        ("a.png,cat\nb c.jpg", r"line 2 has 1 part,"),
         ("name,label,x\na.png,cat", r"line 2 has 2 parts, .*; expected 3"),
         ("word", "line 1 has 1 parts"),
         ('a.png,"cat', "unexpected end"),
