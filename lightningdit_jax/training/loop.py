@@ -16,6 +16,7 @@ from lightningdit_jax.parallel.ending import Preempted
 from lightningdit_jax.parallel.multihost import from_main_process, gather_text, is_main_process
 from lightningdit_jax.parallel.run_ahead import RunAhead
 from lightningdit_jax.progress import Progress, duration
+from lightningdit_jax.storage_errors import StorageError
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.held_out import is_of_bin
 from lightningdit_jax.training.nonfinite import NonFiniteSteps
@@ -172,6 +173,8 @@ class Loop:
         """
         try:
             yield
+        except StorageError:  # where it writes, no more can be written
+            raise
         except Exception:
             saved = self._run.checkpoints.latest_step() or 0
             alone = jax.process_count() == 1
