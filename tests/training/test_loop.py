@@ -22,6 +22,7 @@ from lightningdit_jax.checkpoint import (
 from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.metrics_log import TIMED
 from lightningdit_jax.parallel.ending import EXIT_STATUS, Preempted
+from lightningdit_jax.storage_errors import StorageError
 from lightningdit_jax.training.best_checkpoint import BestCheckpoint
 from lightningdit_jax.training.nonfinite import NonFiniteError
 from tests.training.loop_cases import CONFIG, Counter, assert_same, records, run
@@ -275,30 +276,45 @@ def test_sigterm_saves_that_step_and_a_restart_goes_on(whole, tmp_path, step):
     assert records(tmp_path) == whole[1]
 
 
-@pytest.mark.parametrize(
-    ("step", "nan_at", "saved"),
-    # Of the batch that is asked for while a step is unread that step is judged first.
-    [(0, (), None), (3, (), 3), (5, (), 5), (8, (7,), 6)],
-)
-def test_a_batch_that_cannot_be_read_takes_no_step_with_it(whole, tmp_path, step, nan_at, saved):
-    class Damaged(Counter):
-        def __next__(self):
-            if self.next == step:
-                raise UnreadableImageError("x.png cannot be decoded")
-            return super().__next__()
+class Unreadable(Counter):
+    """Raises an error for the batch after so many steps."""
 
+    def __init__(self, step, error, nan_at=()):
+        super().__init__(nan_at)
+        self._step, self._error = step, error
+
+    def __next__(self):
+        if self.next == self._step:
+            raise self._error
+        return super().__next__()
+
+
+DAMAGED = UnreadableImageError("x.png cannot be decoded")
+
+
+@pytest.mark.parametrize(("step", "saved"), [(0, None), (3, 3), (5, 5)])
+def test_a_batch_that_cannot_be_read_takes_no_step_with_it(whole, tmp_path, step, saved):
     lines = []
-    error = NonFiniteError if nan_at else UnreadableImageError
-    with pytest.raises(error):
-        run(tmp_path, iterator=Damaged(nan_at), lines=lines)
+    with pytest.raises(UnreadableImageError, match="cannot be decoded"):
+        run(tmp_path, iterator=Unreadable(step, DAMAGED), lines=lines)
     assert TrainingCheckpoints(tmp_path, keep=2).latest_step() == saved
     told = [line for line in lines if line.startswith("saved")]
-    assert told == (
-        [f"saved step {step}, the last before an error"] if step % 3 and not nan_at else []
-    )
-    if not nan_at:
-        assert_same(run(tmp_path)[0], whole[0])
-        assert records(tmp_path) == whole[1]
+    assert told == (["saved step 5, the last before an error"] if step == 5 else [])
+    assert_same(run(tmp_path)[0], whole[0])
+    assert records(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "nan_at", "raised"),
+    [
+        (DAMAGED, (7,), NonFiniteError),  # steps that nobody has read are judged first
+        (StorageError("w: Input/output error (EIO)"), (), StorageError),  # which could not save
+    ],
+)
+def test_only_what_can_be_saved_and_is_finite_is(tmp_path, error, nan_at, raised):
+    with pytest.raises(raised):
+        run(tmp_path, iterator=Unreadable(8, error, nan_at))
+    assert TrainingCheckpoints(tmp_path, keep=2).latest_step() == 6
 
 
 def test_an_evaluation_that_fails_takes_no_step_with_it(tmp_path):
