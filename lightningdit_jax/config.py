@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lightningdit_jax.config_fields import build, key_types
 from lightningdit_jax.config_flow import FlowConfig
+from lightningdit_jax.config_jobs import trains_both
 from lightningdit_jax.config_ranges import check_number
 from lightningdit_jax.config_vae_loss import StagesConfig, VAELossConfig
 from lightningdit_jax.sampling_options import SamplingOptions
@@ -325,6 +326,11 @@ class Config:
                 f"config.train.keep_every_steps is {kept}, but checkpoints are saved every {saved} "
                 "steps; set it to a multiple of config.train.checkpoint_every_steps, or to 0"
             )
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it trains a generator and its tokenizer (REPA-E)."""
+        return trains_both(self.value)
 
     def value(self, key: str) -> Any:
         """The value of a dotted key."""

@@ -266,6 +266,11 @@ _CHOICES = (
 )
 
 
+def trains_both(value: Callable[[str], Any]) -> bool:
+    """Whether a config trains a generator and its tokenizer. value: what it says of a key."""
+    return value("kind") == "lightningdit" and value("repae.weight") > 0
+
+
 def jobs_of(
     mode: str,
     target: str,
@@ -277,8 +282,7 @@ def jobs_of(
 ) -> tuple[str, ...]:
     """The jobs that a command does. evaluates, pictures: whether its training is to make such.
 
-    seeds: whether an evaluation of a generator is to draw samples by seeds. both: whether a
-    generator's tokenizer trains beside it.
+    seeds: whether an evaluation of a generator is to draw samples by seeds. both: see trains_both.
     """
     generator = kind == "lightningdit"
     if mode == "train":

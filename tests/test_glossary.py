@@ -43,7 +43,7 @@ def traced(config):
     job, optimizer = abstract_job(config, mesh), make_optimizer(config.optimizer, 2)
     state = jax.eval_shape(lambda: fresh_state(job, config, optimizer))
     labels = {"labels": ((8,), jnp.int32)}
-    if config.kind == "vavae" or config.repae.weight > 0:
+    if config.kind == "vavae" or config.is_joint:
         side = config.tokenizer.resolution
         shapes = {"images": ((8, side, side, 3), jnp.uint8)} | labels
     else:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightningdit_jax.config import Config
 from lightningdit_jax.config_fields import key_types
-from lightningdit_jax.config_jobs import jobs_of, readers
+from lightningdit_jax.config_jobs import jobs_of, readers, trains_both
 
 
 def changes_since(meta: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -31,9 +31,9 @@ def read_in_training(config: Mapping[str, Any]) -> set[str]:
 
     config: nested, as JSON gives it back; it may be an older one.
     """
-    train = config.get("train", {})
+    train, weight = config.get("train", {}), config.get("repae", {}).get("weight", 0.0)
     evaluates, pictures = (train.get(f"{w}_every_steps", 0) > 0 for w in ("evaluate", "picture"))
-    both = config.get("repae", {}).get("weight", 0) > 0
+    both = trains_both({"kind": config["kind"], "repae.weight": weight}.__getitem__)
     jobs = set(jobs_of("train", "train", config["kind"], evaluates, pictures, both=both))
     return {key for key in key_types(Config) if jobs & set(readers(key))}
 

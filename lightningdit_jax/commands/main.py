@@ -121,9 +121,9 @@ def checked(argv: list[str]) -> tuple["Config", Collection[str], tuple[str, ...]
     check_alignment(config)
     given = config_flags.get_override_values(flags.FLAGS["config"])
     train = config.train
-    asked = (train.evaluate_every_steps > 0, train.picture_every_steps > 0)
-    both = config.repae.weight > 0
-    jobs = jobs_of(MODE.value, TARGET.value, config.kind, *asked, bool(config.evaluate.seeds), both)
+    within = (train.evaluate_every_steps > 0, train.picture_every_steps > 0)
+    asked = (*within, bool(config.evaluate.seeds), config.is_joint)
+    jobs = jobs_of(MODE.value, TARGET.value, config.kind, *asked)
     choices = (source_choice(), solver_choice(), metric_choice(), measure_choice())
     check_command_line(config, given, jobs, WORKDIR.value, choices, defaults())
     return config, given, jobs

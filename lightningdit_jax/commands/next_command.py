@@ -9,7 +9,7 @@ def after_training(request: Request) -> list[str]:
     from lightningdit_jax.assembly.next_command import with_weights
 
     config = request.config
-    own = request.workdir if config.repae.weight > 0 else ""  # trained beside it
+    own = request.workdir if config.is_joint else ""  # trained beside it
     tokenizer = config.sample.tokenizer or own
     return with_weights(request.workdir, config.kind, tokenizer, config.data.path)
 

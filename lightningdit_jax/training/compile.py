@@ -25,7 +25,6 @@ from lightningdit_jax.training.job import (
 from lightningdit_jax.training.optimizer import make_optimizer
 from lightningdit_jax.training.plan import training_plans
 from lightningdit_jax.training.repa import SHOWN, abstract_teacher, shown_example
-from lightningdit_jax.training.repae import is_joint
 from lightningdit_jax.training.run import compile_ready
 from lightningdit_jax.training.step_flops import step_flops
 from lightningdit_jax.training.vae_step import COMPONENTS
@@ -101,7 +100,7 @@ def compile_report(config: Config, topology: str) -> dict[str, Any]:
 
 
 def _subject(config: Config, mesh: Mesh) -> Subject:
-    if is_joint(config):
+    if config.is_joint:
         job, images = abstract_joint_job(config, mesh), _images(config, mesh)
         labels = _labels(config, mesh)
         return Subject(job, images | labels, step_flops(config, mesh), config.model.variant)

@@ -57,7 +57,6 @@ from lightningdit_jax.training.repae import (
     check_repae_run,
     described,
     described_tokenizer,
-    is_joint,
     tokenizer_remat,
 )
 from lightningdit_jax.training.repae_held_out import make_repae_held_out
@@ -120,13 +119,13 @@ def open_source(config: Config, scaling: LatentScaling | None = None) -> BatchSo
 
     scaling: of a generator's latents; None is that of config.data.
     """
-    if is_joint(config):
+    if config.is_joint:
         check_repae_run(config)
     elif config.kind == "lightningdit":
         return _open_latents(config, scaling)
     resolution = tokenizer_config(config).resolution
     images = open_image_batches(config, config.data.split, resolution, config.data.augment)
-    if is_joint(config):
+    if config.is_joint:
         check_classes(config, images.source)
     return images
 
@@ -134,7 +133,7 @@ def open_source(config: Config, scaling: LatentScaling | None = None) -> BatchSo
 def make_job(config: Config, mesh: Mesh, source: BatchSource | None = None) -> Job:
     """The job of a config. source: None opens its data. Raises what bad data or values raise."""
     source = open_source(config) if source is None else source
-    if is_joint(config):
+    if config.is_joint:
         return _joint_job(config, mesh, typing.cast(ImageBatches, source))
     if config.kind == "lightningdit":
         return _generator_job(config, mesh, typing.cast(LatentBatches, source))
@@ -146,7 +145,7 @@ def abstract_job(config: Config, mesh: Mesh) -> Job:
 
     Raises what abstract_generator_job and abstract_tokenizer_job raise.
     """
-    if is_joint(config):
+    if config.is_joint:
         return abstract_joint_job(config, mesh)
     make = abstract_generator_job if config.kind == "lightningdit" else abstract_tokenizer_job
     return make(config, mesh)

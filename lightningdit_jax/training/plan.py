@@ -26,7 +26,7 @@ from lightningdit_jax.training.job import Job, abstract_job, fresh_state, state_
 from lightningdit_jax.training.muon import update_flops
 from lightningdit_jax.training.optimizer import check_named, make_optimizer
 from lightningdit_jax.training.repa import PROJECTOR
-from lightningdit_jax.training.repae import is_joint, tokenizer_remat
+from lightningdit_jax.training.repae import tokenizer_remat
 from lightningdit_jax.training.state import TrainState
 
 WHOLE: Rules = ((r"", PartitionSpec()),)  # on every device
@@ -46,7 +46,7 @@ def training_plans(config: Config, hardware: Hardware) -> tuple[list[Plan], Trai
     job of the config.
     """
     parts, trains_tokenizer = config.train.accumulate_steps, config.kind == "vavae"
-    if (trains_tokenizer or is_joint(config)) and parts != "auto" and parts > 1:
+    if (trains_tokenizer or config.is_joint) and parts != "auto" and parts > 1:
         raise ValueError(
             f"config.train.accumulate_steps is {parts}, but a tokenizer's "
             "loss is of the whole batch (the discriminator's BatchNorm, the adaptive weights) and "
@@ -88,7 +88,7 @@ def train_step(config: Config, hardware: Hardware) -> tuple[Step, TrainState]:
             aligned=2 * sum(kernels),
             **common,
         )
-        return (_joint(config, step, job, state) if is_joint(config) else step), state
+        return (_joint(config, step, job, state) if config.is_joint else step), state
     tokenizer = tokenizer_config(config)
     return TokenizerStep(architecture=tokenizer, frozen=job.frozen, **common), state
 

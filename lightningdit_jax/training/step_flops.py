@@ -8,7 +8,6 @@ from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.chips import chip_of
 from lightningdit_jax.training.frozen import abstract_frozen_networks
 from lightningdit_jax.training.repa import abstract_teacher, repa_step_flops
-from lightningdit_jax.training.repae import is_joint
 from lightningdit_jax.training.vae_flops import vae_step_flops
 
 
@@ -25,7 +24,7 @@ def step_flops(config: Config, mesh: Mesh) -> float:
         flops = 3 * forward_flops(architecture, aux_head=True)
         if teacher is not None:
             flops += repa_step_flops(config, teacher)
-        if not is_joint(config):
+        if not config.is_joint:
             return flops
         flops += 2 * forward_flops(architecture) * config.repa.depth / architecture.depth
         return flops + _of_tokenizer(config, mesh)

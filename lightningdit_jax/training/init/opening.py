@@ -12,7 +12,6 @@ from lightningdit_jax.errors import difference
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.multihost import print_once
 from lightningdit_jax.training.init.source import Source, open_source
-from lightningdit_jax.training.repae import is_joint
 
 
 def open_init(config: Config, workdir: str) -> tuple[Source | None, LatentScaling | None]:
@@ -24,7 +23,7 @@ def open_init(config: Config, workdir: str) -> tuple[Source | None, LatentScalin
     named and for a scaling that no checkpoint says.
     """
     init, is_generator = config.train.init, config.kind == "lightningdit"
-    keeps_scaling = is_generator and not is_joint(config) and config.data.stats == "checkpoint"
+    keeps_scaling = is_generator and not config.is_joint and config.data.stats == "checkpoint"
     for key in ("train.init_exclude", *(["train.init_labels"] if is_generator else [])):
         if (value := config.value(key)) and not init:
             raise ValueError(

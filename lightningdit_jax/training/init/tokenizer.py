@@ -18,7 +18,6 @@ from lightningdit_jax.training.companions import DISCRIMINATOR, LATENT_NORM, LIN
 from lightningdit_jax.training.init.source import Source, open_source
 from lightningdit_jax.training.init.start import origin_of, read_companion, read_weights
 from lightningdit_jax.training.init.takeover import Takeover, plan_takeover
-from lightningdit_jax.training.repae import is_joint
 from lightningdit_jax.training.state import TrainState
 from lightningdit_jax.tree_paths import map_named, named_leaves
 
@@ -28,7 +27,7 @@ def open_tokenizer(config: Config, workdir: str) -> Source | None:
 
     Raises as open_source.
     """
-    if not is_joint(config) or not config.repae.init:
+    if not config.is_joint or not config.repae.init:
         return None
     if (newest := newest_of_run(workdir)) is not None:
         print_once(f"config.repae.init is of new runs; this one goes on from {newest}")
