@@ -241,6 +241,14 @@ def abstract_functional(
     return _abstract(find_checkpoint(path), mesh, expect=expect, compute=compute)
 
 
+def abstract_network(kind: str, config: Any, mesh: Mesh, compute: ComputeConfig) -> Loaded:
+    """As abstract_functional, of an architecture that no checkpoint has to hold."""
+    options = compute_options(kind, config, compute, mesh)
+    graphdef, abstract = abstract_model(kind, config, **options)
+    meta = {"kind": kind, "architecture": dataclasses.asdict(config)}
+    return Loaded(graphdef, abstract_on_mesh(abstract, mesh, model_of(kind).rules), meta)
+
+
 def _meta_of(checkpoint: epath.Path, expect: Role | str | None) -> tuple[dict, str]:
     """What is said of the model that is expected, and its name where it lies beside another."""
     meta, beside = model_meta(checkpoint), ""

@@ -91,6 +91,10 @@ def _large(**fields: Any) -> ViTConfig:
 DINOV2_LARGE = _large(
     patch_size=14, pos_embed_grid=37, layer_scale=True, num_registers=0, class_pos_embed=True
 )
+# ViT-B, which REPA and REPA-E align with.
+DINOV2_BASE = dataclasses.replace(
+    DINOV2_LARGE, hidden_size=768, depth=12, num_heads=12, mlp_hidden=3072
+)
 MAE_LARGE = _large(
     patch_size=16, pos_embed_grid=14, layer_scale=False, num_registers=0, class_pos_embed=True
 )

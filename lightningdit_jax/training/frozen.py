@@ -1,6 +1,5 @@
 """Networks whose weights stay fixed, read from converted checkpoints: LPIPS, foundation models."""
 
-import dataclasses
 from collections.abc import Callable
 
 from jax.sharding import Mesh
@@ -10,11 +9,11 @@ from lightningdit_jax.assembly.loading import (
     Loaded,
     WrongKindError,
     abstract_functional,
+    abstract_network,
     load_functional,
 )
-from lightningdit_jax.assembly.registry import MODELS, abstract_model, compute_options
+from lightningdit_jax.assembly.registry import MODELS
 from lightningdit_jax.config import Config
-from lightningdit_jax.parallel.sharding import abstract_on_mesh
 
 LPIPS, FOUNDATION = "lpips", "foundation"
 _WEIGHTS = {LPIPS: "vae_loss.perceptual_weight", FOUNDATION: "stages.vf_weight"}
@@ -39,7 +38,7 @@ def abstract_frozen_networks(config: Config, mesh: Mesh) -> dict[str, Loaded]:
     load_frozen_networks.
     """
     return {
-        name: _published(kind, config, mesh)
+        name: abstract_network(kind, MODELS[kind].published, mesh, config.compute)
         if not getattr(config.frozen, name) and MODELS[kind].published is not None
         else _open(abstract_functional, name, kind, config, mesh)
         for name, kind in _needed(config).items()
@@ -65,11 +64,3 @@ def _open(load: Callable[..., Loaded], name: str, kind: str, config: Config, mes
         return load(path, mesh, expect=kind, compute=config.compute)
     except WrongKindError as error:
         raise ValueError(f"config.frozen.{name}: {error}") from error
-
-
-def _published(kind: str, config: Config, mesh: Mesh) -> Loaded:
-    model = MODELS[kind]
-    options = compute_options(kind, model.published, config.compute, mesh)
-    graphdef, abstract = abstract_model(kind, model.published, **options)
-    meta = {"kind": kind, "architecture": dataclasses.asdict(model.published)}
-    return Loaded(graphdef, abstract_on_mesh(abstract, mesh, model.rules), meta)

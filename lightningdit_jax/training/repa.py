@@ -13,7 +13,12 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from lightningdit_jax.assembly.loading import Loaded, abstract_functional, load_functional
+from lightningdit_jax.assembly.loading import (
+    Loaded,
+    abstract_functional,
+    abstract_network,
+    load_functional,
+)
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.assembly.teacher import FEATURES, make_teacher, open_teacher
 from lightningdit_jax.config import Config, RepaConfig
@@ -21,10 +26,13 @@ from lightningdit_jax.data.latents_record import RECORD, read_record
 from lightningdit_jax.flow.losses import cosine_similarity
 from lightningdit_jax.models.matmul_flops import matmul_flops
 from lightningdit_jax.models.projector import Projector, ProjectorConfig
+from lightningdit_jax.models.vit_config import DINOV2_BASE
 
 # Of a batch what the features are, or are computed of; and the network trained beside the model.
 SHOWN, PROJECTOR = "shown", "repa_projector"
 NONE, CACHED = "none", "cached"
+# Of REPA and REPA-E: the network that is meant where a step is compiled without a checkpoint.
+PUBLISHED = ("dinov2", DINOV2_BASE)
 _EPS = 1e-6  # beside the deviation, as in the authors' code
 
 
@@ -50,12 +58,7 @@ def check_repa(config: Config) -> None:
 
     Reads a record at most.
     """
-    depth = generator_config(config).depth
-    if config.repa.depth > depth:
-        raise ValueError(
-            f"config.repa.depth is {config.repa.depth}; expected the number of a block, at most "
-            f"depth={depth}"
-        )
+    _check_depth(config)
     if config.repa.features == CACHED:
         cached_teacher(config)
     elif not config.frozen.foundation:
@@ -66,30 +69,43 @@ def check_repa(config: Config) -> None:
         )
 
 
+def _check_depth(config: Config) -> None:
+    depth = generator_config(config).depth
+    if config.repa.depth > depth:
+        raise ValueError(
+            f"config.repa.depth is {config.repa.depth}; expected the number of a block, at most "
+            f"depth={depth}"
+        )
+
+
 def abstract_teacher(config: Config, mesh: Mesh) -> Teacher | None:
     """The teacher without its weights; None where repa.features is "none".
 
-    Raises as check_repa and open_teacher.
+    Where frozen.foundation is empty, the published one. Raises as check_repa and open_teacher.
     """
     if config.repa.features == NONE:
         return None
-    check_repa(config)
-    if config.repa.features == CACHED:
-        return cached_teacher(config)
-    return _computed(config, abstract_functional, mesh)
+    if config.repa.features == CACHED or config.frozen.foundation:
+        return _teacher(config, abstract_functional, mesh)
+    _check_depth(config)
+    network = abstract_network(*PUBLISHED, mesh, config.compute)
+    return Teacher(network.config.hidden_size, "", network)
 
 
 def teacher_of(config: Config, mesh: Mesh) -> Teacher | None:
-    """The same with its weights, on the mesh. All processes must call it."""
-    teacher = abstract_teacher(config, mesh)
-    if teacher is None or teacher.network is None:
+    """The same with its weights, which have to be there. All processes must call it."""
+    if config.repa.features == NONE:
+        return None
+    teacher = _teacher(config, load_functional, mesh)
+    if teacher.network is None:
         return teacher
-    teacher = _computed(config, load_functional, mesh)
-    assert teacher.network is not None
     return dataclasses.replace(teacher, identity=teacher.network.fingerprint)
 
 
-def _computed(config: Config, load: Callable[..., Loaded], mesh: Mesh) -> Teacher:
+def _teacher(config: Config, load: Callable[..., Loaded], mesh: Mesh) -> Teacher:
+    check_repa(config)
+    if config.repa.features == CACHED:
+        return cached_teacher(config)
     path = config.frozen.foundation
     network = open_teacher(load, path, "frozen.foundation", mesh, config.compute)
     return Teacher(network.config.hidden_size, "", network)

@@ -12,12 +12,8 @@ from lightningdit_jax.config import Config
 from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.models.latent_norm import LatentNorm, latent_scaling_of
 from lightningdit_jax.training.companions import LATENT_NORM, TOKENIZER
+from lightningdit_jax.training.repa import check_repa
 from lightningdit_jax.training.state import TrainState
-
-
-def is_joint(config: Config) -> bool:
-    """Whether the config trains a generator and its tokenizer."""
-    return config.kind == "lightningdit" and config.repae.weight > 0
 
 
 def check_repae(config: Config) -> None:
@@ -52,7 +48,7 @@ def check_repae(config: Config) -> None:
 
 
 def check_repae_run(config: Config) -> None:
-    """As check_repae, and of what is done in a run beside its steps."""
+    """As check_repae and check_repa, and of what is done in a run beside its steps."""
     check_repae(config)
     said = f"config.repae.weight is {config.repae.weight}, but config."
     if config.data.source == "latents":
@@ -66,6 +62,7 @@ def check_repae_run(config: Config) -> None:
                 f"{said}train.{key} is {every}, which is of a tokenizer that does not change; set "
                 "it to 0, and look at the run's checkpoints by --mode=sample and --mode=evaluate"
             )
+    check_repa(config)
 
 
 def check_classes(config: Config, images: ImageSource) -> None:

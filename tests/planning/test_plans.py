@@ -46,6 +46,7 @@ H100S = gpus("NVIDIA H100 80GB HBM3", 8, 72)
             (V5E_16, tpus("TPU v5 lite", 16, 16), tpus("TPU v4", 2, 2, 2), H100S),
         ),
         ("vavae_f16d32", V5E_16),
+        ("dit_xl_repae", V5E_16),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)}x{value[0].device_kind}",
 )

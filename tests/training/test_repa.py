@@ -15,9 +15,15 @@ from lightningdit_jax.data.digits import Digits
 from lightningdit_jax.data.latents import LatentShards, shard_name
 from lightningdit_jax.data.latents_record import RECORD
 from lightningdit_jax.models.projector import Projector, ProjectorConfig
+from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.held_out_data import open_held_out
 from lightningdit_jax.training.job import open_source
-from lightningdit_jax.training.repa import Alignment, spatial_zscore
+from lightningdit_jax.training.repa import (
+    Alignment,
+    abstract_teacher,
+    spatial_zscore,
+    teacher_of,
+)
 from lightningdit_jax.training.run import train
 from tests import tiny
 
@@ -233,6 +239,16 @@ def test_features_that_do_not_fit_are_refused(latents, tmp_path, what, message):
 def test_keys_that_do_not_fit_are_refused(latents, tmp_path, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(config(latents, **changes), str(tmp_path / "w"))
+
+
+def test_without_a_checkpoint_the_teacher_is_the_published_one_and_has_no_weights():
+    """DINOv2 ViT-B/14 has 86,580,480 parameters with its token of masked patches."""
+    asked, mesh = tiny.config("dit_xl_repae"), make_mesh(devices=jax.devices()[:1])
+    teacher = abstract_teacher(asked, mesh)
+    count = sum(leaf.size for leaf in jax.tree.leaves(teacher.network.params))
+    assert (teacher.width, count) == (768, 86_580_480 - 768)
+    with pytest.raises(ValueError, match=r"config\.frozen\.foundation is empty"):
+        teacher_of(asked, mesh)
 
 
 def test_features_that_are_not_finite_are_named(latents, tmp_path):

@@ -271,11 +271,12 @@ def close(found, want):
             r"accumulate_steps is 2, but a tokenizer's",
         ),
         ({"model__num_classes": 5}, r"of 10 classes, .* set config\.model\.num_classes=10"),
+        ({"frozen__foundation": ""}, r"config\.frozen\.foundation is empty, but config\.repa"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        train(config(**changes), str(tmp_path / "w"))
+        train(config(**{"frozen__foundation": "vit", **changes}), str(tmp_path / "w"))
     assert not (tmp_path / "w").exists()
 
 
