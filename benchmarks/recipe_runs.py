@@ -14,6 +14,7 @@ from lightningdit_jax.flow.predictions import Flow
 from lightningdit_jax.inference.quality.metrics import make_quality
 from lightningdit_jax.inference.sampling.in_training import TrainingSampler
 from lightningdit_jax.inference.sampling.options import Sampling
+from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.flops import forward_flops
 from lightningdit_jax.parallel.mesh import make_mesh
 from lightningdit_jax.training.job import abstract_job, fresh_state, make_job
@@ -52,18 +53,29 @@ def train_together(
 
 
 def judge(
-    config: Config, states: Sequence[TrainState], seeds: Sequence[int]
+    config: Config,
+    states: Sequence[TrainState],
+    seeds: Sequence[int],
+    scaling: LatentScaling | None = None,
 ) -> list[dict[int, dict[str, float]]]:
-    """Of each state, by seed of sampling, the numbers of evaluate.metric."""
+    """Of each state, by seed of sampling, the numbers of evaluate.metric.
+
+    scaling: of the latents; None is that of config.data.
+    """
     found: list[dict[int, dict[str, float]]] = [{} for _ in states]
     for seed in seeds:
         drawn = dataclasses.replace(config, seed=seed)
         count = config.evaluate.train_samples
-        sampler = TrainingSampler(drawn, None, count, what="the study", key="evaluate_every_steps")
+        sampler = sampler_of(drawn, count, scaling)
         quality = make_quality(drawn, sampler.mesh, sampler.class_names)
         for numbers, state in zip(found, states):
             numbers[seed] = quality(sampler.draw(state), sampler.labels)
     return found
+
+
+def sampler_of(config: Config, count: int, scaling: LatentScaling | None) -> TrainingSampler:
+    """Who draws `count` images of a state of the config."""
+    return TrainingSampler(config, scaling, count, what="the study", key="evaluate_every_steps")
 
 
 def training_flops(config: Config) -> float:
