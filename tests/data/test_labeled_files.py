@@ -90,7 +90,7 @@ def test_all_images_as_one_class(folder):
         ("a.png,cat,dog", r"line 1 has 3 parts, .*; expected 2"),
         ("a.png,cat\nb c.jpg", r"line 2 has 1 part,"),
         ("name,label,x\na.png,cat", r"line 2 has 2 parts, .*; expected 3"),
-        ("word", "line 1 has 1 parts"),
+        ("word", "line 1 has 1 part"),
         ('a.png,"cat', "unexpected end"),
         ("a.png,cat\nb c.jpg,7\nsub/d.png,7", r"numbers and names: 'cat' \(a\.png\) and 7 \(b c"),
         (f"a.png,1\nb c.jpg,2\nsub/d.png,{MOST_CLASSES}", r"1000000 \(sub/d\.png\) is no class"),
