@@ -2,6 +2,7 @@
 
 import pathlib
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -65,12 +66,17 @@ def test_a_generator_without_a_tokenizer_is_asked_for_it(asked):
     assert asked(after("train", "dit_xl", "w", "dit_xl"))[0].sample.tokenizer == "TOKENIZER"
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer") / "checkpoint")
+
+
 @pytest.fixture
-def extracted():
+def extracted(asked, tokenizer):
     """Where a tokenizer lies, and latents that say which made them, elsewhere and beside it."""
-    save_tokenizer("a tok/checkpoints/0")
+    shutil.copytree(tokenizer, "a tok/checkpoints/0")
     for folder, named in (("l", "a tok"), ("gone", "nowhere"), ("a tok/latents", "nowhere")):
-        tiny.write_latents(epath.Path(folder), count=2)
+        pathlib.Path(folder).mkdir()
         write_json(epath.Path(folder) / RECORD, {"tokenizer": "0", "tokenizer_path": named})
 
 
