@@ -182,14 +182,15 @@ def test_every_number_has_to_be_finite(key, number):
 
 
 def test_a_tokenizer_may_have_no_residual_blocks_where_its_levels_are_as_wide():
-    none = {"tokenizer__num_res_blocks": 0}
-    architecture = tokenizer_config(tiny.config("digits_vavae", **none))  # of widths (1, 1)
+    config = tiny.config("digits_vavae")
+    assert config.tokenizer.num_res_blocks == 0 and config.tokenizer.ch_mult == (1, 1)
+    architecture = tokenizer_config(config)
     graphdef, params = abstract_model("vavae", architecture)
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     posterior = jax.eval_shape(lambda p, x: nnx.merge(graphdef, p).encode(x), params, images)
     assert posterior.mean.shape == (1, 8, 8, 8)
     for widths in ((1, 2), (2, 1)):
-        wider = tiny.config("digits_vavae", **none, tokenizer__ch_mult=widths)
+        wider = tiny.config("digits_vavae", tokenizer__ch_mult=widths)
         with pytest.raises(ValueError, match=r"num_res_blocks is 0 with ch_mult \(., .\); without"):
             tokenizer_config(wider)
     with pytest.raises(ValueError, match="num_res_blocks is -1; expected at least 0"):

@@ -146,11 +146,11 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs")
     seen = {job: set() for job in JOBS}
     tokenizer, generator = (str(folder / name) for name in ("tokenizer", "generator"))
-    smallest = {"tokenizer__num_res_blocks": 0, "extract__path": str(folder / "latents")}
-    vae = tiny.config("digits_vavae", **smallest, **tiny.READS_MOST)
+    latents = str(folder / "latents")
+    vae = tiny.config("digits_vavae", extract__path=latents, **tiny.READS_MOST)
     dit = tiny.config(
         "digits_dit",
-        data__path=str(folder / "latents"),
+        data__path=latents,
         model__input_size=8,
         sample__tokenizer=tokenizer,
         sample__num_samples=30,

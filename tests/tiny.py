@@ -128,6 +128,7 @@ GENERATOR = {
 TOKENIZER = {
     "tokenizer.resolution": 16,
     "tokenizer.ch_mult": (1, 1),
+    "tokenizer.num_res_blocks": 0,
     "data.split": "test",
     "vae_loss.disc_weight": 0.0,
     "vae_loss.alignment": "none",

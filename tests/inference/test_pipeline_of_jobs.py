@@ -44,8 +44,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(folder):
-    changes = {"tokenizer__num_res_blocks": 0, "extract__path": str(folder / "latents")}
-    config = tiny.config("digits_vavae", **changes, **tiny.READS_MOST)
+    path = str(folder / "latents")
+    config = tiny.config("digits_vavae", extract__path=path, **tiny.READS_MOST)
     train(config, str(folder / "tokenizer"))
     return config
 

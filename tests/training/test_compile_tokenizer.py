@@ -110,7 +110,7 @@ def test_remat_changes_no_gradient(remat, repeated):
 
 
 def test_every_residual_block_is_rematerialized():
-    config = tokenizer_config(whole_loss())
+    config = tokenizer_config(whole_loss(tokenizer__num_res_blocks=1))
     graphdef, params = nnx.split(
         nnx.eval_shape(lambda: VAVAE(config, remat="block", rngs=CountedRngs(0)))
     )

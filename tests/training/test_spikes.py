@@ -146,7 +146,7 @@ def test_off_the_program_is_the_one_without_a_detector(kind, monkeypatch):
             batch = {"latents": (16, 8, 4, 4), "labels": (16,)}
             batch = {n: jax.ShapeDtypeStruct(s, jnp.int32) for n, s in batch.items()}
         else:
-            small = {"tokenizer__num_res_blocks": 0, "discriminator__num_layers": 1, **changes}
+            small = {"discriminator__num_layers": 1, **changes}
             config = tiny.config("digits_vavae", vae_loss__disc_weight=0.5, **small)
             job, optimizer = (
                 abstract_tokenizer_job(config, mesh),
@@ -175,7 +175,6 @@ def test_a_spike_of_one_player_leaves_both():
         vae_loss__disc_weight=0.5,
         stages__disc_start=(1,),
         tokenizer__ch=32,
-        tokenizer__num_res_blocks=0,
         train__spikes="skip",
         train__spike_window=8,
     )
