@@ -53,6 +53,7 @@ PAIRS = (
 # Of repae.weight: above 0, and nothing beside the tokenizer's own loss.
 NOTHING = 1e-9
 PSNR = "reconstruction_psnr"
+SETTINGS = ("rate", "steps", "samples", "sampling_seeds")  # that all runs of a study share
 RECORDS = ("loss", "repa_loss", "align_loss", "tokenizer_loss")
 SHOWN = 40  # samples in the picture, of the first seeds
 Runs = Mapping[str, Mapping[str, Any]]  # of a row, by training seed
@@ -89,7 +90,7 @@ class Study:
         self._options, self._path = options, options.output / "study.json"
         baseline = baseline_of(options).changed(optimizer={"learning_rate": options.rate})
         self.configs = configs_of(baseline, options.demo)
-        settings = {k: v for k, v in vars(options).items() if k not in ("demo", "output")}
+        settings = {name: getattr(options, name) for name in SETTINGS}
         self.found: dict[str, Any] = {"settings": settings, "rows": {}}
         if self._path.exists():
             self.found = read_json(self._path)
