@@ -182,10 +182,12 @@ def plus_minus(bar: ErrorBar) -> str:
 
 def pairs_table(rows: Mapping[str, Runs]) -> str:
     """Markdown: a row less another, seed by seed, with 95 % intervals."""
-    lines = [f"| | {' | '.join(NUMBERS)} |", "|" + "---|" * (1 + len(NUMBERS))]
+    lines = [f"| | {' | '.join((*NUMBERS, PSNR))} |", "|" + "---|" * (2 + len(NUMBERS))]
     for name, other in PAIRS:
         pair = [{"numbers": numbers_of(rows[row])} for row in (name, other)]
         cells = [cell(number, *pair) for number in NUMBERS]
+        psnr = of_mean([run[PSNR] - rows[other][seed][PSNR] for seed, run in rows[name].items()])
+        cells.append(f"{psnr.value:+.3f} ± {half(psnr):.3f}")
         lines.append(f"| {name} less {other} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -114,16 +114,21 @@ class PlacedGenerator:
         """
         architecture, fit = self.step.architecture, fit or FITS[self.step.hardware.platform]
         both = architecture.hidden_size + architecture.mlp_hidden
-        kept = fit.unkept * both if remat == "none" else kept_widths(architecture)[remat]
-        channels = architecture.depth * kept + fit.working[remat] * both
+        channels = fit.working[remat] * both
         if architecture.aux_head_depth:  # its tokens and their gradient
             channels += 2 * architecture.hidden_size
         if self.step.aligned:
             channels += 2 * architecture.hidden_size + self.step.aligned
-        item = np.dtype(self.step.dtype).itemsize
         gradients = (fit.whole if parts == 1 else fit.parted) * self.at.param_bytes
-        activations = self._tokens(parts) * channels * item / self.at.sizes["tensor"]
-        return self.at.state_bytes + gradients + activations
+        kept = self.kept_bytes(architecture.depth, remat, parts, fit)
+        return self.at.state_bytes + gradients + kept + self._bytes(channels, parts)
+
+    def kept_bytes(self, depth: int, remat: str, parts: int, fit: Fit | None = None) -> float:
+        """What so many blocks keep for a backward pass. fit: None is the platform's."""
+        architecture, fit = self.step.architecture, fit or FITS[self.step.hardware.platform]
+        both = architecture.hidden_size + architecture.mlp_hidden
+        kept = fit.unkept * both if remat == "none" else kept_widths(architecture)[remat]
+        return self._bytes(depth * kept, parts)
 
     def seconds(self, remat: str, parts: int) -> float:
         """Products, the optimizer's pass, and what communication they do not hide."""
@@ -133,6 +138,11 @@ class PlacedGenerator:
         arithmetic = speed.arithmetic(_AGAIN[remat] * flops, self._tokens(parts))
         arithmetic += speed.arithmetic(self.step.update_flops, math.inf)
         return arithmetic + speed.update(self.at.state_bytes) + parts * self.at.communication
+
+    def _bytes(self, channels: float, parts: int) -> float:
+        """Of so many channels of each token."""
+        item = np.dtype(self.step.dtype).itemsize
+        return self._tokens(parts) * channels * item / self.at.sizes["tensor"]
 
     def _tokens(self, parts: int) -> float:
         return self.at.images / parts * self.step.architecture.grid**2

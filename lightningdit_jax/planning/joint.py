@@ -12,12 +12,13 @@ class JointStep:
     """A Step of planning.plan. The generator's state is that of the run, companions and all.
 
     tokenizer_remat: what its blocks keep, by what the generator's keep, of which there are more
-    ways.
+    ways. aligned_depth: blocks of the generator that the tokenizer's gradient goes through.
     """
 
     generator: GeneratorStep
     tokenizer: TokenizerStep
     tokenizer_remat: Mapping[str, str]
+    aligned_depth: int
 
     accumulates = False
 
@@ -44,10 +45,11 @@ class PlacedJoint:
     tokenizer: PlacedTokenizer
 
     def peak_bytes(self, remat: str, parts: int) -> float:
-        """As if both kept what they keep at the same time."""
+        """As if both passes of the generator and that of the tokenizer kept theirs together."""
         of_tokenizer = self.tokenizer.peak_bytes(self.step.tokenizer_remat[remat], parts)
         counted = self.tokenizer.at.state_bytes  # in the state of the run
-        return self.generator.peak_bytes(remat, parts) + of_tokenizer - counted
+        through = self.generator.kept_bytes(self.step.aligned_depth, remat, parts)
+        return self.generator.peak_bytes(remat, parts) + through + of_tokenizer - counted
 
     def seconds(self, remat: str, parts: int) -> float:
         """One after the other."""

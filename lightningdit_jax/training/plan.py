@@ -106,7 +106,7 @@ def _joint(config: Config, generator: GeneratorStep, job: Job, state: TrainState
         hardware=generator.hardware,
     )
     remat = {policy: tokenizer_remat(policy) for policy in REMAT}
-    return JointStep(generator, tokenizer, remat)
+    return JointStep(generator, tokenizer, remat, config.repa.depth)
 
 
 def next_plans(on_oom: str, plan: Plan, others: Sequence[Plan], reason: str) -> list[Plan]:
