@@ -197,11 +197,12 @@ def plot(images: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
     figure, panels = plt.subplots(len(images), 1, figsize=(8, 1.2 * len(images)))
     for panel, (name, shown) in zip(panels, images.items()):
         lines = np.split(shown, 2)
-        panel.imshow(np.concatenate([np.concatenate(list(line), axis=1) for line in lines]))
+        picture = np.concatenate([np.concatenate(list(line), axis=1) for line in lines])
+        panel.imshow(picture, interpolation="nearest")
         panel.set_title(name, fontsize=8)
         panel.axis("off")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
