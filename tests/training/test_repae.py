@@ -22,6 +22,9 @@ from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.projector import Projector, ProjectorConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
+from lightningdit_jax.training.init.opening import open_init
+from lightningdit_jax.training.init.start import begin
+from lightningdit_jax.training.init.takeover import plan_takeover
 from lightningdit_jax.training.init.tokenizer import (
     begin_with_tokenizer,
     open_tokenizer,
@@ -375,3 +378,33 @@ def test_a_discriminator_is_taken_in_the_structure_of_the_state(tmp_path):
     taken = state.companions["discriminator"]
     chex.assert_trees_all_equal({"params": taken.params, "stats": taken.stats}, discriminator)
     chex.assert_trees_all_equal(state.companions["tokenizer"].params, arrays["params"])
+
+
+def test_the_tokenizer_of_a_run_of_both_is_begun_with(tmp_path):
+    """By another run of both, with its statistics, and by a tokenizer's own."""
+    path = tmp_path / "both"
+    vit = tiny.write_network(tmp_path / "vit", ViT, tiny.VIT, "vit")
+    chosen = config(frozen__foundation=vit, repae__init=str(path))
+    job, _, abstract, mesh = job_of(chosen)
+    tokenizer = {"params": random_tree(abstract.companions["tokenizer"].params, 1), "stats": {}}
+    arrays = {"params": random_tree(abstract.params, 0), "tokenizer": tokenizer}
+    scaling = latent_scaling_of(jnp.arange(8.0), jnp.full(8, 4.0))
+    meta = {"format_version": 1, "kind": "lightningdit", "step": 3, "latents": scaling.to_meta()}
+    save_checkpoint(str(path), arrays, {"meta": json.loads(json.dumps(job.description | meta))})
+
+    takeover = plan_tokenizer(chosen, open_tokenizer(chosen, str(tmp_path / "new")), abstract)
+
+    def fresh():
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+
+    make, origin = begin_with_tokenizer(takeover, fresh, abstract, mesh)
+    state = make()
+    chex.assert_trees_all_equal(state.companions["tokenizer"].params, tokenizer["params"])
+    np.testing.assert_allclose(state.companions["latent_norm"].stats["mean"], np.arange(8.0))
+    assert origin["kind"] == "vavae" and origin["step"] == 3
+
+    alone = chosen.changed(kind="vavae", train={"init": str(path)})
+    job, optimizer, abstract, mesh = job_of(alone)
+    takeover = plan_takeover(alone, open_init(alone, str(tmp_path / "new"))[0], abstract)
+    make, _ = begin(takeover, job, alone, optimizer, abstract, mesh)
+    chex.assert_trees_all_equal(make().params, tokenizer["params"])

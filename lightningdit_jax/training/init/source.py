@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from lightningdit_jax.assembly.companion import companion_meta, companion_of
 from lightningdit_jax.assembly.description import class_names_of
 from lightningdit_jax.assembly.loading import model_meta
 from lightningdit_jax.assembly.registry import abstract_model, architecture
@@ -24,11 +25,12 @@ from lightningdit_jax.parallel.multihost import print_once
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint. item: which of its weights are taken."""
+    """A checkpoint. item: which of its weights are taken. beside: as of Loaded."""
 
     checkpoint: epath.Path
     meta: dict[str, Any]
     item: str
+    beside: str = ""
 
     @property
     def kind(self) -> str:
@@ -81,6 +83,7 @@ class Source:
 def open_source(config: Config) -> Source:
     """The source that config.train.init names. Says where it has no average beside its weights.
 
+    Of a run that trained a generator and its tokenizer, whichever of both config.kind says.
     Raises FileNotFoundError where there is no checkpoint, and ValueError for one of another kind
     and for one that is damaged.
     """
@@ -89,6 +92,10 @@ def open_source(config: Config) -> Source:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"config.train.init: {error}") from error
     meta = model_meta(checkpoint)
+    if meta["kind"] != config.kind and (name := companion_of(checkpoint, meta, config.kind)):
+        source = Source(checkpoint, companion_meta(meta, name), name, beside=name)
+        source.check_readable()
+        return source
     if meta["kind"] != config.kind:
         raise ValueError(
             f"config.train.init: {checkpoint} holds a {meta['kind']}, but config.kind is "

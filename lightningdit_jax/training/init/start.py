@@ -21,7 +21,7 @@ from lightningdit_jax.training.init.source import Source
 from lightningdit_jax.training.init.takeover import Takeover
 from lightningdit_jax.training.job import Job, state_of
 from lightningdit_jax.training.state import TrainState
-from lightningdit_jax.tree_paths import named_leaves
+from lightningdit_jax.tree_paths import map_named, named_leaves
 
 Arrays = dict[str, jax.Array]
 
@@ -63,8 +63,12 @@ def begin(
 
 def read_weights(source: Source, abstract: Any) -> Any:
     """The source's weights, as `abstract` has them. Raises ValueError where they cannot be read."""
-    with _of_init():
-        return read_arrays(source.checkpoint, source.item, abstract)
+    if not source.beside:
+        with _of_init():
+            return read_arrays(source.checkpoint, source.item, abstract)
+    mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+    arrays = _by_name(read_companion(source, source.beside, mesh)[0])
+    return map_named(lambda name, leaf: jax.device_put(arrays[name], leaf.sharding), abstract)
 
 
 @contextlib.contextmanager
