@@ -203,6 +203,8 @@ def test_what_a_measure_lacks_is_said_before_anything_is_rebuilt(config, tmp_pat
     refused("ifid_neighbors is 10, and there are 4 latents", evaluate={"num_images": 5})
     few = {"num_images": 5, "measures": ("evenness",)}
     refused("'evenness', and there are 5 images; it takes more than 30", evaluate=few)
+    one = {"num_images": 1, "measures": ("probe",)}
+    refused("'probe', and all images are of one class", evaluate=one)
     small = {"ifid_latents": str(tiny.write_latents(tmp_path / "small"))}
     refused(r"\[4, 4, 8\], and those of the images are \[8, 8, 12\]", evaluate=small)
     extract(config.changed(data={"split": "test"}), "")
@@ -216,7 +218,7 @@ def test_what_a_measure_lacks_is_said_before_anything_is_rebuilt(config, tmp_pat
     with pytest.raises(ValueError, match=r"'ifid', which needs config\.evaluate\.inception"):
         measured(tokenizer, images, np.arange(3), ["ifid"], networks=Judges())
     with pytest.raises(ValueError, match="'probe', and all images are of one class"):
-        measured(tokenizer, images, np.zeros(3, int), ["probe"])
+        measured(tokenizer, images, np.full(3, 5), ["probe"])
 
 
 def test_keys_of_a_measure_that_is_not_taken_are_refused(config):

@@ -213,7 +213,9 @@ class _Measures:
         neighbors = Neighbors(config.evaluate.ifid_neighbors)
         if "ifid" in self._names:
             neighbors, self.of["ifid"] = open_neighbors(config.evaluate, tokenizer, side, images)
-        given = Given(networks, source.num_classes, total, side, neighbors)
+        first = source.label(0) if total else 0
+        has_classes = any(source.label(index) != first for index in range(total))
+        given = Given(networks, has_classes, total, side, neighbors)
         check_measures(self._names, given)
         self._images: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []

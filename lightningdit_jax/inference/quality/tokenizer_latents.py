@@ -77,10 +77,11 @@ def _check_side(given: Given) -> None:
 
 
 def _check_labels(given: Given) -> None:
-    if given.num_classes < 2:
+    if not given.has_classes:
         raise ValueError(
             "config.evaluate.measures has 'probe', and all images are of one class; it takes "
-            "labels of two or more, see config.data.labels"
+            "labels of two or more, see config.data.labels, and of a folder sorted by class "
+            "images enough that there are two (config.evaluate.num_images)"
         )
 
 

@@ -10,10 +10,13 @@ from lightningdit_jax.inference.quality.tokenizer_subject import Neighbors, Subj
 
 
 class Given(NamedTuple):
-    """What a measure finds: networks, classes and number of the images, side of the latents."""
+    """What a measure finds: networks, number of the images, side of the latents.
+
+    has_classes: whether the images are of two classes or more, of all that there may be.
+    """
 
     networks: Judges
-    num_classes: int
+    has_classes: bool
     num_images: int
     side: int
     neighbors: Neighbors

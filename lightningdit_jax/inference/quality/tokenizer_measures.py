@@ -46,9 +46,11 @@ def measure(
     FloatingPointError for latents or images that are not finite.
     """
     num_images = int(gather_numpy(np.array(len(images))).sum())
-    num_classes = int(gather_numpy(np.array(labels.max(initial=0))).max()) + 1
+    first = labels[0] if len(labels) else -1  # of a process without images, which says nothing
+    ends = gather_numpy(np.array([labels.min(initial=first), labels.max(initial=first)]))
+    has_classes = len(np.unique(ends[ends >= 0])) > 1
     side = images.shape[1] // tokenizer.as_tokenizer().downsample_factor
-    check_measures(names, Given(networks, num_classes, num_images, side, neighbors))
+    check_measures(names, Given(networks, has_classes, num_images, side, neighbors))
     subject = Subject(tokenizer, images, labels, networks, neighbors, mesh, batch_size, seed)
     numbers: Numbers = {}
     for name in names:
