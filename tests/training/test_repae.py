@@ -395,7 +395,7 @@ def test_the_tokenizer_of_a_run_of_both_is_begun_with(tmp_path):
     takeover = plan_tokenizer(chosen, open_tokenizer(chosen, str(tmp_path / "new")), abstract)
 
     def fresh():
-        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
 
     make, origin = begin_with_tokenizer(takeover, fresh, abstract, mesh)
     state = make()
