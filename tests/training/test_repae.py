@@ -22,7 +22,7 @@ from lightningdit_jax.models.posterior import DiagonalGaussian
 from lightningdit_jax.models.projector import Projector, ProjectorConfig
 from lightningdit_jax.models.vit import ViT
 from lightningdit_jax.parallel.mesh import make_mesh
-from lightningdit_jax.training.init.opening import open_init
+from lightningdit_jax.training.init.opening import compare_data, open_init
 from lightningdit_jax.training.init.start import begin
 from lightningdit_jax.training.init.takeover import plan_takeover
 from lightningdit_jax.training.init.tokenizer import (
@@ -408,3 +408,10 @@ def test_the_tokenizer_of_a_run_of_both_is_begun_with(tmp_path):
     takeover = plan_takeover(alone, open_init(alone, str(tmp_path / "new"))[0], abstract)
     make, _ = begin(takeover, job, alone, optimizer, abstract, mesh)
     chex.assert_trees_all_equal(make().params, tokenizer["params"])
+
+    bare = chosen.changed(train={"init": str(path)}, repae={"init": ""})
+    source, data = open_init(bare, str(tmp_path / "new"))[0], open_source(bare)
+    [line] = [said for said in compare_data(bare, source, data) if "fresh" in said]
+    assert f"config.repae.init is empty; set it to {path}, where it lies" in line
+    whole = bare.changed(repae={"init": str(path)})
+    assert not any("fresh" in said for said in compare_data(whole, source, data))

@@ -4,6 +4,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightningdit_jax.assembly.companion import companion_of
+from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.checkpoint import newest_of_run, read_meta
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.imagenet_names import in_words
@@ -46,6 +48,17 @@ def open_init(config: Config, workdir: str) -> tuple[Source | None, LatentScalin
     return source, _scaling_of(source.meta, str(source.checkpoint)) if keeps_scaling else None
 
 
+def _tokenizer_lines(config: Config, source: Source) -> list[str]:
+    if config.repae.init:
+        return []
+    beside = companion_of(source.checkpoint, source.meta, Role.TOKENIZER)
+    its = f"{source.checkpoint}, where it lies" if beside else "its checkpoint"
+    return [
+        f"{source.checkpoint} was trained on the latents of a tokenizer, and here one begins that "
+        f"is fresh: config.repae.init is empty; set it to {its}, to begin with that"
+    ]
+
+
 def _scaling_of(meta: Mapping[str, Any], where: str) -> LatentScaling:
     scaling = LatentScaling.from_meta(meta.get("latents"))
     if scaling is None:
@@ -67,7 +80,10 @@ def compare_data(config: Config, source: Source, data: BatchSource) -> list[str]
         lines = _scaling_lines(config.data.stats, source, data.scaling)
         names: Sequence[str] = data.shards.class_names
     else:  # of images, whose tokenizer trains too
-        lines, names = [], typing.cast(ImageBatches, data).source.class_names
+        lines, names = (
+            _tokenizer_lines(config, source),
+            typing.cast(ImageBatches, data).source.class_names,
+        )
     if not config.train.init_labels:
         lines += _name_lines(source, names)
     return lines
