@@ -45,8 +45,11 @@ class PlacedJoint:
     tokenizer: PlacedTokenizer
 
     def peak_bytes(self, remat: str, parts: int) -> float:
-        """As if both passes of the generator and that of the tokenizer kept theirs together."""
-        of_tokenizer = self.tokenizer.peak_bytes(self.step.tokenizer_remat[remat], parts)
+        """As if both passes of the generator and that of the tokenizer kept theirs together.
+
+        The tokenizer's as without remat, which saved nothing in the programs of docs/planning.md.
+        """
+        of_tokenizer = self.tokenizer.peak_bytes("none", parts)
         counted = self.tokenizer.at.state_bytes  # in the state of the run
         through = self.generator.kept_bytes(self.step.aligned_depth, remat, parts)
         return self.generator.peak_bytes(remat, parts) + through + of_tokenizer - counted

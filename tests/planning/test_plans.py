@@ -62,12 +62,13 @@ def test_the_cards_command_has_a_plan_that_fits(name, devices):
     assert planned.number("train.accumulate_steps") == best.accumulate_steps
 
 
-def test_a_generator_and_its_tokenizer_are_predicted_within_a_tenth_of_their_program():
+def test_a_generator_and_its_tokenizer_are_predicted_within_a_twentieth_of_their_programs():
     """As --mode=compile says (docs/planning.md), without a checkpoint of any network."""
     _, found = plans_on(V5E_16, config_of("dit_xl_repae"))
-    best = found[0]
-    assert (best.mesh["fsdp"], best.remat, best.accumulate_steps) == (16, "dots", 1)
-    assert best.peak_bytes == pytest.approx(15_550_044_160, rel=0.1)
+    assert (found[0].mesh["fsdp"], found[0].remat) == (16, "dots")
+    expected = {plan.remat: plan.peak_bytes for plan in found if plan.mesh["fsdp"] == 16}
+    assert expected["dots"] == pytest.approx(15_550_044_160, rel=0.05)
+    assert expected["block"] == pytest.approx(10_966_817_280, rel=0.05)
 
 
 def test_what_is_set_is_kept_and_the_rest_fitted_around_it():
