@@ -210,7 +210,7 @@ class _Config:
     def __init__(self):
         self.optimizer = self.train = self.compute = self
 
-    kind, num_steps, on_oom, writers = "vavae", 12, "stop", ()
+    kind, is_joint, num_steps, on_oom, writers = "vavae", False, 12, "stop", ()
 
 
 def test_without_a_whole_one_before_nothing_is_begun_anew(tmp_path):

@@ -150,7 +150,7 @@ def test_unreadable_images_are_left_out_of_the_latents(folder, tokenizer, tmp_pa
     skipping = tiny.replaced(skipping, "extract", path=str(tmp_path / "skipping"))
     extract(skipping, str(folder / "tokenizer"))
     assert len(LatentShards(tmp_path / "skipping")) == 11
-    assert "1 unreadable images left out" in capsys.readouterr().out
+    assert "1 unreadable image left out" in capsys.readouterr().out
 
 
 def test_class_names_go_with_latents_and_checkpoints(folder, tokenizer, latents, generator):
