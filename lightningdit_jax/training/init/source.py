@@ -98,8 +98,8 @@ def open_source(config: Config) -> Source:
         return source
     if meta["kind"] != config.kind:
         raise ValueError(
-            f"config.train.init: {checkpoint} holds a {meta['kind']}, but config.kind is "
-            f"'{config.kind}'; name a checkpoint of a {config.kind}"
+            f"config.train.init: {checkpoint} holds a {meta['kind']}; expected a {config.kind}, "
+            "or a run that trained both; name such a checkpoint"
         )
     wanted = {"ema": MAIN, "params": WEIGHTS}[config.train.init_weights]
     item = wanted if wanted in item_names(checkpoint) else WEIGHTS
