@@ -13,7 +13,6 @@ tables, writes study.json after every run, from which it goes on where it was st
 
 import argparse
 import dataclasses
-import pathlib
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.arguments import need_demo
+from benchmarks.arguments import need_demo, study_of_digits
 from benchmarks.recipe_results import FLOPS, NUMBERS, STEPS, gains, of_seeds, plot, summary, table
 from benchmarks.recipe_runs import judge, sampling_flops, train_together, training_flops
 from benchmarks.recipe_switches import BASELINE, SIGMAS, SWITCHES, Switch, combined
@@ -169,16 +168,10 @@ def ends(losses: np.ndarray) -> list[float]:
 
 def main() -> None:
     """Runs what study.json does not have, and reports."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", type=pathlib.Path, default=pathlib.Path("outputs/demo"))
-    parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = study_of_digits(__doc__.splitlines()[0])
     parser.add_argument("--other-seeds", type=int, nargs="+", default=[5, 6, 7, 8, 9])
     parser.add_argument("--tuning-seed", type=int, default=100)
-    parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 7e-3, 1.5e-2])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--samples", type=int, default=200)
     options = parser.parse_args()
     need_demo(parser, options.demo / "tokenizer", options.demo / "foundation")
     jax.config.update("jax_compilation_cache_dir", str(options.output / "compiled"))

@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.arguments import need_demo
+from benchmarks.arguments import need_demo, study_of_digits
 from benchmarks.recipe_results import NUMBERS, Numbers, cell, half, of_seeds
 from benchmarks.recipe_runs import judge, sampler_of, training_flops
 from benchmarks.recipes import baseline_of, make_latents
@@ -208,14 +208,8 @@ def plot(images: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
 
 def main() -> None:
     """Runs what study.json does not have, and reports."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", type=pathlib.Path, default=pathlib.Path("outputs/demo"))
-    parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--sampling-seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = study_of_digits(__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=1.5e-2)  # benchmarks/recipes.py's best
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--samples", type=int, default=200)
     options = parser.parse_args()
     need_demo(parser, options.demo / "tokenizer", options.demo / "foundation")
     jax.config.update("jax_compilation_cache_dir", str(options.output / "compiled"))

@@ -6,7 +6,7 @@ mirrored and cropped at random. IMAGES is a folder with one folder of photograph
 docs/data.md lists; K is the number of classes, which the first line of every command says. The
 first command reads every picture once and says which are damaged, small or there twice. A step
 of the tokenizer takes about 2 seconds of one CPU core, one of the generator 1.5 (server, 2 cores):
-in all 2.2 and 3.3 hours of a core that nobody else uses, and nearly twice that of a busy one.
+in all 2.2 and 3.3 hours of a core that nobody else uses.
 With fewer steps than here (train.num_steps) sample by the weights, --config.sample.use_ema=False:
 the average still holds much of the beginning.
 

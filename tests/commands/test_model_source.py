@@ -31,20 +31,10 @@ GENERATOR = "--mode=sample takes a generator: give the run of one as --config, a
     [
         ("sample", "tok", "other", f"no checkpoint.*tok is of a tokenizer, and {GENERATOR}"),
         ("sample", "tok", "tok", rf"holds a vavae; .*{GENERATOR}--config\.sample\.tokenizer=tok$"),
-        (
-            "sample",
-            "gen",
-            "other",
-            r"of that run alone: add --config\.sample\.checkpoint=gen to ",
-        ),
+        ("sample", "gen", "other", r"of that run alone: add --config\.sample\.checkpoint=gen to "),
         ("sweep", "gen", "other", r"add --config\.sample\.checkpoint=gen to take its weights$"),
         ("extract", "tok", "other", r"add --config\.extract\.checkpoint=tok to take its weights$"),
-        (
-            "extract",
-            "gen",
-            "gen",
-            r"of a generator, and --mode=extract takes a tokenizer: give",
-        ),
+        ("extract", "gen", "gen", r"of a generator, and --mode=extract takes a tokenizer: give"),
         ("evaluate", "tok", "other", r"add --config\.extract\.checkpoint=tok to take its weights$"),
         ("sample", "dit_xl", "other", r"there is no such directory$"),  # no run is meant
     ],

@@ -80,10 +80,8 @@ def compare_data(config: Config, source: Source, data: BatchSource) -> list[str]
         lines = _scaling_lines(config.data.stats, source, data.scaling)
         names: Sequence[str] = data.shards.class_names
     else:  # of images, whose tokenizer trains too
-        lines, names = (
-            _tokenizer_lines(config, source),
-            typing.cast(ImageBatches, data).source.class_names,
-        )
+        lines = _tokenizer_lines(config, source)
+        names = typing.cast(ImageBatches, data).source.class_names
     if not config.train.init_labels:
         lines += _name_lines(source, names)
     return lines
