@@ -18,18 +18,21 @@ def open_image_batches(
 ) -> ImageBatches:
     """The images of config.data, cropped to a tokenizer's resolution.
 
-    Prints how many there are, their classes and what was left out. Raises what open_images raises.
+    Prints how many there are, their classes and what was left out. Raises what open_images raises,
+    and UnreadableImageError where one image is enough to see that a job cannot go on.
     """
     data = config.data
     images = open_config_images(data, split, resolution)
     print_once(*describe_images(images))
-    return ImageBatches(
+    batches = ImageBatches(
         images,
         resolution=resolution,
         augment=augment,
         num_threads=data.num_threads,
         corrupt=data.corrupt,
     )
+    batches.check_first()
+    return batches
 
 
 def open_config_images(data: DataConfig, split: str, size: int) -> ImageSource:

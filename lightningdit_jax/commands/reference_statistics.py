@@ -87,6 +87,7 @@ def compute(options: argparse.Namespace) -> None:
             num_threads=options.num_threads,
             corrupt=options.corrupt,
         )
+        batches.check_first()
         images = CroppedImages(batches, options.size, options.num_workers)
     mesh, inception = make_mesh(), None
     if options.inception:

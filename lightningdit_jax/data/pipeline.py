@@ -142,6 +142,18 @@ class ImageBatches:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
 
+    def check_first(self) -> None:
+        """Raises UnreadableImageError where the first image stops a job, or none can be decoded."""
+        first = None
+        for index in range(len(self.source)):
+            try:
+                self.source.image(index)
+                return
+            except UnreadableImageError as error:
+                self._stop_if_asked(error)
+                first = first or error
+        raise UnreadableImageError(f"no image of {len(self.source):,} can be decoded: {first}")
+
     def read_batch(
         self, indices: np.ndarray, flip: np.ndarray, crop: np.ndarray | None = None
     ) -> Batch:
@@ -156,11 +168,7 @@ class ImageBatches:
             try:
                 image = self.source.image(index)
             except UnreadableImageError as error:
-                if self._corrupt == "stop":
-                    raise UnreadableImageError(
-                        f"{error}. Replace or remove it, or go on without it: "
-                        "--config.data.corrupt=skip"
-                    ) from error
+                self._stop_if_asked(error)
                 self._warn(index, error)
                 return False
             if (crop := crops[row]) is None:
@@ -187,6 +195,12 @@ class ImageBatches:
     def find_unfit(self, indices: np.ndarray, flip: np.ndarray) -> list[str]:
         """See BatchSource. None: pixels are uint8."""
         return []
+
+    def _stop_if_asked(self, error: UnreadableImageError) -> None:
+        if self._corrupt == "stop":
+            raise UnreadableImageError(
+                f"{error}. Replace or remove it, or go on without it: --config.data.corrupt=skip"
+            ) from error
 
     def _warn(self, index: int, error: UnreadableImageError) -> None:
         if index not in self._unreadable:

@@ -277,6 +277,20 @@ def test_unreadable_images_stop_a_run_by_default():
         list(sequential_batches(source, 8, [(0, 40)]))
 
 
+def test_before_a_run_one_image_is_read():
+    """The first that can be; with "stop" the first of all."""
+
+    class Few(Damaged):
+        def __len__(self):
+            return 1  # the damaged one
+
+    with pytest.raises(UnreadableImageError, match=r"image 0 cannot be decoded.*corrupt=skip"):
+        ImageBatches(Damaged(), 16, "center_crop", num_threads=2).check_first()
+    ImageBatches(Damaged(), 16, "center_crop", num_threads=2, corrupt="skip").check_first()
+    with pytest.raises(UnreadableImageError, match="no image of 1 can be decoded: image 0 "):
+        ImageBatches(Few(), 16, "center_crop", num_threads=2, corrupt="skip").check_first()
+
+
 def test_skipped_images_are_left_out_in_order_and_named_once(caplog):
     source = ImageBatches(Damaged(), 16, "center_crop", num_threads=2, corrupt="skip")
     for _ in range(2):
