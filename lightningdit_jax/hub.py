@@ -235,8 +235,9 @@ def _told(where: Address) -> Iterator[None]:
         if refused := storage_error(error):
             raise refused from error
         cause: BaseException = error
-        if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-            cause = error.__cause__  # why it was not fetched
+        # Why a file was not fetched, and why weights were not sent.
+        if isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)):
+            cause = error.__cause__ or error
         status = _status(cause)
         page = f"{constants.ENDPOINT}/{where.repository}"
         if isinstance(cause, errors.GatedRepoError):

@@ -1,7 +1,9 @@
 """A stand-in for the Hugging Face hub: a local server that speaks what its library asks of it here.
 
-Repositories live in memory, every file of them as a small one, which the library sends within the
-commit. Sizes above that, quotas and delays of the real one are not tested.
+Repositories live in memory. Weights are kept as the hub keeps them, in a store of large files: sent
+there before the commit, which has their digests, and downloaded from where a redirection points.
+Other files are within the commit. The store's other protocol (xet), quotas and delays of the real
+one are not tested.
 """
 
 import base64
@@ -14,17 +16,21 @@ import urllib.parse
 
 import pytest
 
+_BATCH = ".git/info/lfs/objects/batch"
+
 
 class StandInHub:
     """branches: OWNER/NAME -> {branch: commit}; commits: commit -> {file: bytes}.
 
     refusals: OWNER/NAME -> (status, X-Error-Code) of all that is asked of it. created: what was
-    asked for with each new repository. requests: (method, path) of all.
+    asked for with each new repository. requests: (method, path) of all. large: SHA-256 -> bytes,
+    the store. full: the store refuses what is sent to it.
     """
 
     def __init__(self):
         self.branches, self.commits, self.refusals = {}, {}, {}
         self.created, self.requests, self.url = [], [], ""
+        self.large, self.full = {}, False
 
     def commit(self, repository, files, branch="main"):
         """Makes these the files of a branch; returns the commit."""
@@ -55,6 +61,11 @@ class StandInHub:
             return 409 if known else 200, {}, json.dumps({"url": f"{self.url}/{name}"}).encode()
         if path == "api/validate-yaml":
             return 200, {}, b"{}"
+        if path.startswith("large/"):
+            return self.answer_of_store(method, path.removeprefix("large/"), body)
+        if path.endswith(_BATCH):
+            missing = [x for x in json.loads(body)["objects"] if x["oid"] not in self.large]
+            return reply({"transfer": "basic", "objects": list(map(self.destination, missing))})
         parts = path.removeprefix("api/models/").split("/")
         repository, parts = "/".join(parts[:2]), parts[2:]
         if status := self.refusals.get(repository):
@@ -78,30 +89,66 @@ class StandInHub:
             return reply([entry(name, data) for name, data in files.items()])
         if what == "preupload":
             names = [file["path"] for file in json.loads(body)["files"]]
-            modes = [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
-            return reply({"files": modes})
+            return reply({"files": list(map(upload_mode, names))})
         if what == "commit":
-            number = self.commit(repository, changed(files, body), revision)
+            number = self.commit(repository, self.changed(files, body), revision)
             url = f"{self.url}/{repository}/commit/{number}"
             return reply({"commitUrl": url, "commitOid": number})
         name = "/".join(parts[2:])
         if what != "resolve" or name not in files:
             return refusal(404, "EntryNotFound")
-        data = files[name]
-        tag = f'"{hashlib.sha1(data).hexdigest()}"'
-        return 200, {"ETag": tag, "X-Repo-Commit": number, "Content-Length": str(len(data))}, data
+        data, headers = files[name], {"X-Repo-Commit": number}
+        if not is_large(name):
+            headers["ETag"] = f'"{hashlib.sha1(data).hexdigest()}"'
+            return 200, {**headers, "Content-Length": str(len(data))}, data
+        digest = hashlib.sha256(data).hexdigest()
+        self.large.setdefault(digest, data)
+        linked = {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{digest}"'}
+        return 302, {**headers, **linked, "Location": self.place(digest)}, b""
+
+    def answer_of_store(self, method, digest, body):
+        """(status, headers, content) of a request to the store of large files."""
+        if method == "PUT":
+            if self.full:
+                return 507, {}, b"no space"
+            assert hashlib.sha256(body).hexdigest() == digest
+            self.large[digest] = body
+            return 200, {"ETag": f'"{digest}"'}, b""
+        return 200, {}, self.large[digest]
+
+    def destination(self, file):
+        """What the store says to a large file that it has not got."""
+        actions = {"upload": {"href": self.place(file["oid"])}}
+        return {**file, "authenticated": True, "actions": actions}
+
+    def place(self, digest):
+        """Of a large file; not the hub's host, or the library would ask it for a commit there."""
+        return f"{self.url.replace('127.0.0.1', 'localhost')}/large/{digest}"
+
+    def changed(self, files, body):
+        """What the lines of a commit make of the files."""
+        files = dict(files)
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                assert not is_large(value["path"])
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.large[value["oid"]]
+                assert len(files[value["path"]]) == value["size"]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+        return files
 
 
-def changed(files, body):
-    """What the lines of a commit make of the files."""
-    files = dict(files)
-    for line in map(json.loads, body.splitlines()):
-        value = line["value"]
-        if line["key"] == "file":
-            files[value["path"]] = base64.b64decode(value["content"])
-        elif line["key"] == "deletedFile":
-            del files[value["path"]]
-    return files
+def is_large(name):
+    """By the .gitattributes that a new repository of the hub begins with."""
+    return name.endswith(".safetensors")
+
+
+def upload_mode(name):
+    mode = "lfs" if is_large(name) else "regular"
+    return {"path": name, "uploadMode": mode, "shouldIgnore": False}
 
 
 def entry(name, data):
@@ -136,7 +183,7 @@ def serving(folder):
             if self.command != "HEAD":
                 self.wfile.write(content)
 
-        do_GET = do_POST = do_HEAD
+        do_GET = do_POST = do_PUT = do_HEAD
 
         def log_message(self, *_):
             pass

@@ -1,5 +1,6 @@
 """Repositories of the hub, against a local server that speaks its protocol (stand_in_hub)."""
 
+import hashlib
 import sys
 
 import chex
@@ -73,8 +74,9 @@ def test_what_is_pushed_is_loaded_with_the_same_bits(hub, run, pushed):
     assert f'ldj.load("hf://{NAME}")' in card
     dit = ldj.load(f"hf://{NAME}")
     chex.assert_trees_all_equal(params_of(dit), run[1]["ema"])
-    fetched = [p for method, p in hub.requests if method == "GET" and "/resolve/" in p]
-    assert {p.rpartition("/")[2] for p in fetched} == {"config.json", "model.safetensors"}
+    names = [p.rpartition("/")[2] for method, p in hub.requests if method == "GET"]
+    weights = hashlib.sha256(hub.files(NAME)["model.safetensors"]).hexdigest()
+    assert {"config.json", weights} <= set(names) and not {"README.md", "samples.png"} & set(names)
     loaded = load_functional(f"hf://{NAME}", make_mesh(1, 8, 1))
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, loaded.params), run[1]["ema"])
 
@@ -172,6 +174,17 @@ def test_a_push_that_is_refused_leaves_everything(hub, run, pushed):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         ldj.push_to_hub(str(run[0] / "nothing"), "me/new")
     assert "me/new" not in hub.branches
+
+
+def test_weights_that_the_hubs_store_refuses_are_not_committed(hub, run, pushed):
+    before, hub.full = hub.files(NAME), True
+    hub.large.clear()
+    try:
+        with pytest.raises(ValueError, match=r"^hf://me/dit: the hub answers 507: [^\n]*$"):
+            ldj.push_to_hub(str(run[0]), NAME)
+    finally:
+        hub.full = False
+    assert hub.files(NAME) == before
 
 
 @pytest.mark.parametrize(
