@@ -15,6 +15,7 @@ that is left and the command that deletes it, and so does a line before the requ
 
 import argparse
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from keep_slices import Keeper
 from launch_states import NO_REQUEST
 from log_in import check_log_in
 from main_arguments import check_arguments, check_lasting, refuse
-from slice_commands import ROOT, RUNTIMES, CommandFailed, Slices
+from slice_commands import ROOT, RUNTIMES, CommandFailed, Slices, missing
 
 
 def check_is_sent(config: str) -> None:
@@ -32,6 +33,8 @@ def check_is_sent(config: str) -> None:
     config: a file, or a workdir, which must be a bucket's. What has changed since the commit is
     named on standard error.
     """
+    if shutil.which("git") is None:
+        sys.exit(missing("git"))
     git = ["git", "-C", str(ROOT)]
     tracked = [*git, "cat-file", "-e", f"HEAD:{config}"]
     if "://" not in config and pathlib.Path(config).is_dir():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import tarfile
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lightningdit_jax.assembly.check import check
 from lightningdit_jax.assembly.choices import solver_choice, source_choice
@@ -433,27 +435,28 @@ def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monke
             opened.append(what)
 
         def __len__(self):
-            return 1
+            return 2
 
         def image(self, index):
-            raise UnreadableImageError(f"record of {opened[-1]}")
-
-        label = image
+            if index:
+                raise UnreadableImageError(f"record of {opened[-1]}")
 
     monkeypatch.setattr(sources, "TFDSImages", TFDS)
-    for name, count in (("a", 1), ("b", 2)):
-        (tmp_path / name / "c").mkdir(parents=True)
-        (tmp_path / name / "d").mkdir()
-        for i in range(count):
-            (tmp_path / name / "c" / f"{i}.png").write_bytes(b"no image")
-            (tmp_path / name / "d" / f"{i}.png").write_bytes(b"no image")
+    whole = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(whole, "PNG")
+    for name, count in (("a", 2), ("b", 3)):
+        contents = [whole.getvalue(), *[b"no image"] * (3 * count - 1)]
+        for folder in "cd":
+            (tmp_path / name / folder).mkdir(parents=True)
+            for i, content in enumerate(contents[:count]):
+                (tmp_path / name / folder / f"{i}.png").write_bytes(content)
         for split, rows in (("train", count), ("test", 3 * count)):
-            table = pa.table({"image": [b"no image"] * rows, "label": [1] * rows})
+            table = pa.table({"image": contents[:rows], "label": [1] * rows})
             pq.write_table(table, tmp_path / name / f"{split}.parquet")
         (tmp_path / "label").write_text("1")
         with tarfile.open(tmp_path / name / "a.tar", "w") as archive:
             for i in range(count):
-                archive.add(tmp_path / name / "c" / "0.png", f"{i}.png")
+                archive.add(tmp_path / name / "c" / f"{i}.png", f"{i}.png")
                 archive.add(tmp_path / "label", f"{i}.cls")
     config = tiny.config(
         "digits_vavae", data__source=source, data__path=str(tmp_path / "a"), data__split="train"
@@ -471,7 +474,7 @@ def test_a_source_of_images_reads_a_key_or_it_is_refused(source, tmp_path, monke
         opened.clear()
         batches = open_image_batches(config, split, 16)
         try:
-            batches.read_batch(np.arange(1), np.zeros(1, bool))
+            batches.read_batch(np.arange(1, 2), np.zeros(1, bool))
             unreadable = None
         except UnreadableImageError as error:
             unreadable = str(error)

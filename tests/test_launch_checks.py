@@ -88,7 +88,8 @@ def test_checks_that_are_interrupted_end_with_a_line(scripts, script, monkeypatc
 @pytest.mark.parametrize("workdir", ["runs/dit", "w"])
 def test_a_workdir_that_goes_with_the_machine_is_refused(refusal, script, workdir):
     refused = refusal(*script, "--", FILE[0], f"--workdir={workdir}")
-    assert refused.startswith(f"error: --workdir={workdir} would lie on the disks of the ")
+    line = refused.splitlines()[-1]  # behind what this clone has that is not committed, if any
+    assert line.startswith(f"error: --workdir={workdir} would lie on the disks of the ")
 
 
 @pytest.mark.parametrize("workdir", ["gs://b/w", "/mnt/bucket/w"])
@@ -127,6 +128,9 @@ def test_what_is_no_clone_is_one_line(scripts, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         scripts.launch_tpu_vm.check_is_sent("gs://b/w")
     assert "is no clone of the repository" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="no program `git` on this machine's PATH"):
+        scripts.launch_tpu_vm.check_is_sent("gs://b/w")
 
 
 @pytest.mark.parametrize(
