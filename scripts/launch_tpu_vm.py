@@ -87,9 +87,10 @@ def main() -> None:
     if args.action in ("keep", "train"):
         if not arguments:
             parser.error(f"{args.action} needs main.py's arguments after --")
-        check_is_sent(check_arguments(arguments))
-    if args.action == "keep":
-        check_lasting("the slice")
+        given = check_arguments(arguments)
+        if args.action == "keep":
+            check_lasting("the slice")
+        check_is_sent(given)
     if not args.dry_run:
         check_log_in()
     act(args, arguments)
