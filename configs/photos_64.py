@@ -4,11 +4,13 @@ Needs no download: neither a perceptual network nor a foundation model, so recon
 softer than the published VA-VAE's, which is for 256x256 and does not need training. Pictures are
 mirrored and cropped at random. IMAGES is a folder with one folder of photographs per class, or what
 docs/data.md lists; K is the number of classes, which the first line of every command says. The
-first command reads every picture once and says which are damaged, small or there twice. A step
-of the tokenizer takes about 2 seconds of one CPU core, one of the generator 1.5 (server, 2 cores):
-in all 2.2 and 3.3 hours of a core that nobody else uses.
-With fewer steps than here (train.num_steps) sample by the weights, --config.sample.use_ema=False:
-the average still holds much of the beginning.
+first command reads every picture once and says which are damaged, small or there twice.
+
+Tried on two cores of a server with 315 crops of three photographs, one a class: a step of the
+tokenizer took 1.1 to 1.3 seconds and one of the generator 1.0, which makes 1.3 and 2.2 hours. After
+3,194 and 1,706 steps other crops of the same came back with a PSNR of 22.9 dB, and samples showed
+their class. With fewer steps than here (train.num_steps) sample by the weights,
+--config.sample.use_ema=False: the average still holds much of the beginning.
 
     python main.py --config=configs/photos_64.py --workdir=runs/photos/check --mode=check \
         --config.data.path=IMAGES
