@@ -15,7 +15,7 @@ from lightningdit_jax.parallel.slice_shapes import slice_shape
 
 # Two products at once, each on all cores, take longer than one after the other; attention as one
 # kernel takes several times as long as its products and a softmax. The library's sums over many
-# pixels or tokens take a third of the time of XLA's own, its convolutions twice as long.
+# pixels or tokens take a fraction of the time of XLA's own, its convolutions take longer.
 _CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
     "xla_cpu_experimental_ynn_fusion_type": ",".join(
