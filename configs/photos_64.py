@@ -81,7 +81,7 @@ def _generator(c):
     c.model.input_size = 8
     c.model.in_channels = 8
     c.model.num_classes = 1
-    c.compute.scan_unroll = 8  # a fifth less time on a CPU for a compilation of seconds more
+    c.compute.scan_unroll = 8  # a sixth less time on a CPU for a compilation of seconds more
     c.optimizer.learning_rate = 3e-4
     c.optimizer.warmup_steps = 100
     c.optimizer.max_grad_norm = 1.0
