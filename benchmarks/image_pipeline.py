@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image
 
 from lightningdit_jax.atomic_file import write_json
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import ImageFolder, ImageSource
-from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline
+from lightningdit_jax.data.pipeline import make_pipeline
 
 RESOLUTION = 256
 BATCH = 32

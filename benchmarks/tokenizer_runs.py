@@ -24,8 +24,9 @@ from lightningdit_jax.assembly.loading import Loaded
 from lightningdit_jax.assembly.models import generator_config
 from lightningdit_jax.assembly.registry import abstract_model
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import ImageSource
-from lightningdit_jax.data.pipeline import Batch, BatchSource, ImageBatches
+from lightningdit_jax.data.pipeline import Batch, BatchSource
 from lightningdit_jax.evaluation.frechet import Gaussian, Moments, frechet_distance
 from lightningdit_jax.evaluation.reconstruction import psnr
 from lightningdit_jax.inference.image_batches import local_rows

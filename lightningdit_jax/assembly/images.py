@@ -3,9 +3,9 @@
 from typing import Any, Literal
 
 from lightningdit_jax.config import Config, DataConfig
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.labels import ONE_CLASS
-from lightningdit_jax.data.pipeline import ImageBatches
 from lightningdit_jax.data.sources import SOURCES, describe_images, open_images
 from lightningdit_jax.parallel.multihost import print_once
 

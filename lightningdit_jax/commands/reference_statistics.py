@@ -49,8 +49,8 @@ def main() -> None:
 
 def compute(options: argparse.Namespace) -> None:
     """The work itself."""
+    from lightningdit_jax.data.image_batches import ImageBatches
     from lightningdit_jax.data.npz_images import NpzImages
-    from lightningdit_jax.data.pipeline import ImageBatches
     from lightningdit_jax.data.sources import describe_images, open_images
     from lightningdit_jax.inference.quality.inception import InceptionNetwork
     from lightningdit_jax.inference.quality.networks import open_networks

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.pipeline import Batch, ImageBatches, LatentBatches
+from lightningdit_jax.data.pipeline import Batch, LatentBatches
 
 
 class ShownLatents(LatentBatches):

@@ -7,7 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import ExtractConfig
-from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
+from lightningdit_jax.data.image_batches import ImageBatches
+from lightningdit_jax.data.pipeline import sequential_batches
 from lightningdit_jax.models.tokenizer import Tokenizer
 from lightningdit_jax.parallel.multihost import gather_numpy, global_batch
 

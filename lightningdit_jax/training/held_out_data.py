@@ -6,10 +6,11 @@ import typing
 from lightningdit_jax.assembly.images import held_out_keys, open_image_batches
 from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import ImageSource
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.parquet_images import ParquetImages
-from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
+from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
 from lightningdit_jax.data.sources import SOURCES
 from lightningdit_jax.errors import counted, renamed_key
 from lightningdit_jax.parallel.multihost import print_once

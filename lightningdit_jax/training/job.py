@@ -19,8 +19,9 @@ from lightningdit_jax.assembly.models import generator_config, tokenizer_config
 from lightningdit_jax.assembly.registry import MODELS, compute_options
 from lightningdit_jax.config import Config
 from lightningdit_jax.data.class_names import class_line
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
+from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.models.float8 import fresh_histories
 from lightningdit_jax.models.lightningdit import LightningDiT

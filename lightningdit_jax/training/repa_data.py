@@ -6,9 +6,10 @@ from etils import epath
 from lightningdit_jax.assembly.identity import images_identity
 from lightningdit_jax.assembly.images import open_image_batches
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.latents import LatentShards
 from lightningdit_jax.data.latents_record import RECORD
-from lightningdit_jax.data.pipeline import ImageBatches, LatentBatches
+from lightningdit_jax.data.pipeline import LatentBatches
 from lightningdit_jax.data.shown import ShownLatents
 from lightningdit_jax.data.sources import SOURCES
 from lightningdit_jax.errors import counted, difference, renamed_key

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import UnreadableImageError
 from lightningdit_jax.data.parquet_images import ParquetImages
-from lightningdit_jax.data.pipeline import ImageBatches, make_pipeline, sequential_batches
+from lightningdit_jax.data.pipeline import make_pipeline, sequential_batches
 from lightningdit_jax.data.recent import Recent
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import UnreadableImageError, center_crop_adm
-from lightningdit_jax.data.pipeline import (
-    ImageBatches,
-    make_pipeline,
-    sequential_batches,
-    shift_of_batches,
-)
+from lightningdit_jax.data.pipeline import make_pipeline, sequential_batches, shift_of_batches
 
 
 class Echo:

@@ -4,9 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.latents import LatentShards, shard_name, write_shard
 from lightningdit_jax.data.npz_images import NpzImages
-from lightningdit_jax.data.pipeline import ImageBatches, LatentBatches, make_pipeline
+from lightningdit_jax.data.pipeline import LatentBatches, make_pipeline
 from lightningdit_jax.latent_scaling import LatentScaling
 
 SIZES = (5, 8)

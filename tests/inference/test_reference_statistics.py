@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.images import ImageFolder, center_crop_adm
 from lightningdit_jax.data.npz_images import NpzImages
-from lightningdit_jax.data.pipeline import ImageBatches
 from lightningdit_jax.evaluation.reference_moments import moments_from_npz
 from lightningdit_jax.inference.quality.features import ImagesInMemory
 from lightningdit_jax.inference.quality.inception import InceptionNetwork

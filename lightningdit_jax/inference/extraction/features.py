@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from lightningdit_jax.assembly.loading import Loaded, load_functional
 from lightningdit_jax.assembly.teacher import make_teacher, open_teacher
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.latents import LatentShards
-from lightningdit_jax.data.pipeline import ImageBatches
 from lightningdit_jax.errors import counted
 from lightningdit_jax.inference.extraction.record import check_record, make_record
 from lightningdit_jax.inference.extraction.shard_pass import Encoder, write_shards

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lightningdit_jax.config import Config
-from lightningdit_jax.data.pipeline import ImageBatches
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.inference.extraction.shards import ShardWriter, missing_shards
 from lightningdit_jax.inference.finite import check_finite
 from lightningdit_jax.inference.image_batches import local_rows, padded_batches, process_range

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.npz_images import NpzImages, write_npz_images
-from lightningdit_jax.data.pipeline import ImageBatches, sequential_batches
+from lightningdit_jax.data.pipeline import sequential_batches
 from lightningdit_jax.errors import difference
 from lightningdit_jax.evaluation.frechet import Gaussian
 from lightningdit_jax.evaluation.reference_moments import (

@@ -8,8 +8,9 @@ from lightningdit_jax.assembly.companion import companion_of
 from lightningdit_jax.assembly.registry import Role
 from lightningdit_jax.checkpoint import newest_of_run, read_meta
 from lightningdit_jax.config import Config
+from lightningdit_jax.data.image_batches import ImageBatches
 from lightningdit_jax.data.imagenet_names import in_words
-from lightningdit_jax.data.pipeline import BatchSource, ImageBatches, LatentBatches
+from lightningdit_jax.data.pipeline import BatchSource, LatentBatches
 from lightningdit_jax.errors import difference
 from lightningdit_jax.latent_scaling import LatentScaling
 from lightningdit_jax.parallel.multihost import print_once
